@@ -1,0 +1,128 @@
+"""The frame around the commands: help, exit codes, one line for each error, plain logging."""
+
+import argparse
+import importlib
+import io
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from unireplknet_jax.__main__ import COMMANDS, main
+
+models_command = importlib.import_module("unireplknet_jax.cli.models")
+
+
+def failing(monkeypatch, error):
+    def run(args):
+        raise error
+
+    monkeypatch.setattr(models_command, "run", run)
+
+
+def test_help_is_printed_without_a_command(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {name}" in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert f"usage: unireplknet {name}" in capsys.readouterr().out
+
+
+def test_help_and_usage_errors_import_nothing_heavy():
+    code = (
+        "import sys; from unireplknet_jax.__main__ import COMMANDS, main\n"
+        "assert main(['--help']) == 0 and main(['predict', 'x']) == 2\n"
+        "assert 'unireplknet_jax.cli.models' not in sys.modules\n"
+        "assert all(main([name, '--help']) == 0 for name in COMMANDS)\n"
+        "print([name for name in ('jax', 'flax', 'numpy', 'PIL', 'absl') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["modles"], ["models", "--jsn"], ["predict", "x"], ["models", "--js"], ["train", "--workdir", "x"], ["-x"]],
+)
+def test_wrong_usage_exits_with_2(words, capsys):
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[-1].startswith("unireplknet")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("too big;\n  make it smaller."), "too big; make it smaller."),
+        (FileExistsError("x exists already."), "x exists already."),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), "x.txt: No such file or directory"),
+        (ConnectionError("offline."), "offline."),
+        (ImportError("pip install it."), "pip install it."),
+        (FloatingPointError("loss is nan."), "loss is nan."),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_an_error_is_one_line(error, line, monkeypatch, capsys):
+    failing(monkeypatch, error)
+    assert main(["models"]) == 1
+    assert capsys.readouterr() == ("", f"unireplknet models: error: {line}\n")
+
+
+def test_a_late_usage_error_exits_with_2(monkeypatch, capsys):
+    failing(monkeypatch, argparse.ArgumentError(None, "no such field."))
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "unireplknet models: error: no such field.\n"
+
+
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    failing(monkeypatch, KeyboardInterrupt())
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "unireplknet models: interrupted\n"
+
+
+def test_what_is_no_user_error_keeps_its_trace(monkeypatch):
+    failing(monkeypatch, TypeError("a bug"))
+    with pytest.raises(TypeError, match="a bug"):
+        main(["models"])
+
+
+def test_debugging_raises_user_errors_too(monkeypatch):
+    failing(monkeypatch, ValueError("mine"))
+    monkeypatch.setenv("UNIREPLKNET_DEBUG", "1")
+    with pytest.raises(ValueError, match="mine"):
+        main(["models"])
+
+
+def test_the_package_logs_plainly_on_stderr_and_only_meanwhile(monkeypatch, capsys):
+    logger = logging.getLogger("unireplknet_jax.somewhere")
+
+    def run(args):
+        logger.info("progress")
+        logger.warning("a warning")
+        logging.getLogger("absl").info("chatter")
+
+    monkeypatch.setattr(models_command, "run", run)
+    before = list(logging.getLogger("unireplknet_jax").handlers)
+    twice = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(twice)])
+    assert main(["models"]) == 0
+    assert capsys.readouterr() == ("", "progress\na warning\n")
+    assert twice.getvalue() == ""
+    assert logging.getLogger("unireplknet_jax").handlers == before
+
+
+def test_a_closed_pipe_is_no_error():
+    command = [sys.executable, "-m", "unireplknet_jax", "models", "unireplknet_a", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 1

@@ -1,0 +1,187 @@
+"""`train` and `evaluate`: recipes and overrides, and a small network all the way from its recipe to predictions."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.train import loop
+
+RECIPE = str(Path(__file__).parents[2] / "configs" / "small_images.py") + ":digits"
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Makes training fail at once instead of taking minutes."""
+
+    def train(config, workdir):
+        raise AssertionError("training was started")
+
+    monkeypatch.setattr(loop, "train", train)
+
+
+def test_overrides_reach_the_recipe(capsys):
+    words = ["--config.seed", "-3", "--config.optim.lr=1e-2", "--config.task.options.model.dims=(8,8,8,8)"]
+    config = load_config(RECIPE, [*words, "--config.task.options.model.kernel_sizes=((3,),(13,),(7,0),(3,))"])
+    assert (config.seed, config.optim.lr, config.task.options.model.dims) == (-3, 0.01, (8, 8, 8, 8))
+    assert config.task.options.model.kernel_sizes == ((3,), (13,), (7, 0), (3,))
+    assert config.optim.min_lr == 1e-6
+    with pytest.raises(AttributeError):
+        config.unknown = 1
+
+
+def test_the_command_hands_recipe_and_workdir_to_training(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(loop, "train", lambda config, workdir: seen.append((config, workdir)))
+    assert (
+        main(["train", "--config.epochs=3", "--config", RECIPE, "--workdir", str(tmp_path), "--config.seed", "7"]) == 0
+    )
+    ((config, workdir),) = seen
+    assert (config.epochs, config.seed, workdir) == (3, 7, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config.optm.lr=1"], "has no field optm.lr; did you mean optim?"),
+        (["--config.optim.lrr", "1"], "has no field optim.lrr; did you mean lr?"),
+        (["--config.seed.x=1"], "has no field seed.x"),
+        (
+            ["--config.batch_size=abc"],
+            "--config.batch_size=abc does not fit: batch_size is of type int, in the recipe 64",
+        ),
+        (["--config.batch_size=0.5"], "does not fit"),
+        (["--config.optim=3"], "optim is a group of fields"),
+        (["--config.batch_size"], "Missing value for flag --config.batch_size"),
+        (["--confg.seed=1"], "unknown option --confg.seed=1"),
+        (["--config.seed", "1", "stray"], "unexpected 'stray'"),
+    ],
+)
+def test_wrong_overrides_are_one_line(words, message, tmp_path, no_training, capsys):
+    assert main(["train", "--config", RECIPE, "--workdir", str(tmp_path / "run"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("unireplknet train: error: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "message"),
+    [
+        (None, "", "there is no recipe"),
+        ("x = 1", "", "has no attribute 'get_config'"),
+        ("def get_config(:", "", "SyntaxError"),
+        ("def get_config():\n    return {}['a']", "", "failed in line 2: KeyError: 'a'"),
+        ("def get_config():\n    return 3", "", "returned a int"),
+        ("def get_config():\n    return 3", ":arg", "TypeError"),
+        ("def get_config(arg):\n    raise ValueError(f'{arg} is not known.')", ":mine", "mine is not known."),
+    ],
+)
+def test_wrong_recipes_are_one_line(text, argument, message, tmp_path, no_training, capsys):
+    load_config(RECIPE, [])  # a good one, of which nothing may stay
+    recipe = tmp_path / "recipe.py"
+    if text:
+        recipe.write_text(text)
+    assert main(["train", "--config", f"{recipe}{argument}", "--workdir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("unireplknet train: error: ")
+    assert message in line
+
+
+def test_a_recipe_without_a_field_is_told_so(tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'task': {}})\n")
+    assert main(["train", "--config", str(recipe), "--workdir", str(tmp_path / "run")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lacks a field that training needs" in line
+
+
+def test_an_attribute_error_of_another_origin_keeps_its_trace(tmp_path, monkeypatch):
+    def train(config, workdir):
+        return None.shape
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(AttributeError, match="shape"):
+        main(["train", "--config", RECIPE, "--workdir", str(tmp_path)])
+
+
+def test_errors_of_the_run_are_one_line(tmp_path, capsys):
+    assert main(["train", "--config", RECIPE, "--workdir", str(tmp_path), "--config.data.name=digts"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "did you mean digits?" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "does not say which data it belongs to"),
+        (["--data", "mnst"], "there is no image source 'mnst'"),
+        (["--data", "digits", "--split", "dev"], "digits has no split 'dev'"),
+        (["--data", "digits", "--batch-size", "0"], "batch"),
+    ],
+)
+def test_evaluation_without_good_data_is_one_line(words, message, small, capsys):
+    assert main(["evaluate", small, *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir in which a very small network has learned digits for two epochs."""
+    workdir = tmp_path_factory.mktemp("run")
+    options = {
+        "epochs": 2,
+        "eval_every_epochs": 2,
+        "log_every": 11,
+        "optim.warmup_epochs": 0,
+        "optim.lr": 0.02,
+        "task.options.crop_padding": 0,
+        "task.options.model.depths": "(1,1,1,1)",
+        "task.options.model.dims": "(8,8,8,8)",
+        "task.options.model.kernel_sizes": "((3,),(0,),(0,),(0,))",
+    }
+    flags = [f"--config.{name}={value}" for name, value in options.items()]
+    assert main(["train", "--config", RECIPE, "--workdir", str(workdir), *flags]) == 0
+    return workdir
+
+
+def evaluated(path, capsys, *words):
+    assert main(["evaluate", str(path), "--json", *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
+    model, merged = trained / "model", tmp_path / "merged"
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    before = evaluated(model, capsys)
+    assert before["form"] == "training"
+    assert before["data"] == {"name": "digits", "dir": None, "split": "test"}
+    assert before["metrics"]["count"] == 360
+    assert before["metrics"]["top1"] == pytest.approx(rows[-1]["eval/top1"])
+    assert before["metrics"]["top1"] > 50  # 10 is chance
+    assert main(["reparameterize", str(model), str(merged)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(merged), "--batch-size", "72"]) == 0
+    title, header, *lines = capsys.readouterr().out.splitlines()
+    assert title == f"{merged}, merged form, on digits, split test"
+    assert header.split() == ["metric", "value", "unit"]
+    for line in lines:
+        name, value, unit = line.split()
+        assert float(value) == pytest.approx(before["metrics"][name], rel=1e-5)
+        assert unit == {"loss": "nats", "count": "examples"}.get(name, "%")
+
+    digits, files = open_source("digits", "test"), []
+    for number in range(40):
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(digits[number]["image"][..., 0]).save(files[-1])
+    assert main(["predict", str(merged), *files, "--top", "1", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    hits = [r["records"][0]["predictions"][0]["index"] == digits[i]["label"] for i, r in enumerate(results)]
+    assert sum(hits) > 20  # 4 is chance

@@ -1,0 +1,19 @@
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from absl import flags
+
+# Takes effect only before the first use of a device.
+jax.config.update("jax_num_cpu_devices", 8)
+# Grain reads its absl flags when it starts worker processes, which fails unless somebody parsed them.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def goldens() -> Path:
+    """The folder of reference numbers computed by the original code."""
+    return Path(__file__).parent / "goldens"

@@ -1,0 +1,156 @@
+import dataclasses
+import os
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from unireplknet_jax.models.variants import VARIANTS
+from unireplknet_jax.models.zoo import PUBLISHED, ZOO, download, find_weights, weights_of_file
+
+FILES = {
+    ("unireplknet_a", "in1k_224"): "unireplknet_a_in1k_224_acc77.03.pth",
+    ("unireplknet_f", "in1k_224"): "unireplknet_f_in1k_224_acc78.58.pth",
+    ("unireplknet_p", "in1k_224"): "unireplknet_p_in1k_224_acc80.23.pth",
+    ("unireplknet_n", "in1k_224"): "unireplknet_n_in1k_224_acc81.64.pth",
+    ("unireplknet_t", "in1k_224"): "unireplknet_t_in1k_224_acc83.21.pth",
+    ("unireplknet_s", "in1k_224"): "unireplknet_s_in1k_224_acc83.91.pth",
+    ("unireplknet_s", "in22k_224"): "unireplknet_s_in22k_pretrain.pth",
+    ("unireplknet_s", "in22k_ft_in1k_384"): "unireplknet_s_in22k_to_in1k_384_acc86.44.pth",
+    ("unireplknet_b", "in22k_224"): "unireplknet_b_in22k_pretrain.pth",
+    ("unireplknet_b", "in22k_ft_in1k_384"): "unireplknet_b_in22k_to_in1k_384_acc87.40.pth",
+    ("unireplknet_l", "in22k_192"): "unireplknet_l_in22k_pretrain.pth",
+    ("unireplknet_l", "in22k_ft_in1k_384"): "unireplknet_l_in22k_to_in1k_384_acc87.88.pth",
+    ("unireplknet_xl", "in22k_192"): "unireplknet_xl_in22k_pretrain.pth",
+    ("unireplknet_xl", "in22k_ft_in1k_384"): "unireplknet_xl_in22k_to_in1k_384_acc87.96.pth",
+}
+# Deploy-form parameters (millions) and multiply-accumulates (billions, at 224 and 384) computed from the architecture.
+COMPUTED = {
+    "unireplknet_a": (4.437, 0.64, None),
+    "unireplknet_f": (6.235, 0.91, None),
+    "unireplknet_p": (10.742, 1.57, None),
+    "unireplknet_n": (18.319, 2.77, None),
+    "unireplknet_t": (31.038, 4.90, None),
+    "unireplknet_s": (55.646, 9.09, 26.72),
+    "unireplknet_b": (98.008, 16.06, 47.18),
+    "unireplknet_l": (218.455, 35.88, 105.42),
+    "unireplknet_xl": (386.529, 63.57, 186.77),
+}
+S = ZOO["unireplknet_s", "in22k_ft_in1k_384"]
+
+
+def test_the_zoo_is_the_published_list():
+    assert {key: row.file for key, row in ZOO.items()} == FILES
+    assert all((row.model, row.tag) == key for key, row in ZOO.items())
+    assert {row.model for row in ZOO.values()} <= set(VARIANTS)
+
+
+@pytest.mark.parametrize("key", ZOO, ids="-".join)
+def test_a_row_agrees_with_its_tag_and_file_name(key):
+    row = ZOO[key]
+    assert row.tag.endswith(f"_{row.image_size}")
+    assert row.resize == ("warp" if row.image_size >= 384 else "crop")
+    assert (row.mean, row.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    if "in1k" in row.tag:
+        assert row.file.endswith(f"_acc{row.top1:.2f}.pth")
+        assert (row.num_classes, row.label_names) == (1000, "imagenet1k")
+    else:
+        assert (row.top1, row.num_classes, row.label_names) == (None, 21841, "imagenet22k")
+
+
+def test_retrained_files_say_so():
+    noted = {key for key, row in ZOO.items() if row.note}
+    assert noted == {("unireplknet_s", "in22k_224"), ("unireplknet_xl", "in22k_ft_in1k_384")}
+
+
+def test_published_numbers_are_those_of_the_architecture():
+    assert PUBLISHED.keys() == COMPUTED.keys()
+    for name, (params, at_224, at_384) in COMPUTED.items():
+        # The published tables round or truncate: 0.4M of 55.6M and 0.04G of 0.64G are the largest differences.
+        assert PUBLISHED[name].params == pytest.approx(params, rel=0.01), name
+        for size, macs in PUBLISHED[name].macs.items():
+            assert macs == pytest.approx({224: at_224, 384: at_384}[size], rel=0.07), name
+
+
+def test_find_weights():
+    assert find_weights("unireplknet_l", "in22k_192").file == "unireplknet_l_in22k_pretrain.pth"
+
+
+def test_an_unknown_model_lists_near_ones():
+    with pytest.raises(ValueError, match=r"'unireplnet_s', perhaps you mean unireplknet_s or .*; .* unireplknet_xl\.$"):
+        find_weights("unireplnet_s", "in1k_224")
+
+
+def test_an_unknown_tag_lists_near_ones_and_all_of_this_model():
+    with pytest.raises(ValueError, match=r"'in22k_224' were published for unireplknet_l, .* mean in22k_192") as error:
+        find_weights("unireplknet_l", "in22k_224")
+    assert str(error.value).endswith("; published are in22k_192, in22k_ft_in1k_384.")
+
+
+def test_a_file_is_known_by_its_exact_name(tmp_path):
+    assert weights_of_file(f"some/dir/{S.file}") is S
+    assert weights_of_file(tmp_path / S.file) is S
+    assert weights_of_file(f"some/dir/my_{S.file}") is None
+    assert weights_of_file(S.file.replace(".pth", ".safetensors")) is None
+
+
+def test_download_asks_for_the_file_of_the_repository(monkeypatch, tmp_path):
+    asked = []
+
+    def hf_hub_download(**what):
+        asked.append(what)
+        return str(tmp_path / what["filename"])
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    assert download(S) == tmp_path / S.file
+    assert asked == [{"repo_id": "DingXiaoH/UniRepLKNet", "filename": S.file}]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            LocalEntryNotFoundError("An error happened. Please check."),
+            "the server cannot be reached and the file is not",
+        ),
+        (EntryNotFoundError("404 Client Error."), "the server has no such file"),
+        (OSError(28, "No space left on device"), r"OSError: \[Errno 28\] No space left on device"),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_a_failed_download_is_one_sentence(monkeypatch, error, reason):
+    def hf_hub_download(**_):
+        raise error
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    with pytest.raises(
+        ConnectionError, match=rf"^{S.file} could not .* DingXiaoH/UniRepLKNet \({reason}.*\): "
+    ) as told:
+        download(S)
+    assert "https://huggingface.co/DingXiaoH/UniRepLKNet/resolve/main/" + S.file in str(told.value)
+    assert str(told.value).endswith("give its path to load_checkpoint(path).")
+    assert told.value.__cause__ is error
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"needs huggingface_hub, .*: pip install huggingface_hub, or download https"):
+        download(S)
+
+
+def test_offline_with_the_real_library(tmp_path):
+    code = "from unireplknet_jax.models.zoo import ZOO, download\ndownload(ZOO['unireplknet_a', 'in1k_224'])"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ConnectionError: unireplknet_a_in1k_224_acc77.03.pth could not be fetched"), done.stderr
+    assert "HF_HUB_OFFLINE is set and the file is not in the cache" in last
+
+
+def test_rows_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        S.file = "other.pth"

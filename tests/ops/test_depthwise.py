@@ -1,0 +1,196 @@
+"""Every formulation against float64, on shapes that stress padding; and what each does on a mesh."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from unireplknet_jax.ops import depthwise
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, crop_kernel, depthwise_conv2d
+
+IMPLS = ("auto", *IMPLEMENTATIONS)
+# (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel.
+SHAPES = [
+    ((2, 14, 14, 8), (3, 3), 1),
+    ((2, 14, 14, 8), (13, 13), 1),
+    ((2, 7, 7, 8), (13, 13), 1),
+    ((2, 9, 4, 3), (7, 7), 2),
+    ((1, 2, 11, 5), (3, 3), 5),
+    ((3, 5, 6, 1), (5, 3), 1),
+    ((2, 3, 2, 4), (17, 17), 1),
+    ((1, 1, 1, 6), (13, 13), 1),
+]
+# Of the largest value. An FFT spreads the rounding of the largest over all outputs; bfloat16 keeps 8 bits.
+TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "auto": 5e-6}
+
+
+def reference(x, kernel, g, dilation):
+    """Output, input gradient and kernel gradient by plain loops in float64."""
+    x, kernel, g = (np.asarray(a, np.float64) for a in (x, kernel, g))
+    (_, h, w, _), (kh, kw) = x.shape, kernel.shape[:2]
+    rows, columns = kh // 2 * dilation, kw // 2 * dilation
+    padded = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+    y, dx, dkernel = np.zeros_like(x), np.zeros_like(padded), np.zeros_like(kernel)
+    for i in range(kh):
+        for j in range(kw):
+            seen = (slice(None), slice(i * dilation, i * dilation + h), slice(j * dilation, j * dilation + w))
+            y += padded[seen] * kernel[i, j, 0]
+            dx[seen] += g * kernel[i, j, 0]
+            dkernel[i, j, 0] = np.sum(padded[seen] * g, axis=(0, 1, 2))
+    return y, dx[:, rows : rows + h, columns : columns + w], dkernel
+
+
+def inputs(shape, kernel_size, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(hash((shape, kernel_size)) % 2**31), 3)
+    shapes = (shape, (*kernel_size, 1, shape[-1]), shape)
+    return tuple(jax.random.normal(key, s, jnp.float32).astype(dtype) for key, s in zip(keys, shapes, strict=True))
+
+
+def forward_and_gradients(x, kernel, g, **options):
+    y, pullback = jax.vjp(lambda x, kernel: depthwise_conv2d(x, kernel, **options), x, kernel)
+    return y, *pullback(g)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("shape", "size", "dilation"), SHAPES)
+def test_output_and_both_gradients_equal_float64(shape, size, dilation, impl):
+    x, kernel, g = inputs(shape, size)
+    run = jax.jit(lambda *a: forward_and_gradients(*a, dilation=dilation, impl=impl))
+    for ours, expected in zip(run(x, kernel, g), reference(x, kernel, g, dilation), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE[impl] * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("size", [(3, 3), (13, 13)])
+def test_bfloat16_accumulates_in_float32(impl, size):
+    x, kernel, g = inputs((2, 14, 14, 8), size, jnp.bfloat16)
+    results = jax.jit(lambda *a: forward_and_gradients(*a, impl=impl))(x, kernel, g)
+    for ours, expected in zip(results, reference(x, kernel, g, 1), strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), expected, rtol=0, atol=2**-8 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_works_under_vmap_and_remat(impl):
+    x, kernel, _ = inputs((2, 6, 6, 4), (7, 7))
+    plain = jax.grad(lambda k: jnp.sum(jnp.sin(depthwise_conv2d(x, k, impl=impl))))(kernel)
+    body = jax.checkpoint(lambda row, k: jnp.sum(jnp.sin(depthwise_conv2d(row[None], k, impl=impl))))
+    mapped = jax.grad(lambda k: jnp.sum(jax.vmap(body, in_axes=(0, None))(x, k)))(kernel)
+    np.testing.assert_allclose(mapped, plain, rtol=0, atol=5e-6 * np.abs(plain).max())
+
+
+def collectives(compiled):
+    names = ("all-gather", "all-reduce", "all-to-all", "collective-permute")
+    return {name: len(re.findall(rf" {name}(?:-start)?\(", compiled.as_text())) for name in names}
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("size", "dilation"), [(3, 2), (13, 1)])
+def test_a_sharded_step_moves_nothing_but_the_kernel_gradient(impl, size, dilation):
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    rows, whole = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), NamedSharding(mesh, PartitionSpec())
+    x, kernel, g = inputs((16, 14, 14, 8), (size, size))
+    expected = reference(x, kernel, g, dilation)
+    run = jax.jit(
+        lambda *a: forward_and_gradients(*a, dilation=dilation, impl=impl),
+        in_shardings=(rows, whole, rows),
+        out_shardings=(rows, rows, whole),
+    )
+    with jax.set_mesh(mesh):
+        compiled = run.lower(x, kernel, g).compile()
+        results = run(x, kernel, g)
+    assert collectives(compiled) == {"all-gather": 0, "all-reduce": 1, "all-to-all": 0, "collective-permute": 0}
+    for ours, wanted in zip(results, expected, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("axes", [("data", "fsdp"), ("data", "model")])
+def test_a_batch_split_over_some_axes_only_gets_the_right_gradients(axes, impl):
+    """XLA's partitioner doubles the kernel gradient of a grouped convolution here."""
+    mesh = jax.make_mesh((4, 2), axes, axis_types=(AxisType.Auto,) * 2)
+    rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    x, kernel, g = inputs((8, 6, 6, 4), (5, 5))
+    run = jax.jit(
+        lambda *a: forward_and_gradients(*a, impl=impl),
+        in_shardings=(rows, whole, rows),
+        out_shardings=(rows, rows, whole),
+    )
+    with jax.set_mesh(mesh):
+        results = run(x, kernel, g)
+    for ours, wanted in zip(results, reference(x, kernel, g, 1), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
+
+
+def test_explicit_mesh_axes_are_refused_in_one_sentence():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    x, kernel, g = inputs((8, 6, 6, 4), (5, 5))
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match="of type Explicit"):
+        jax.jit(forward_and_gradients)(x, kernel, g)
+
+
+def test_without_its_shard_map_the_fft_would_gather_the_batch(monkeypatch):
+    """The twin of the test above: what it guards against does happen."""
+    monkeypatch.setattr("unireplknet_jax.ops.depthwise_fft.over_batch_shards", lambda f, a, b, **_: f(*a, *b))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    x, kernel, _ = inputs((16, 14, 14, 8), (13, 13))
+    run = jax.jit(lambda x, k: depthwise_conv2d(x, k, impl="fft"), in_shardings=(rows, whole), out_shardings=rows)
+    with jax.set_mesh(mesh):
+        assert collectives(run.lower(x, kernel).compile())["all-gather"] > 0
+
+
+def test_a_batch_that_the_mesh_does_not_divide_still_works():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x, kernel, g = inputs((3, 8, 8, 4), (13, 13))
+    with jax.set_mesh(mesh):
+        results = jax.jit(lambda *a: forward_and_gradients(*a, impl="fft"))(x, kernel, g)
+    for ours, expected in zip(results, reference(x, kernel, g, 1), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def test_auto_follows_the_platform_of_the_lowering():
+    x, kernel, _ = inputs((1, 28, 28, 8), (13, 13))
+    traced = jax.jit(depthwise_conv2d).trace(x, kernel)
+    cpu, tpu = (traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu"))
+    assert "fft" in cpu
+    assert "stablehlo.convolution" not in cpu
+    assert "stablehlo.convolution" in tpu
+    assert "fft" not in tpu
+
+
+def test_cropping_keeps_every_tap_that_can_meet_the_map():
+    kernel = jnp.ones((13, 13, 1, 1))
+    assert crop_kernel(kernel, (7, 7)).shape[:2] == (13, 13)
+    assert crop_kernel(kernel, (6, 2)).shape[:2] == (11, 3)
+    assert crop_kernel(kernel, (7, 4), dilation=2).shape[:2] == (7, 3)
+    assert crop_kernel(kernel, (1, 1)).shape[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "options", "message"),
+    [
+        ((8, 8, 4), (3, 3, 1, 4), {}, r"\(n, h, w, c\)"),
+        ((1, 8, 8, 4), (3, 3, 1, 5), {}, r"\(kh, kw, 1, c\)"),
+        ((1, 8, 8, 4), (3, 3, 4, 4), {}, r"\(kh, kw, 1, c\)"),
+        ((1, 8, 8, 4), (4, 3, 1, 4), {}, "odd kernel sizes"),
+        ((1, 8, 8, 4), (3, 3, 1, 4), {"dilation": 0}, "positive integer"),
+        ((1, 8, 8, 4), (3, 3, 1, 4), {"impl": "cudnn"}, "'auto' or one of"),
+    ],
+)
+def test_wrong_arguments_are_named(x, kernel, options, message):
+    with pytest.raises(ValueError, match=message):
+        depthwise_conv2d(jnp.zeros(x), jnp.zeros(kernel), **options)
+
+
+def test_mixed_dtypes_are_refused():
+    with pytest.raises(ValueError, match="one floating-point dtype"):
+        depthwise_conv2d(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 1, 2), jnp.bfloat16))
+
+
+def test_every_choice_of_auto_is_an_implementation():
+    chosen = {name for passes in depthwise._LARGEST_KERNEL.values() for rows in passes.values() for _, name in rows}
+    assert chosen <= set(IMPLEMENTATIONS)

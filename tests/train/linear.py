@@ -1,0 +1,30 @@
+"""The smallest task there is, for tests of what trains it: y = x @ kernel."""
+
+import dataclasses
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Rows x (n, 4) -> (n, 1); reports a random number drawn in the loss, and counts examples by their weight."""
+
+    def module(self, deploy=False):
+        return nn.Dense(1, use_bias=False)
+
+    def shapes(self, train):
+        return ({"x": jax.ShapeDtypeStruct((4,), jnp.float32)},)
+
+    def loss(self, apply, variables, batch, rng):
+        errors = jnp.square(apply(variables, batch["x"])[:, 0] - batch["y"])
+        scalars = {"loss": (jnp.sum(errors), errors.size), "drawn": (jax.random.uniform(rng), 1)}
+        return jnp.mean(errors), {"batch_stats": {}, "scalars": scalars}
+
+    def predict(self, apply, variables, batch):
+        return {"y": apply(variables, batch["x"])}
+
+
+ADAMW = types.SimpleNamespace(name="adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05)

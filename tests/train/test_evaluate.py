@@ -1,0 +1,86 @@
+"""Evaluation counts every example once, whatever the batch size: exact counts of fixed logits on 8 devices."""
+
+import dataclasses
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.train.evaluate import evaluate
+from unireplknet_jax.train.sharding import make_mesh
+from unireplknet_jax.train.step import make_eval_step
+
+MODEL = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "kernel_sizes": ((3,),) * 4, "num_classes": 7}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Classification):
+    """Predicts the logits that the examples bring along, times a weight."""
+
+    def predict(self, apply, variables, batch):
+        return {"logits": variables["weight"] * batch["logits"]}
+
+    def record(self, pred, example):
+        return {"id": int(example["id"]), "same": bool(np.all(pred["logits"] == example["logits"]))}
+
+    def metrics(self, totals, records):
+        return {**super().metrics(totals, records), "records": records}
+
+
+TASK = Fixed(MODEL)
+WEIGHT = {"weight": np.float32(1)}
+
+
+def make_examples(n):
+    rng = np.random.default_rng(n)
+    logits = rng.permuted(np.tile(np.arange(7, dtype=np.float32), (n, 1)), axis=1)
+    return [{"id": 10 * i, "logits": logits[i], "label": int(rng.integers(7))} for i in range(n)]
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+@pytest.mark.parametrize(("n", "batch_size"), [(1, 8), (7, 8), (8, 8), (9, 8), (37, 16), (37, 40), (160, 16)])
+def test_every_example_counts_once(n, batch_size, fsdp):
+    examples = make_examples(n)
+    metrics = evaluate(TASK, WEIGHT, grain.MapDataset.source(examples), batch_size, mesh=make_mesh(fsdp))
+    ranks = [int(np.sum(e["logits"] > e["logits"][e["label"]])) for e in examples]
+    assert metrics["count"] == n
+    assert metrics["top1"] == 100 * sum(rank < 1 for rank in ranks) / n
+    assert metrics["top5"] == 100 * sum(rank < 5 for rank in ranks) / n
+    losses = [np.log(np.sum(np.exp(e["logits"] - e["logits"][e["label"]], dtype=np.float64))) for e in examples]
+    # Sums of up to 160 float32 terms of up to 6.5.
+    assert metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert metrics["records"] == [{"id": 10 * i, "same": True} for i in range(n)]
+
+
+def test_a_compiled_step_serves_again():
+    step = make_eval_step(TASK, make_mesh(), deploy=False)
+    for n in (9, 20):
+        assert evaluate(TASK, WEIGHT, make_examples(n), 8, eval_step=step)["count"] == n
+    assert step._cache_size() == 1
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="the batch of 12 is not a multiple of the 8 devices"):
+        evaluate(TASK, WEIGHT, make_examples(3), 12)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        evaluate(TASK, WEIGHT, make_examples(0), 8)
+
+
+def test_the_form_of_the_network_is_chosen():
+    asked = []
+
+    class Asked(Fixed):
+        def module(self, deploy=False):
+            asked.append(deploy)
+            return super().module(deploy)
+
+    task = Asked(MODEL)
+    asked.clear()
+    evaluate(task, WEIGHT, make_examples(1), 8, deploy=True)
+    assert asked == [True]
+    assert jax.device_count() == 8

@@ -1,0 +1,250 @@
+"""The whole loop on the digits recipe, a small network and few steps: what it leaves behind, and that it resumes."""
+
+import filecmp
+import runpy
+from pathlib import Path
+
+import flax
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.train import loop
+from unireplknet_jax.train.checkpoint import TrainCheckpoints
+from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.metrics import read_metrics
+
+RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """The runs here share their programs."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def make_config(**fields):
+    """10 steps, 5 an epoch; logged at 2, 4, 6, 8, evaluated and saved at 5 and 10."""
+    config = runpy.run_path(str(RECIPE))["get_config"]("digits")
+    options = {
+        **{"depths": (0, 2, 0, 0), "dims": (8, 32, 8, 8), "kernel_sizes": ((), (0, 3), (), ())},
+        "drop_path_rate": 0.3,  # so that steps draw random numbers
+        "layer_scale_init": 1.0,
+    }
+    config.task.options.model.update(options)
+    config.task.options.image_size = 16
+    config.optim.update({"lr": 4e-3, "min_lr": 1e-6, "warmup_epochs": 1})
+    config.update({"batch_size": 240, "eval_batch_size": 120, "epochs": 2, "eval_every_epochs": 1, "log_every": 2})
+    config.update(fields)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(workdir, metrics) of a run without interruption."""
+    workdir = tmp_path_factory.mktemp("run") / "new" / "folder"
+    return workdir, train(make_config(), workdir)
+
+
+def rows_of(workdir):
+    """The rows of metrics.jsonl without what a clock measured."""
+    return [
+        {name: value for name, value in row.items() if name != "train/examples_per_second"}
+        for row in read_metrics(workdir / "metrics.jsonl")
+    ]
+
+
+def variables_of(workdir):
+    variables = open_checkpoint(workdir / "model").variables
+    return {path: np.asarray(leaf) for path, leaf in flax.traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+def saved_steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def stop_at(monkeypatch, step):
+    """Make `train` fail before it takes this step."""
+    calls = []
+
+    def to_devices(*args):
+        calls.append(args)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    real = loop.to_devices
+    monkeypatch.setattr(loop, "to_devices", to_devices)
+
+
+def test_a_run_leaves_everything_behind(finished):
+    workdir, metrics = finished
+    assert {path.name for path in workdir.iterdir()} == {
+        *("checkpoints", "curves.png", "metrics.jsonl", "model", "tensorboard")
+    }
+    assert list(metrics) == ["top1", "top5", "loss", "count"]
+    assert metrics["count"] == 360
+    assert saved_steps(workdir) == [5, 10]
+    checkpoint = open_checkpoint(workdir / "model")
+    assert checkpoint.module.kernel_sizes == ((), (0, 3), (), ())
+    assert (checkpoint.data["name"], checkpoint.source, checkpoint.merged) == ("digits", "digits, 10 steps", False)
+
+
+def test_what_is_measured_is_written(finished):
+    workdir, metrics = finished
+    rows = rows_of(workdir)
+    trained = {row["step"]: row for row in rows if "train/loss" in row}
+    evaluated = {row["step"]: row for row in rows if "eval/loss" in row}
+    assert list(trained) == [2, 4, 5, 6, 8, 10]
+    assert list(evaluated) == [5, 10]
+    assert {f"eval/{name}": value for name, value in metrics.items()} | {"step": 10} == evaluated[10]
+    # Warm-up in 5 steps from 0, then a cosine: the rate of a row is that of its last step.
+    assert [trained[step]["lr"] for step in (2, 4, 5, 6)] == pytest.approx([1e-3, 3e-3, 4e-3, 4e-3], rel=1e-12)
+    assert trained[2]["train/loss"] == pytest.approx(np.log(10), rel=0.05)
+    assert trained[10]["train/loss"] < trained[2]["train/loss"]
+
+
+@pytest.fixture(scope="module")
+def resumed(finished, tmp_path_factory):
+    """A run that was stopped in step 9, while it wrote a row, and then started again; (workdir, metrics)."""
+    workdir = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_config(), workdir)
+    assert saved_steps(workdir) == [5]
+    assert [row["step"] for row in rows_of(workdir)] == [2, 4, 5, 5, 6, 8]
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "train/lo')
+    return workdir, train(make_config(), workdir)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(finished, resumed):
+    assert resumed[1] == finished[1]
+    expected, ours = variables_of(finished[0]), variables_of(resumed[0])
+    assert ours.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+
+
+def test_its_metrics_are_those_of_one_run(finished, resumed):
+    assert rows_of(resumed[0]) == rows_of(finished[0])
+
+
+def test_a_finished_run_only_measures_again(finished):
+    workdir, metrics = finished
+    before = {path: path.read_bytes() for path in (workdir / "metrics.jsonl", workdir / "model" / "card.json")}
+    variables = variables_of(workdir)
+    assert train(make_config(), workdir) == metrics
+    assert {path: path.read_bytes() for path in before} == before
+    assert saved_steps(workdir) == [5, 10]
+    jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables)
+
+
+def test_a_run_does_not_resume_with_another_batch_size(finished):
+    message = "this run has batch_size=160, but the checkpoint at step 10 was made with 240; resume with the same value"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(batch_size=160), finished[0])
+
+
+def test_a_run_does_not_resume_with_another_seed(finished):
+    with pytest.raises(ValueError, match="this run has seed=1, but the checkpoint at step 10 was made with 0"):
+        TrainCheckpoints(finished[0], {"batch_size": 240, "seed": 1}).restore({}, {})
+
+
+@pytest.mark.parametrize("params", [{}, {"head": {"bias": np.zeros(3, np.float32)}}])
+def test_a_run_does_not_resume_with_another_network(finished, params):
+    state = {"params": params, "step": np.int32(0)}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    checkpoints = TrainCheckpoints(finished[0], {"batch_size": 240, "seed": 0})
+    message = "the checkpoint at step 10 is not of the network and optimizer of this recipe"
+    with pytest.raises(ValueError, match=message) as caught:
+        checkpoints.restore(state, jax.tree.map(lambda leaf: here, state))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkeypatch):
+    started = []
+
+    class Stop(Exception):
+        pass
+
+    def restore(self, state, shardings):
+        started.extend([state, shardings])
+        raise Stop
+
+    monkeypatch.setattr(TrainCheckpoints, "restore", restore)
+    with pytest.raises(Stop):
+        train(make_config(init=str(finished[0] / "model")), tmp_path)
+    state, shardings = started
+    expected = variables_of(finished[0])
+    ours = flax.traverse_util.flatten_dict({name: state[name] for name in ("params", "batch_stats")}, sep="/")
+    assert ours.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+    assert int(state["step"]) == 0
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+
+
+def make_nan_at(monkeypatch, step):
+    """Make the loss of this step and all after it NaN."""
+    real = loop.make_train_step
+
+    def make_train_step(*args):
+        train_step, calls = real(*args), []
+
+        def broken(state, batch):
+            state, scalars = train_step(state, batch)
+            calls.append(step)
+            return state, scalars | ({"loss": scalars["loss"] * np.nan} if len(calls) >= step else {})
+
+        return broken
+
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
+    make_nan_at(monkeypatch, 7)
+    with pytest.raises(FloatingPointError, match=r"^loss stopped being finite by step 8 at learning rate 0\.0026"):
+        train(make_config(), tmp_path)
+    assert saved_steps(tmp_path) == [5]
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
+    make_nan_at(monkeypatch, 3)
+    with pytest.raises(FloatingPointError, match="by step 5"):
+        train(make_config(log_every=100), tmp_path)
+    assert saved_steps(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"log_every": 0}, "log_every=0 must be positive"),
+        ({"batch_size": 100}, "batch_size=100 is not a multiple of the 8 devices"),
+        ({"eval_batch_size": 100}, "eval_batch_size=100 is not a multiple of the 8 devices"),
+        ({"batch_size": 2000}, "batch_size=2000 is larger than the training set of 1437 examples"),
+        ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
+        ({"data": {"name": "digts"}}, "digts"),
+        ({"optim": {"name": "lion"}}, "'lion' is not known"),
+        ({"optim": {"warmup_epochs": 5}}, "warmup_epochs=5 does not fit a run of 2 epochs"),
+        ({"task": {"name": "telepathy"}}, "unknown task 'telepathy'"),
+        ({"task": {"options": {"model": {"num_classes": 7}}}}, "digits has 10 classes, but the model has 7"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_before_it_compiles(tmp_path, monkeypatch, fields, message):
+    monkeypatch.setattr(loop, "make_state", None)
+    with pytest.raises(ValueError, match=message):
+        train(make_config(**fields), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_runs_with_one_seed_are_the_same_file_by_file(finished, resumed):
+    cards = [workdir / "model" / "card.json" for workdir, _ in (finished, resumed)]
+    assert filecmp.cmp(*cards, shallow=False)

@@ -1,0 +1,108 @@
+import json
+import logging
+import re
+
+import pytest
+from tensorboardX import SummaryWriter
+
+from unireplknet_jax.train import metrics
+from unireplknet_jax.train.curves import draw_curves
+from unireplknet_jax.train.metrics import MetricWriter, Progress, read_metrics
+
+
+def write(workdir, rows, first_step=0):
+    writer = MetricWriter(workdir, first_step)
+    for step, values in rows:
+        writer.write(step, values)
+    writer.close()
+
+
+def test_rows_are_json_lines(tmp_path):
+    write(tmp_path, [(2, {"train/loss": 1.5}), (4, {"train/loss": 1.25, "lr": 1})])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 2, "train/loss": 1.5}', '{"step": 4, "train/loss": 1.25, "lr": 1.0}']
+    assert read_metrics(tmp_path / "metrics.jsonl") == [json.loads(line) for line in lines]
+
+
+def test_a_row_can_be_read_at_once(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"a": 1})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+    writer.close()
+
+
+def test_a_resumed_run_drops_the_rows_it_will_repeat(tmp_path):
+    write(tmp_path, [(step, {"a": step}) for step in (2, 4, 5, 6, 8)])
+    write(tmp_path, [(6, {"a": -6}), (8, {"a": -8})], first_step=5)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["a"]) for row in rows] == [(2, 2), (4, 4), (5, 5), (6, -6), (8, -8)]
+
+
+def test_a_run_that_starts_again_starts_an_empty_file(tmp_path):
+    write(tmp_path, [(2, {"a": 1})])
+    write(tmp_path, [(1, {"a": 2})])
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 2.0}]
+
+
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
+    write(tmp_path, [(2, {"a": 1}), (4, {"a": 2})])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-9])
+    assert read_metrics(path) == [{"step": 2, "a": 1.0}]
+    write(tmp_path, [(6, {"a": 3})], first_step=4)
+    assert [row["step"] for row in read_metrics(path)] == [2, 6]
+
+
+def test_without_a_file_there_are_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, *scalar: seen.append(scalar))
+    write(tmp_path, [(3, {"train/loss": 0.5, "lr": 1e-3})])
+    assert seen == [("train/loss", 0.5, 3), ("lr", 1e-3, 3)]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
+    write(tmp_path, [(2, {"a": 1})])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_speed_leaves_pauses_out_and_time_left_follows_from_it(monkeypatch, caplog):
+    now = [100.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    progress = Progress(steps=100, steps_per_epoch=10, batch_size=8, first_step=20)
+    now[0] += 2
+    assert progress.rate(30) == pytest.approx(40)  # 10 steps of 8 examples in 2 seconds
+    now[0] += 1000
+    progress.restart(30)
+    now[0] += 4
+    assert progress.rate(40) == pytest.approx(20)
+    with caplog.at_level(logging.INFO):
+        progress.line(40, {"loss": 0.123456})
+    # 60 steps of 8 examples at 20 a second: 24 seconds.
+    assert caplog.messages == ["step 40/100  epoch 4.0  loss 0.1235  left 0:24"]
+
+
+def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    write(tmp_path, [(2, {"train/loss": 2.0, "lr": 0.1}), (4, {"train/loss": 1.0, "lr": 0.2})])
+    write(tmp_path, [(4, {"eval/loss": 1.5, "eval/count": 9}), (6, {"eval/loss": 1.25, "eval/count": 9})], first_step=4)
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    draw_curves(tmp_path)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert set(panels) == {"loss", "lr"}  # a count that stays the same is no curve
+    lines = {line.get_label(): line.get_xydata().tolist() for line in panels["loss"].lines}
+    assert lines == {"train/loss": [[2, 2.0], [4, 1.0]], "eval/loss": [[4, 1.5], [6, 1.25]]}
+    assert re.match(b"\x89PNG", (tmp_path / "curves.png").read_bytes())
+
+
+def test_without_rows_nothing_is_drawn(tmp_path):
+    draw_curves(tmp_path)
+    assert not (tmp_path / "curves.png").exists()

@@ -1,0 +1,137 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from linear import ADAMW
+
+from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.unireplknet import UniRepLKNet
+from unireplknet_jax.train.optimizer import cosine_schedule, decays, make_optimizer
+
+# The learning rates of the original's recipes at some steps (utils.py, cosine_scheduler).
+FROM_SCRATCH = {
+    0: 0.0,
+    1: 6.411283859592884e-07,
+    3120: 2.0003205641929795e-03,
+    6239: 4e-3,
+    6240: 4e-3,
+    6241: 3.999999998707098e-03,
+    49920: 2.0005e-03,
+    93599: 1.0000012929028863e-06,
+}
+FINE_TUNING = {0: 5e-5, 37530: 2.55e-5, 75059: 1.0000000214594552e-06}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "length", "expected"),
+    [((4e-3, 1e-6, 300, 312, 20), 93600, FROM_SCRATCH), ((5e-5, 1e-6, 30, 2502), 75060, FINE_TUNING)],
+)
+def test_the_schedule_is_the_originals(arguments, length, expected):
+    schedule = cosine_schedule(*arguments)
+    assert len(schedule) == length
+    for step, rate in expected.items():
+        assert schedule[step] == pytest.approx(rate, rel=1e-12), step
+
+
+def test_warm_up_begins_at_0_and_ends_at_the_base_rate_which_comes_twice():
+    schedule = cosine_schedule(1.0, 0.0, 2, 10, 0.5)
+    np.testing.assert_allclose(schedule[:5], [0, 0.25, 0.5, 0.75, 1], rtol=1e-15)
+    assert schedule[5] == 1.0
+    assert np.all(np.diff(schedule[5:]) < 0)
+    assert schedule[-1] > 0
+
+
+def test_without_warm_up_it_begins_at_the_base_rate():
+    schedule = cosine_schedule(1.0, 0.25, 1, 4)
+    by_hand = [1.0, 0.25 + 0.75 * (0.5 + 0.5**1.5), 0.625, 0.25 + 0.75 * (0.5 - 0.5**1.5)]
+    np.testing.assert_allclose(schedule, by_hand, rtol=1e-15)
+
+
+def test_epochs_may_be_parts():
+    assert len(cosine_schedule(1.0, 0.0, 0.5, 10, 0.25)) == 5
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(2, 3), (2, -1), (0, 0)])
+def test_a_warm_up_that_does_not_fit_is_refused(epochs, warmup):
+    with pytest.raises(ValueError, match=f"warmup_epochs={warmup} does not fit a run of {epochs} epochs"):
+        cosine_schedule(1.0, 0.0, epochs, 10, warmup)
+
+
+def test_decay_applies_as_in_pytorch():
+    """By the original's rule on its own names and shapes: all but vectors and names that end in .bias."""
+    model = UniRepLKNet((1, 1, 2, 1), (8, 16, 24, 32), ((3,), (7,), (0, 5), (7,)))
+    params = torch_names.abstract_variables(model)["params"]
+    found = jax.tree.leaves(jax.tree_util.tree_map_with_path(decays, params))
+    names = [torch_names.torch_name([key.key for key in path]) for path, _ in jax.tree.leaves_with_path(params)]
+    table = torch_names.name_table({"params": params})
+    expected = [not (len(table[name].shape) == 1 or name.endswith(".bias")) for name in names]
+    assert dict(zip(names, found, strict=True)) == dict(zip(names, expected, strict=True))
+    decayed = {name for name, decay in zip(names, found, strict=True) if decay}
+    assert {"stages.1.0.act.1.gamma", "stages.1.0.act.1.beta", "stages.1.0.dwconv.dil_conv_k5_1.weight"} <= decayed
+    assert not {"stages.1.0.gamma", "norm.weight", "stages.1.0.norm.weight", "stages.1.0.se.up.bias"} & decayed
+
+
+def adamw_by_hand(params, gradients, rates, b1=0.9, b2=0.999, eps=1e-8, decay=0.05):
+    """PyTorch's AdamW in float64; decayed are all but vectors."""
+    p = {name: value.astype(np.float64) for name, value in params.items()}
+    m, v = ({name: np.zeros_like(value) for name, value in p.items()} for _ in range(2))
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        for name, g in gradient.items():
+            g = g.astype(np.float64)
+            if p[name].ndim > 1:
+                p[name] = p[name] * (1 - rate * decay)
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g**2
+            p[name] = p[name] - rate * (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+    return p
+
+
+@pytest.fixture
+def problem():
+    """Parameters, gradients of four steps, some as small as AdamW's epsilon, and rates, of which the last stays."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 4), "bias": (4,), "gamma": (1, 1, 1, 4), "scale": (4,)}
+    params = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    sizes = [1.0, 1e-4, 1e-7, 1e-8]
+    gradients = [{name: (rng.normal(size=s) * sizes).astype(np.float32) for name, s in shapes.items()} for _ in "1234"]
+    return params, gradients, [0.1, 0.2, 0.05]
+
+
+def test_four_steps_of_adamw_by_hand(problem):
+    params, gradients, rates = problem
+    optimizer = make_optimizer(ADAMW, np.array(rates))
+    ours, state = jax.tree.map(jnp.asarray, params), optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    expected = adamw_by_hand(params, gradients, [*rates, rates[-1]])
+    for name, value in expected.items():
+        # In float32, 1 - 0.999 is off by 1e-5 of itself; the steps add up to 0.4.
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=5e-6, err_msg=name)
+
+
+def test_four_steps_of_adamw_in_torch(problem):
+    torch = pytest.importorskip("torch")
+    params, gradients, rates = problem
+    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in params.items()}
+    groups = [
+        {"params": [t for t in tensors.values() if t.ndim > 1], "weight_decay": 0.05},
+        {"params": [t for t in tensors.values() if t.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, eps=1e-8)
+    for gradient, rate in zip(gradients, [*rates, rates[-1]], strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(gradient[name], dtype=torch.float64)
+        optimizer.step()
+    for name, value in adamw_by_hand(params, gradients, [*rates, rates[-1]]).items():
+        np.testing.assert_allclose(value, tensors[name].numpy(), rtol=1e-12, err_msg=name)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"optim\.name='lion' is not known"):
+        make_optimizer(types.SimpleNamespace(name="lion"), np.ones(3))

@@ -1,0 +1,101 @@
+"""The command line: `unireplknet COMMAND ...`, or `python -m unireplknet_jax COMMAND ...`."""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import sys
+
+COMMANDS = {
+    "models": "list the sizes, what they cost and the published weights",
+    "train": "run a recipe",
+    "evaluate": "measure a checkpoint on a data set",
+    "predict": "apply a checkpoint to files",
+    "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
+    "reparameterize": "merge a checkpoint into its inference form",
+}
+_USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+
+
+def main(argv=None):
+    """Run a command; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+
+    What the user can mend is one line on stderr; UNIREPLKNET_DEBUG=1 raises it with its stack trace instead.
+    """
+    prog = "unireplknet"
+    try:
+        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        if args is None:
+            return 0
+        prog = f"unireplknet {args.command}"
+        with _plain_logging():
+            code = args.run(args) or 0
+            sys.stdout.flush()
+            return code
+    except SystemExit as exit:  # argparse, after its help or its own error
+        return exit.code
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; without this, Python's own flush at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (argparse.ArgumentError, *_USER_ERRORS) as error:
+        if os.environ.get("UNIREPLKNET_DEBUG"):
+            raise
+        print(f"{prog}: error: {_sentence(error)}", file=sys.stderr)
+        return 2 if isinstance(error, argparse.ArgumentError) else 1
+
+
+def _parse(argv):
+    """The arguments of a command and its `run`; None where there is no command and help was printed."""
+    parser = argparse.ArgumentParser(prog="unireplknet", description="UniRepLKNet in JAX/Flax.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    # No option before the command takes a value, so the first word is the command; only its file is imported.
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
+        if name == chosen:
+            module = importlib.import_module(f"unireplknet_jax.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run, command_parser=command)
+    args, rest = parser.parse_known_args(argv)
+    if args.command is None and not rest:
+        parser.print_help()
+        return None
+    if rest and "overrides" not in args:
+        getattr(args, "command_parser", parser).error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
+    return args
+
+
+@contextlib.contextmanager
+def _plain_logging():
+    """The lines of this package plainly on stderr; other libraries' from warnings on."""
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logger, handler = logging.getLogger("unireplknet_jax"), logging.StreamHandler()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+def _sentence(error):
+    """An error's message on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

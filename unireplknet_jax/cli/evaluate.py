@@ -1,0 +1,51 @@
+"""`evaluate`: the metrics of a checkpoint on a data set."""
+
+from unireplknet_jax.cli.output import print_json, print_notes, print_table
+
+
+def add_arguments(parser):
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="any checkpoint with a classifier, in either form")
+    parser.add_argument("--data", metavar="NAME", help="the data set (default: the one the checkpoint was trained on)")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
+    parser.add_argument("--split", metavar="S", help="the split (default: the checkpoint's own, else test)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="examples at a time (default: 32 for each device)")
+    parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
+
+
+def run(args):
+    import jax
+
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint
+    from unireplknet_jax.tasks.predict import require_classifier, with_image_size
+    from unireplknet_jax.train.evaluate import evaluate
+
+    checkpoint = open_checkpoint(args.checkpoint)
+    require_classifier(checkpoint)
+    print_notes(with_image_size(checkpoint, args.checkpoint)[1])
+    data = _data(args, checkpoint.data)
+    dataset = checkpoint.task.dataset(data, data["split"], train=False)
+    batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
+    metrics = evaluate(checkpoint.task, checkpoint.variables, dataset, batch_size, deploy=checkpoint.merged)
+    form = "merged" if checkpoint.merged else "training"
+    if args.json:
+        print_json({"checkpoint": args.checkpoint, "form": form, "data": data, "metrics": metrics})
+        return
+    print(f"{args.checkpoint}, {form} form, on {data['name']}, split {data['split']}")
+    units = checkpoint.task.units
+    print_table(
+        ["metric", "value", "unit"], [[name, f"{value:.6g}", units.get(name)] for name, value in metrics.items()]
+    )
+
+
+def _data(args, own):
+    """{"name", "dir", "split"}: the flags, else what the checkpoint says."""
+    if not (args.data or own):
+        raise ValueError(
+            f"{args.checkpoint} does not say which data it belongs to; name it, for example --data fashion_mnist."
+        )
+    own = own if own and args.data in (None, own["name"]) else {}
+    return {
+        "name": args.data or own["name"],
+        "dir": args.data_dir or own.get("dir") or None,
+        "split": args.split or own.get("eval_split", "test"),
+    }

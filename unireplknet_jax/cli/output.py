@@ -1,0 +1,49 @@
+"""How the commands print: tables for people, JSON for programs."""
+
+import json
+import math
+import re
+import sys
+
+
+def print_table(columns, rows):
+    """Print rows of cells under their column names; columns of numbers are aligned to the right, None is blank."""
+    cells = [[shown(cell) for cell in row] for row in rows]
+    by_column = list(zip(columns, *cells, strict=True))
+    right = [all(re.fullmatch(r"[-+\d.,e]*", cell) for cell in column[1:]) for column in by_column]
+    widths = [max(map(len, column)) for column in by_column]
+    for line in [columns, *cells]:
+        aligned = zip(line, widths, right, strict=True)
+        print(
+            "  ".join(
+                cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in aligned
+            ).rstrip()
+        )
+
+
+def shown(value):
+    """A value as text: thousands separated, fractions rounded to four places."""
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def print_notes(notes):
+    """Print what the user should know on stderr, where it does not get into tables and JSON."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def print_json(document):
+    """Print one JSON document; what JSON has no word for (NaN, infinity) becomes null."""
+    print(json.dumps(_finite(document), indent=2))
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

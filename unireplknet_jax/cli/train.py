@@ -1,0 +1,134 @@
+"""`train`: run a recipe, a Python file whose `get_config` returns an `ml_collections.ConfigDict`."""
+
+import argparse
+import difflib
+import functools
+import pathlib
+import re
+import sys
+import traceback
+
+
+def add_arguments(parser):
+    parser.usage = "unireplknet train --config FILE.py[:ARG] [--config.FIELD=VALUE ...] --workdir DIR"
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the recipe and its argument")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written; resumes from it")
+    parser.epilog = "--config.FIELD=VALUE overrides a field of the recipe, for example --config.optim.lr=1e-3."
+    parser.set_defaults(overrides=[])
+
+
+def run(args):
+    config = load_config(args.config, args.overrides)
+
+    from absl import flags
+
+    from unireplknet_jax.train.loop import train
+
+    if not flags.FLAGS.is_parsed():  # grain reads flags of its own as it starts workers
+        flags.FLAGS.mark_as_parsed()
+    try:
+        train(config, args.workdir)
+    except (AttributeError, KeyError) as error:
+        if not _raised_by_config(error):
+            raise
+        raise ValueError(f"the recipe {args.config} lacks a field that training needs: {_name_in(error)}.") from error
+
+
+def _raised_by_config(error):
+    return traceback.extract_tb(error.__traceback__)[-1].filename.endswith("config_dict.py")
+
+
+def _name_in(error):
+    return str(error).splitlines()[0].strip("\"'")
+
+
+def load_config(recipe, overrides):
+    """The locked ConfigDict of a recipe "FILE.py[:ARG]" with overrides ["--config.FIELD=VALUE", ...].
+
+    Raises argparse.ArgumentError for a recipe or a field that does not work.
+    """
+    path = recipe.partition(":")[0]
+    if not pathlib.Path(path).is_file():
+        raise argparse.ArgumentError(None, f"there is no recipe {path}; expected FILE.py or FILE.py:ARG.")
+    for word in overrides:
+        if word.startswith("--") and not word.startswith(("--config.", "--noconfig.")):
+            raise argparse.ArgumentError(
+                None, f"unknown option {word}; fields are overridden with --config.FIELD=VALUE."
+            )
+    try:
+        config, _ = _parse_flags(recipe, [])
+    except Exception as error:  # a recipe is a program
+        raise argparse.ArgumentError(None, _recipe_failure(path, error)) from error
+    if not hasattr(config, "to_dict"):
+        kind = type(config).__name__
+        raise argparse.ArgumentError(
+            None, f"get_config of {path} returned a {kind}; expected an ml_collections.ConfigDict."
+        )
+    for word in overrides:
+        _check_field(config, word, recipe)
+    return _parse_overrides(config, recipe, overrides)
+
+
+def _parse_flags(recipe, overrides):
+    """(config, words that belong to no flag)."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    words = ["unireplknet train", f"--config={recipe}", *overrides]
+    values = flags.FlagValues()
+    sys.modules.pop("config_config", None)  # or the names of a recipe that was read before would stay
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    rest = values(words)[1:]
+    return holder.value, rest
+
+
+def _parse_overrides(before, recipe, overrides):
+    from absl import flags
+
+    try:
+        config, rest = _parse_flags(recipe, overrides)
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise argparse.ArgumentError(None, _override_failure(before, error)) from error
+    if rest:
+        raise argparse.ArgumentError(None, f"unexpected {rest[0]!r}; fields are overridden with --config.FIELD=VALUE.")
+    return config
+
+
+def _override_failure(config, error):
+    """One sentence about a value that does not fit its field."""
+    text = " ".join(str(error).split())
+    illegal = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
+    if not illegal:
+        return text.rstrip(".") + "."
+    word, field = illegal.groups()
+    value = functools.reduce(lambda node, name: node[name], field.split("."), config)
+    kind = type(value).__name__
+    example = "a group of fields" if hasattr(value, "keys") else f"of type {kind}, in the recipe {value!r}"
+    return f"{word} does not fit: {field} is {example}; give a value of that kind."
+
+
+def _check_field(config, word, recipe):
+    """Raise ArgumentError if an override "--config.FIELD=VALUE" names a field that the recipe does not have."""
+    if not word.startswith("--"):
+        return
+    path = word.partition("=")[0].partition(".")[2]
+    node = config
+    for name in path.split("."):
+        name = name.partition("[")[0]
+        fields = list(node) if hasattr(node, "keys") else []
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its fields there are {', '.join(fields) or 'none'}."
+            raise argparse.ArgumentError(None, f"the recipe {recipe} has no field {path}; {hint}")
+        node = node[name]
+
+
+def _recipe_failure(path, error):
+    """One sentence about what went wrong in a recipe, with its line."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    if isinstance(error, ValueError):
+        return str(error)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"the recipe {path} failed{where}: {type(error).__name__}: {error}."

@@ -1,0 +1,162 @@
+"""Batches from random-access sources, a function of (seed, position) alone.
+
+The order is fixed: shuffle, repeat, random_map, and only then the rows of a process. So an example's shuffle position
+and its random draws depend on the seed and on its index in the endless stream, not on hosts, workers or threads, and
+global batch s is always rows [s * batch_size, (s + 1) * batch_size): the step is the only state there is to save.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import grain
+
+Example = Mapping[str, Any]
+Batch = dict[str, np.ndarray]
+
+
+def training_stream(
+    source: Sequence[Example], augment: Callable[[Example, np.random.Generator], Example], seed: int
+) -> grain.MapDataset:
+    """The endless, shuffled and augmented stream over a source: another order and other draws in every epoch.
+
+    source: `__len__` and `__getitem__`, as `open_source` returns it, or a grain.MapDataset.
+    augment: (example, rng) -> example; rng is good for this call only. Picklable, if worker processes are to run it.
+    seed: 0 .. 2**32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1")
+    return _map_dataset(source).seed(seed).shuffle().repeat(None).random_map(augment)
+
+
+def train_batches(
+    stream: grain.MapDataset,
+    batch_size: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """This process's rows of the global batches start_step, start_step + 1, ... of a stream.
+
+    Each entry of an example becomes (batch_size / process_count, ...): arrays keep their dtype, Python integers become
+    int32 and floats float32. A finite stream ends with its last full global batch.
+
+    batch_size: rows of a global batch, over all processes; must be a multiple of process_count.
+    num_threads: batches that are built at the same time in each process (0: when they are asked for).
+    workers: processes that build batches (0: this one builds them). They import the main module again, which therefore
+        needs its `if __name__ == "__main__"`; call the iterator's `close()` at the end.
+    """
+    import grain
+
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    if start_step < 0:
+        raise ValueError(f"start_step is {start_step}; expected 0 or a positive step")
+    steps = len(stream) // batch_size
+    if start_step > steps:
+        raise ValueError(f"start_step is {start_step}, but the stream has {steps} full batches; start earlier")
+    # Batches of `rows` are contiguous, so process p of P owns every P-th of them, beginning with the p-th.
+    batches = stream.batch(rows, drop_remainder=True, batch_fn=_stack)
+    batches = batches[start_step * process_count + process_index : steps * process_count : process_count]
+    dataset = batches.to_iter_dataset(_read_options(num_threads))
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own as it starts workers
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(dataset)
+
+
+def eval_batches(
+    dataset: Sequence[Example],
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    num_threads: int = 2,
+) -> Iterator[Batch]:
+    """This process's rows of all batches of a dataset: over all processes every example once, in order.
+
+    Every process gets ceil(len(dataset) / batch_size) batches of batch_size / process_count rows. The last ones are
+    filled up with zeros; the added entry "mask", (n,) float32, is 1 on examples and 0 on such filling.
+
+    batch_size: rows of a global batch, over all processes; must be a multiple of process_count.
+    """
+    import grain
+
+    rows = _rows_per_process(batch_size, process_index, process_count)
+    examples = _map_dataset(dataset)
+    if len(examples) == sys.maxsize:
+        raise ValueError("the evaluation dataset repeats without end; expected one pass, without repeat()")
+    padding = -len(examples) % batch_size
+    masked = examples.map(_with_mask)
+    if padding:
+        blank = {name: np.zeros_like(_as_array(name, value)) for name, value in masked[0].items()}
+        masked = grain.MapDataset.concatenate([masked, grain.MapDataset.source([blank]).repeat(padding)])
+    batches = masked.batch(rows, batch_fn=_stack)[process_index::process_count]
+    return iter(batches.to_iter_dataset(_read_options(num_threads)))
+
+
+def _map_dataset(source: Sequence[Example]) -> grain.MapDataset:
+    import grain
+
+    dataset = source if isinstance(source, grain.MapDataset) else grain.MapDataset.source(source)
+    if len(dataset) == 0:
+        raise ValueError("the dataset is empty; expected at least one example, check its folder and split")
+    return dataset
+
+
+def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise ValueError(
+            f"batch_size is {batch_size} for {process_count} processes; expected a multiple of the process count"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index is {process_index}; expected 0 to {process_count - 1}")
+    return batch_size // process_count
+
+
+def _read_options(num_threads: int) -> grain.ReadOptions:
+    import grain
+
+    # Grain's defaults, 16 threads and 500 batches, would hold gigabytes of images.
+    return grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=num_threads and max(2, num_threads))
+
+
+def _with_mask(example: Example) -> dict[str, Any]:
+    if "mask" in example:
+        raise ValueError('an example has an entry "mask", which marks padding in evaluation; give it another name')
+    return {**example, "mask": np.float32(1)}
+
+
+def _stack(examples: Sequence[Example]) -> Batch:
+    names = set(examples[0])
+    for example in examples:
+        if set(example) != names:
+            raise ValueError(f"examples have entries {sorted(names)} and {sorted(example)}; expected the same in all")
+    batch = {}
+    for name in examples[0]:
+        values = [_as_array(name, example[name]) for example in examples]
+        kinds = sorted({f"{value.dtype} {value.shape}" for value in values})
+        if len(kinds) > 1:
+            raise ValueError(f'entry "{name}" is {" and ".join(kinds)}; expected one dtype and shape in all examples')
+        batch[name] = np.stack(values)
+    return batch
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, bool) or (isinstance(value, np.ndarray | np.generic) and value.dtype.kind not in "OUSMm"):
+        return np.asarray(value)
+    if isinstance(value, int) and -(2**31) <= value < 2**31:
+        return np.asarray(value, np.int32)
+    if isinstance(value, float):
+        return np.asarray(value, np.float32)
+    raise ValueError(
+        f'entry "{name}" is {value!r:.80} ({type(value).__name__}); expected an array, a float or an int of 32 bits'
+    )

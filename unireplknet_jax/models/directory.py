@@ -1,0 +1,92 @@
+"""Checkpoints of ours: a directory with `card.json` and the variables as an Orbax tree."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import jax
+import numpy as np
+
+CARD = "card.json"
+VARIABLES = "variables"
+
+
+def is_directory(path):
+    """Whether a path holds a checkpoint of ours."""
+    return (pathlib.Path(path) / CARD).is_file()
+
+
+def write_directory(path, variables, card, overwrite=False):
+    """Write variables and their card (a JSON-able dict) to a directory, whole or not at all.
+
+    Raises FileExistsError if the path exists, unless `overwrite`; even then only a checkpoint of ours is replaced.
+    """
+    import orbax.checkpoint as ocp
+
+    path = pathlib.Path(path).absolute()
+    check_destination(path, overwrite)
+    with staging(path) as staged:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staged / VARIABLES, variables)
+        (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def check_destination(path, overwrite=False):
+    """Raise FileExistsError if a checkpoint may not be written to `path`: see `write_directory`."""
+    path = pathlib.Path(path).absolute()
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists already; remove it, choose another name, or ask for it to be overwritten."
+        )
+    if path.exists() and not is_directory(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} is not a checkpoint of ours (it has no {CARD}), so it is not overwritten.")
+
+
+@contextlib.contextmanager
+def staging(path):
+    """A fresh directory beside `path` that takes its place if the block succeeds and vanishes if it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        staged = scratch / "new"
+        staged.mkdir()
+        yield staged
+        old = scratch / "old"
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(staged, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def read_directory(path):
+    """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
+
+    Raises ValueError if the directory is damaged or not one of ours.
+    """
+    import orbax.checkpoint as ocp
+
+    path = pathlib.Path(path).absolute()
+    try:
+        card = json.loads((path / CARD).read_text())
+    except (OSError, ValueError) as error:  # no JSON, no text
+        raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({error}).") from None
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(path / VARIABLES).item_metadata.tree
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), metadata)
+            restored = checkpointer.restore(path / VARIABLES, like)
+        # On one device for good, they could not meet a batch that is spread over several.
+        return jax.tree.map(np.asarray, restored), card
+    except Exception as error:  # Orbax raises many kinds for missing and damaged files
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the checkpoint {path} is damaged: its variables cannot be read ({first_line}).") from None

@@ -1,0 +1,141 @@
+"""Re-parameterization as a pure function: training variables in, merged-kernel inference variables out."""
+
+import jax
+import jax.numpy as jnp
+
+from unireplknet_jax.nn.layers import BATCH_NORM_EPS
+from unireplknet_jax.ops.fold import fold_batch_norm, merge_branch
+
+
+def reparameterize(variables):
+    """Merge every UniRepLKNet block of a variable tree into its inference form.
+
+    variables: {"params": ..., "batch_stats": ...} of any module that contains UniRepLKNet blocks, at any depth ->
+    variables for the same module with deploy=True. Nothing is mutated; works under `jax.jit` and `jax.eval_shape`.
+    Folded tensors are computed and returned in float32 at least, whatever the storage dtype, because rounding them
+    to bfloat16 again would change the network; all others pass through untouched. Batch statistics that belong to no
+    block are kept. Paper section 3.1; original: `reparameterize_unireplknet`.
+    Raises ValueError if the tree holds no block or its blocks are merged already.
+    """
+    if not hasattr(variables, "items") or "params" not in variables:
+        raise ValueError('variables must be a dict with "params" and "batch_stats", as returned by init.')
+    blocks = list(_blocks(variables["params"]))
+    if not blocks:
+        raise ValueError("there is no UniRepLKNet block in these variables, so nothing can be merged.")
+    if all("pwconv2_bn" not in block for block in blocks):
+        raise ValueError("these variables are already merged: apply them with model.clone(deploy=True).")
+    if "batch_stats" not in variables:
+        raise ValueError('merging needs the running statistics: give the whole {"params", "batch_stats"} tree.')
+    try:
+        params, stats = _merge_tree(variables["params"], variables["batch_stats"])
+    except KeyError as missing:
+        raise ValueError(
+            f"a block cannot be merged: its parameters or its running statistics lack {missing}."
+        ) from None
+    merged = {**variables, "params": params, "batch_stats": stats}
+    if not stats:
+        del merged["batch_stats"]
+    return merged
+
+
+def is_merged(variables):
+    """Whether the blocks of a variable tree (arrays or shapes) are in inference form."""
+    return all("pwconv2_bn" not in block for block in _blocks(variables["params"]))
+
+
+def merge_error(model, variables, merged, images):
+    """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
+
+    model: in either form; images: (n, h, w, c). Outputs are the logits, or every feature map of a model without
+    classifier. Computed in float32 whatever the model's dtype; NaN where an output is not finite.
+    """
+    method = "features" if model.num_classes is None else None
+    forms = (
+        (model.clone(deploy=False, dtype=jnp.float32), variables),
+        (model.clone(deploy=True, dtype=jnp.float32), merged),
+    )
+    with jax.default_matmul_precision("highest"):
+        before, after = (
+            jax.jit(form.apply, static_argnames="method")(tree, images, method=method) for form, tree in forms
+        )
+
+    def error(a, b):
+        largest = jnp.max(jnp.abs(a))
+        return jnp.max(jnp.abs(a - b)) / jnp.where(largest > 0, largest, 1.0)
+
+    return float(jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(error, before, after)))))
+
+
+def _is_block(node):
+    return "pwconv1" in node and "grn" in node and "pwconv2" in node
+
+
+def _blocks(node):
+    if not hasattr(node, "items"):
+        return
+    if _is_block(node):
+        yield node
+    else:
+        for child in node.values():
+            yield from _blocks(child)
+
+
+def _merge_tree(params, stats):
+    """(params, stats) with every block merged; stats keeps what belongs to no block."""
+    if _is_block(params) and "pwconv2_bn" in params:
+        return _merge_block(params, stats), {}
+    merged, rest = {}, {}
+    for name, child in params.items():
+        below = stats.get(name, {})
+        merged[name], left = _merge_tree(child, below) if hasattr(child, "items") else (child, below)
+        if left:
+            rest[name] = left
+    rest.update({name: below for name, below in stats.items() if name not in params})
+    return merged, rest
+
+
+def _merge_block(params, stats):
+    merged = {"se": params["se"], "pwconv1": params["pwconv1"], "grn": {"gamma": params["grn"]["gamma"]}}
+    if "dwconv" in params:
+        merged["dwconv"] = _merge_depthwise(params, stats)
+    merged["pwconv2"] = _merge_second_linear(params, stats["pwconv2_bn"])
+    return merged
+
+
+def _merge_depthwise(params, stats):
+    """The depthwise part, (k, k, 1, c) with a bias: branches into the large kernel, then the block's norm into both."""
+    dwconv = params["dwconv"]
+    if "lk_origin" not in dwconv:
+        kernel, bias = _fold(dwconv["kernel"], None, params["norm"], stats["norm"])
+        return {"kernel": kernel, "bias": bias}
+    kernel, bias = _fold(dwconv["lk_origin"]["kernel"], None, dwconv["origin_bn"], stats["dwconv"]["origin_bn"])
+    for name in sorted(name for name in dwconv if name.startswith("dil_conv_")):
+        dilation = int(name.rsplit("_", 1)[1])
+        norm = name.replace("dil_conv_", "dil_bn_")
+        branch, offset = _fold(dwconv[name]["kernel"], None, dwconv[norm], stats["dwconv"][norm])
+        kernel, bias = merge_branch(kernel, branch, dilation), bias + offset
+    kernel, bias = _fold(kernel, bias, params["norm"], stats["norm"])
+    return {"lk_origin": {"kernel": kernel, "bias": bias}}
+
+
+def _merge_second_linear(params, stats):
+    """(4c, c) and (c,): GRN's beta, the batch norm and the layer scale folded into the second linear layer."""
+    weight = _wide(params["pwconv2"]["kernel"])
+    beta = _wide(params["grn"]["beta"]).reshape(-1)
+    bias = jnp.matmul(beta, weight, precision=jax.lax.Precision.HIGHEST)
+    kernel, bias = _fold(weight, bias, params["pwconv2_bn"], stats)
+    if "gamma" in params:
+        gamma = _wide(params["gamma"])
+        kernel, bias = kernel * gamma, bias * gamma
+    return {"kernel": kernel, "bias": bias}
+
+
+def _fold(kernel, bias, norm, stats):
+    values = dict(scale=norm["scale"], shift=norm["bias"], mean=stats["mean"], var=stats["var"])
+    return fold_batch_norm(
+        _wide(kernel), bias, **{name: _wide(value) for name, value in values.items()}, eps=BATCH_NORM_EPS
+    )
+
+
+def _wide(x):
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))

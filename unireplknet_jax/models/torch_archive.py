@@ -1,0 +1,187 @@
+"""PyTorch state dicts in `.pth` and `.safetensors` files, without PyTorch and without running anything in the file."""
+
+import functools
+import os
+import shlex
+import uuid
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from unireplknet_jax.models.safe_pickle import Placeholder
+from unireplknet_jax.models.torch_zip import STORAGE_OF_DTYPE, StoredTensor, TorchZip, naming, native, write_zip
+
+__all__ = ["Placeholder", "StoredTensor", "read_state_dict", "write_state_dict"]
+
+_LAYOUTS = ("model", "state_dict", "module")
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+_SAFETENSORS_DTYPES = {
+    **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
+    **{"I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64, "U8": np.uint8},
+}
+
+
+def read_state_dict(path, ema=False):
+    """Read a state dict; returns ({name: StoredTensor | Placeholder}, notes), the notes being lines for a log.
+
+    path: a `.pth` of PyTorch 1.6 or later, or a `.safetensors`. The state dict is the file's entry "model", else
+    "state_dict", else "module", else the file itself; with `ema` it is the entry "model_ema". A prefix "module." which
+    all names carry is removed. Optimizer states and other extras are never read. A name whose value depends on a class
+    or function that only running the file could provide comes as a `Placeholder`. Raises ValueError, naming the file,
+    if it is of another kind, damaged or without tensors; ImportError if a `.safetensors` lacks its library.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    with naming(path):
+        root, foreign = _load(path, head)
+        state = _pick(root, ema)
+    entries = {name: value for name, value in state.items() if _is_entry(name, value)}
+    notes = []
+    if foreign:
+        notes.append(f"ignored, never imported: {_listed(sorted(foreign))}")
+    if len(entries) < len(state):
+        dropped = [ascii(name) for name, value in state.items() if not _is_entry(name, value)]
+        notes.append(f"dropped, not tensors: {_listed(dropped)}")
+    while entries and all(name.startswith("module.") for name in entries):
+        entries = {name.removeprefix("module."): value for name, value in entries.items()}
+    return entries, notes
+
+
+def _is_entry(name, value):
+    return isinstance(name, str) and isinstance(value, StoredTensor | Placeholder)
+
+
+def _listed(names, limit=50):
+    shown = [name[:100] for name in names[:limit]]
+    return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _load(path, head):
+    """(what the file holds, the foreign names in it)."""
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return TorchZip(path).load()
+    if not head:
+        raise ValueError("it is empty; download or copy it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise ValueError("it is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`")
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise ValueError("it is a web page and not the file itself; download it again from the link of the file")
+    if _LEGACY_MAGIC in head[:32]:
+        command = _resave_command(path)
+        raise ValueError(f"it is in PyTorch's format before 1.6; re-save it where PyTorch is installed: {command}")
+    if path.suffix.lower() == ".safetensors" or head[8:10] == b'{"':
+        return _load_safetensors(path), set()
+    if head.startswith(b"\x80"):
+        raise ValueError("it is a bare pickle and not what torch.save writes; save a state_dict() with torch.save")
+    raise ValueError(
+        "it is neither what torch.save writes nor a .safetensors file; check the path or download it again"
+    )
+
+
+def _resave_command(path):
+    target = path.with_name(f"{path.stem}_zip{path.suffix}")
+    code = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {str(target)!r})"
+    special = set(code) & set('"$`!\\')
+    return "python -c " + (shlex.quote(code) if special else f'"{code}"')
+
+
+def _safetensors():
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        message = ".safetensors files need the safetensors library, which is missing: pip install safetensors"
+        raise ImportError(message) from error
+    return safetensors
+
+
+def _load_safetensors(path):
+    library = _safetensors()
+    state = {}
+    try:
+        file = library.safe_open(path, framework="numpy")
+        for name in file.keys():  # noqa: SIM118 (the handle is not iterable)
+            entry = file.get_slice(name)
+            kind, shape = entry.get_dtype(), tuple(entry.get_shape())
+            if kind in _SAFETENSORS_DTYPES:
+                read = functools.partial(_read_safetensor, path, file, name)
+                state[name] = StoredTensor(shape, np.dtype(_SAFETENSORS_DTYPES[kind]), read)
+            else:
+                state[name] = Placeholder(f"safetensors.{kind}")
+    except (library.SafetensorError, OSError) as error:
+        raise ValueError(f"it is not a sound .safetensors file ({error!s:.200}); download or copy it again") from error
+    return state
+
+
+def _read_safetensor(path, file, name):
+    try:
+        return np.array(file.get_tensor(name))
+    except (_safetensors().SafetensorError, OSError) as error:
+        raise ValueError(
+            f"cannot read {path}: {name!r} is damaged ({error!s:.200}); download or copy it again"
+        ) from error
+
+
+def _holds_tensors(value):
+    return isinstance(value, dict) and any(
+        isinstance(name, str) and isinstance(item, StoredTensor) for name, item in value.items()
+    )
+
+
+def _pick(root, ema):
+    """The state dict in what a file holds."""
+    if isinstance(root, Placeholder):
+        raise ValueError(f"it holds a pickled {root.name} object and not tensors; save its state_dict() instead")
+    if not isinstance(root, dict):
+        raise ValueError(f"it holds a {type(root).__name__} and not a dict of tensors; save a state_dict() instead")
+    # The nested entries come first: tensors beside a "model" (a best score, say) are extras, not a bare state dict.
+    for key in ("model_ema",) if ema else _LAYOUTS:
+        if _holds_tensors(root.get(key)):
+            return root[key]
+    if not ema and _holds_tensors(root):
+        return root
+    keys = [_described(key, value) for key, value in root.items()]
+    found = f"its top-level keys are {_listed(keys)}" if keys else "its top level is empty"
+    if ema:
+        raise ValueError(f"no dict of tensors is under 'model_ema', {found}; load it without the EMA")
+    places = ", ".join(map(repr, _LAYOUTS))
+    raise ValueError(f"no dict of tensors is at its top level or under {places}, {found}; save a state_dict()")
+
+
+def _described(key, value):
+    kind = f" (a {value.name} object)" if isinstance(value, Placeholder) else ""
+    return f"{ascii(key)[:100]}{kind}"
+
+
+def write_state_dict(path, arrays):
+    """Write {name: array} as `{"model": OrderedDict}` in a `.pth` of PyTorch 1.6 or later, or as `.safetensors`.
+
+    path: its suffix chooses the format; an existing file is replaced, and only when the new one is complete. arrays:
+    in PyTorch's layout already; float16/32/64, bfloat16, int8 to int64, uint8 or bool. The `.pth` is one that
+    `torch.load(path, weights_only=True)` takes. Raises ValueError for another suffix or dtype, FileNotFoundError for a
+    missing folder, ImportError if `.safetensors` lacks its library.
+    """
+    path = Path(path)
+    writers = {".pth": write_zip, ".safetensors": _write_safetensors}
+    if path.suffix.lower() not in writers:
+        raise ValueError(f"cannot write {path}: its name ends neither in .pth nor in .safetensors, so choose another")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: its folder does not exist, so create {path.parent} first")
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.name not in STORAGE_OF_DTYPE:
+            known = ", ".join(sorted(STORAGE_OF_DTYPE))
+            raise ValueError(f"cannot write {path}: {name!r} is {array.dtype}, so convert it to one of {known}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        writers[path.suffix.lower()](temporary, arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_safetensors(path, arrays):
+    # The library writes the buffers of strided arrays as they lie in memory, so `native` is not only for byte order.
+    _safetensors().numpy.save_file({name: native(array) for name, array in arrays.items()}, path, {"format": "pt"})

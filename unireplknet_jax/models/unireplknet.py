@@ -1,0 +1,147 @@
+"""The UniRepLKNet backbone with its optional classifier (original: `unireplknet.py`; paper section 3.1)."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
+from unireplknet_jax.nn.layers import gelu, kernel_init, layer_norm, strided_conv
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
+
+
+class UniRepLKNet(nn.Module):
+    """Four stages of UniRepLKNet blocks, each behind a downsampler; strides 4, 8, 16 and 32.
+
+    depths, dims, kernel_sizes: blocks and channels of each stage, depthwise kernel size of each block.
+    num_classes: None builds no classifier; `output_norms` then adds the per-stage norm0..norm3 of dense-task backbones.
+    drop_path_rate: of the last block; the blocks before ramp up linearly from 0.
+    layer_scale_init: None or a value <= 0 leaves the layer scale out. head_init_scale multiplies the classifier.
+    deploy: the merged form, for the output of `reparameterize`.
+    dtype: of the computation (float32 or bfloat16); parameters, norms, GRN and logits are float32 regardless.
+    remat: recompute each block in the backward pass instead of keeping its activations.
+    bn_group: examples that share batch statistics in training, None: the global batch. bn_frozen: use and keep the
+    running statistics. impl: the depthwise implementation (`ops.depthwise`).
+    """
+
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    num_classes: int | None = 1000
+    in_chans: int = 3
+    output_norms: bool = False
+    drop_path_rate: float = 0.0
+    layer_scale_init: float | None = 1e-6
+    head_init_scale: float = 1.0
+    deploy: bool = False
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    bn_group: int | None = None
+    bn_frozen: bool = False
+    impl: str = "auto"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not all(isinstance(stage, (list, tuple)) for stage in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes must list the blocks of every stage, but is {self.kernel_sizes}.")
+        # Lists and names are welcome, but the module has to be hashable and equal to its like.
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "dims", tuple(self.dims))
+        object.__setattr__(self, "kernel_sizes", tuple(map(tuple, self.kernel_sizes)))
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        lengths = tuple(len(stage) for stage in self.kernel_sizes)
+        if not len(self.depths) == len(self.dims) == 4 or lengths != tuple(self.depths):
+            raise ValueError(
+                f"4 depths, 4 dims and one kernel size per block are needed, but depths={tuple(self.depths)}, "
+                f"dims={tuple(self.dims)} and kernel_sizes has {lengths} entries per stage."
+            )
+        unknown = {size for stage in self.kernel_sizes for size in stage} - set(KERNEL_SIZES)
+        if unknown:
+            raise ValueError(f"kernel sizes {sorted(unknown)} are not supported, only {KERNEL_SIZES}.")
+        if self.output_norms and self.num_classes is not None:
+            raise ValueError("output_norms belong to a backbone without classifier: give num_classes=None too.")
+        for field in ("num_classes", "in_chans", "bn_group"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} must be at least 1, but is {value}.")
+        if self.impl != "auto" and self.impl not in IMPLEMENTATIONS:
+            raise ValueError(f"impl must be 'auto' or one of {sorted(IMPLEMENTATIONS)}, but is {self.impl!r}.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), but is {self.drop_path_rate}.")
+
+    def __call__(self, x, train=False):
+        """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32; without classifier the last map."""
+        return self._forward(x, train)[0]
+
+    def features(self, x, train=False):
+        """x: (n, h, w, in_chans) -> the 4 stage maps, (n, h/4, w/4, dims[0]) to (n, h/32, w/32, dims[3]), rounded up.
+
+        A classifier's are the raw stage outputs; with `output_norms` each has gone through its own norm0..norm3.
+        """
+        return self._forward(x, train)[1]
+
+    @nn.compact
+    def _forward(self, x, train):
+        if x.ndim != 4 or x.shape[-1] != self.in_chans:
+            raise ValueError(f"images must have shape (n, h, w, {self.in_chans}), but have {x.shape}.")
+        x = x.astype(self.dtype)
+        block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
+        rates = drop_path_ramp(self.drop_path_rate, self.depths)
+        maps = []
+        for i, (dim, kernel_sizes) in enumerate(zip(self.dims, self.kernel_sizes, strict=True)):
+            downsample = Stem if i == 0 else Downsample
+            x = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x)
+            for j, kernel_size in enumerate(kernel_sizes):
+                x = block(
+                    kernel_size,
+                    next(rates),
+                    self.layer_scale_init if self.layer_scale_init and self.layer_scale_init > 0 else None,
+                    self.deploy,
+                    self.dtype,
+                    self.impl,
+                    self.bn_group,
+                    self.bn_frozen,
+                    name=f"stages_{i}_{j}",
+                )(x, train)
+            maps.append(layer_norm(f"norm{i}")(x).astype(x.dtype) if self.output_norms else x)
+        if self.num_classes is None:
+            return maps[-1], tuple(maps)
+        y = layer_norm("norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+        return self._classifier()(y), tuple(maps)
+
+    def _classifier(self):
+        def scaled(key, shape, dtype):
+            return self.head_init_scale * kernel_init(key, shape, dtype)
+
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=scaled, name="head")
+
+
+class Stem(nn.Module):
+    """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), sizes rounded up."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = strided_conv(self.features // 2, self.dtype, "conv1")(x)
+        x = gelu(layer_norm("norm1")(x)).astype(self.dtype)
+        x = strided_conv(self.features, self.dtype, "conv2")(x)
+        return layer_norm("norm2")(x).astype(self.dtype)
+
+
+class Downsample(nn.Module):
+    """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), sizes rounded up."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = strided_conv(self.features, self.dtype, "conv")(x)
+        return layer_norm("norm")(x).astype(self.dtype)
+
+
+def drop_path_ramp(rate, depths):
+    """Yield the drop-path rate of every block in order: linear from 0 at the first block to `rate` at the last."""
+    last = max(sum(depths) - 1, 1)
+    for block in range(sum(depths)):
+        yield rate * block / last

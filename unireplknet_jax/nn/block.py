@@ -1,0 +1,124 @@
+"""The UniRepLKNet block and its Dilated Reparam Block, in training and in merged (deploy) form."""
+
+import types
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unireplknet_jax.nn.layers import (
+    BatchNorm,
+    DropPath,
+    GlobalResponseNorm,
+    SqueezeExcite,
+    gelu,
+    kernel_init,
+)
+from unireplknet_jax.ops.depthwise import depthwise_conv2d
+
+# Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
+BRANCHES = types.MappingProxyType(
+    {
+        17: ((5, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+        15: ((5, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
+        13: ((5, 1), (7, 2), (3, 3), (3, 4), (3, 5)),
+        11: ((5, 1), (5, 2), (3, 3), (3, 4), (3, 5)),
+        9: ((5, 1), (5, 2), (3, 3), (3, 4)),
+        7: ((5, 1), (3, 2), (3, 3)),
+    }
+)
+KERNEL_SIZES = (0, 3, 5, *sorted(BRANCHES))
+
+
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution with "same" padding; `use_bias` in merged form only."""
+
+    kernel_size: int
+    dilation: int = 1
+    use_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+    impl: str = "auto"
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (n, h, w, c) -> (n, h, w, c)."""
+        c = x.shape[-1]
+        kernel = self.param("kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c), jnp.float32)
+        y = depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation, impl=self.impl)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class DilatedReparamBlock(nn.Module):
+    """A large depthwise kernel with parallel dilated small ones, each with its own batch norm, summed (paper 3.1)."""
+
+    kernel_size: int
+    deploy: bool = False
+    dtype: jnp.dtype = jnp.float32
+    impl: str = "auto"
+    bn_group: int | None = None
+    bn_frozen: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        """x: (n, h, w, c) -> (n, h, w, c)."""
+
+        def conv(k, r, name):
+            return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, name=name)(x)
+
+        def norm(y, name):
+            return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train)
+
+        y = conv(self.kernel_size, 1, "lk_origin")
+        if self.deploy:
+            return y
+        y = norm(y, "origin_bn")
+        for k, r in BRANCHES[self.kernel_size]:
+            y = y + norm(conv(k, r, f"dil_conv_k{k}_{r}"), f"dil_bn_k{k}_{r}")
+        return y
+
+
+class UniRepLKNetBlock(nn.Module):
+    """Depthwise convolution, batch norm, squeeze-and-excitation, then an inverted bottleneck with GRN; residual.
+
+    kernel_size: 0 (no depthwise convolution and no norm), 3 or 5 (plain), 7 to 17 (Dilated Reparam Block).
+    layer_scale_init: initial value of the per-channel scale of the residual branch; None: no such scale.
+    """
+
+    kernel_size: int
+    drop_path: float = 0.0
+    layer_scale_init: float | None = 1e-6
+    deploy: bool = False
+    dtype: jnp.dtype = jnp.float32
+    impl: str = "auto"
+    bn_group: int | None = None
+    bn_frozen: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        """x: (n, h, w, c) -> (n, h, w, c)."""
+        c = x.shape[-1]
+        y = self._spatial(x, train)
+        y = SqueezeExcite(self.dtype, name="se")(y)
+        y = nn.Dense(4 * c, dtype=self.dtype, kernel_init=kernel_init, name="pwconv1")(y)
+        y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(gelu(y))
+        y = nn.Dense(c, use_bias=self.deploy, dtype=self.dtype, kernel_init=kernel_init, name="pwconv2")(y)
+        if not self.deploy:
+            y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)
+            if self.layer_scale_init is not None:
+                gamma = self.param("gamma", nn.initializers.constant(self.layer_scale_init), (c,), jnp.float32)
+                y = gamma.astype(y.dtype) * y
+        return x + DropPath(self.drop_path, name="drop_path")(y, train)
+
+    def _spatial(self, x, train):
+        if self.kernel_size == 0:
+            return x
+        if self.kernel_size in BRANCHES:
+            y = DilatedReparamBlock(
+                self.kernel_size, self.deploy, self.dtype, self.impl, self.bn_group, self.bn_frozen, name="dwconv"
+            )(x, train)
+        else:
+            y = DepthwiseConv(self.kernel_size, 1, self.deploy, self.dtype, self.impl, name="dwconv")(x)
+        if self.deploy:
+            return y
+        return BatchNorm(self.bn_group, self.bn_frozen, name="norm")(y, train)

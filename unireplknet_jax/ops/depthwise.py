@@ -1,0 +1,98 @@
+"""Depthwise convolution: one function, several formulations, and the only place that chooses between them."""
+
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+
+from unireplknet_jax.ops import depthwise_fft, depthwise_shift, depthwise_xla
+
+IMPLEMENTATIONS = types.MappingProxyType({"xla": depthwise_xla, "shift": depthwise_shift, "fft": depthwise_fft})
+
+# What `impl="auto"` takes: by platform and pass, the first row whose kernel size is not exceeded (float32, 2 cores,
+# maps of 7 to 56; docs/speed.md). Platforms that are not listed take XLA's convolution.
+_LARGEST_KERNEL = {
+    "cpu": {
+        "convolve": ((5, "shift"), (None, "fft")),
+        "kernel_gradient": ((5, "shift"), (None, "fft")),
+    },
+}
+
+
+def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto"):
+    """Convolve every channel with its own kernel: stride 1, zero "same" padding, float32 accumulation.
+
+    x: (n, h, w, c) and kernel: (kh, kw, 1, c) of one floating-point dtype -> (n, h, w, c) of that dtype. kh and kw are
+    odd and may exceed the map. `dilation` spreads the taps. `impl` is "auto" (by the platform that is compiled for and
+    the kernel's size) or a name in IMPLEMENTATIONS; all give the same numbers. Differentiable in reverse mode, both
+    arguments. Under a context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no
+    implementation moves the batch between devices; under other names or without the context, the FFT gathers it.
+    Raises ValueError for shapes, dtypes, dilations or names outside of this.
+    """
+    _check(x, kernel, dilation, impl)
+    kernel = crop_kernel(kernel, x.shape[1:3], dilation)
+    return _convolve(x, kernel, dilation, impl)
+
+
+def crop_kernel(kernel, map_size, dilation=1):
+    """Drop the outer taps of kernel (kh, kw, 1, c) that see nothing but padding on a map of `map_size` (h, w)."""
+    reach = [min(k // 2, (length - 1) // dilation) for k, length in zip(kernel.shape, map_size, strict=False)]
+    rows, columns = (slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(kernel.shape, reach, strict=False))
+    return kernel[rows, columns]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x, kernel, dilation, impl):
+    return _dispatch("convolve", x, kernel, kernel.shape, dilation, impl)
+
+
+def _convolve_forward(x, kernel, dilation, impl):
+    return _convolve(x, kernel, dilation, impl), (x, kernel)
+
+
+def _convolve_backward(dilation, impl, residuals, g):
+    x, kernel = residuals
+    # With stride 1 and "same" padding the input's gradient is the same convolution with the taps turned round.
+    dx = _convolve(g, kernel[::-1, ::-1], dilation, impl)
+    return dx, _dispatch("kernel_gradient", x, g, kernel.shape, dilation, impl)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _dispatch(function, x, other, kernel_shape, dilation, impl):
+    """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process."""
+
+    def run(name, x, other):
+        implementation = IMPLEMENTATIONS[name]
+        if function == "convolve":
+            return implementation.convolve(x, other, dilation)
+        return implementation.kernel_gradient(x, other, kernel_shape, dilation)
+
+    if impl != "auto":
+        return run(impl, x, other)
+    best = {platform: _best(platform, function, kernel_shape) for platform in _LARGEST_KERNEL}
+    branches = {platform: functools.partial(run, name) for platform, name in best.items()}
+    return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
+
+
+def _best(platform, function, kernel_shape):
+    rows = _LARGEST_KERNEL[platform][function]
+    return next(name for limit, name in rows if limit is None or max(kernel_shape[:2]) <= limit)
+
+
+def _check(x, kernel, dilation, impl):
+    if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2:] != (1, x.shape[-1]):
+        raise ValueError(
+            "depthwise_conv2d takes x of shape (n, h, w, c) and a kernel of shape (kh, kw, 1, c), "
+            f"but x is {x.shape} and the kernel {kernel.shape}."
+        )
+    if not (kernel.shape[0] % 2 and kernel.shape[1] % 2):
+        raise ValueError(f'"same" padding is defined for odd kernel sizes only, but the kernel is {kernel.shape[:2]}.')
+    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x and kernel must share one floating-point dtype, but are {x.dtype} and {kernel.dtype}.")
+    if not isinstance(dilation, int) or dilation < 1:
+        raise ValueError(f"dilation must be a positive integer, but is {dilation!r}.")
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be 'auto' or one of {sorted(IMPLEMENTATIONS)}, but is {impl!r}.")

@@ -1,0 +1,57 @@
+"""Depthwise convolution as a product of spectra: its cost does not depend on the kernel size.
+
+A "same" output needs a circular transform of h + radius points only: with the padding on the left, whatever wraps
+around lands on zeros. The radius must be below the map's size, which cropping the kernel to the map guarantees
+(`depthwise.crop_kernel`). A sharded step would gather the whole batch around a transform, because the partitioner
+cannot split one; every function here therefore maps itself over the shards of the batch.
+"""
+
+import jax.numpy as jnp
+
+from unireplknet_jax.ops.batch import over_batch_shards
+from unireplknet_jax.ops.fold import dilate_kernel
+
+
+def convolve(x, kernel, dilation):
+    """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
+
+    def local(x, kernel):
+        size = _transform_size(x.shape, kernel.shape, dilation)
+        taps = dilate_kernel(kernel, dilation)[None, :, :, 0, :]
+        product = _input_spectrum(x, size, kernel.shape, dilation) * _spectrum(taps, size).conj()
+        return _inverse(product, size)[:, : x.shape[1], : x.shape[2], :].astype(x.dtype)
+
+    return over_batch_shards(local, (x,), (kernel,))
+
+
+def kernel_gradient(x, g, kernel_shape, dilation):
+    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
+
+    def local(x, g):
+        size = _transform_size(x.shape, kernel_shape, dilation)
+        product = jnp.sum(_input_spectrum(x, size, kernel_shape, dilation) * _spectrum(g, size).conj(), axis=0)
+        rows, columns = ((k - 1) * dilation + 1 for k in kernel_shape[:2])
+        return _inverse(product[None], size)[0, :rows:dilation, :columns:dilation, None, :].astype(x.dtype)
+
+    return over_batch_shards(local, (x, g), (), sum_output=True)
+
+
+def _radius(kernel_shape, dilation):
+    return tuple(k // 2 * dilation for k in kernel_shape[:2])
+
+
+def _transform_size(x_shape, kernel_shape, dilation):
+    return tuple(length + radius for length, radius in zip(x_shape[1:3], _radius(kernel_shape, dilation), strict=True))
+
+
+def _input_spectrum(x, size, kernel_shape, dilation):
+    rows, columns = _radius(kernel_shape, dilation)
+    return _spectrum(jnp.pad(x, ((0, 0), (rows, 0), (columns, 0), (0, 0))), size)
+
+
+def _spectrum(x, size):
+    return jnp.fft.rfft2(x.astype(jnp.promote_types(x.dtype, jnp.float32)), s=size, axes=(1, 2))
+
+
+def _inverse(spectrum, size):
+    return jnp.fft.irfft2(spectrum, s=size, axes=(1, 2))

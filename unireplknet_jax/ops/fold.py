@@ -1,0 +1,57 @@
+"""Folding linear layers into one kernel: batch norms into convolutions, dilated kernels into large ones.
+
+Kernels are (*spatial, in, out) of any spatial rank, as Flax stores them: (k, k, 1, c) for a 2-D depthwise
+convolution, (k, in, out) for a 1-D one, (in, out) for a Dense layer.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def fold_batch_norm(kernel, bias, *, scale, shift, mean, var, eps=1e-5, out_axis=-1):
+    """The kernel and bias of "convolution, then batch norm (inference form)" as one convolution.
+
+    kernel: (*spatial, in, out); bias: (out,) or None; scale, shift, mean, var: (out,) of the batch norm -> kernel of
+    the same shape, bias (out,). For a transposed convolution that stores its kernel as (*spatial, out, in)
+    (`flax.linen.ConvTranspose(transpose_kernel=True)`) give out_axis=-2; with transpose_kernel=False the default holds.
+    Raises ValueError where the statistics do not fit the kernel's output axis.
+    """
+    channels = kernel.shape[out_axis]
+    for name, value in dict(bias=bias, scale=scale, shift=shift, mean=mean, var=var).items():
+        if value is not None and value.shape != (channels,):
+            raise ValueError(
+                f"{name} must have shape ({channels},) to fit kernel {kernel.shape}, but has {value.shape}."
+            )
+    factor = scale * jax.lax.rsqrt(var + eps)
+    offset = mean if bias is None else mean - bias
+    along_output = [1] * kernel.ndim
+    along_output[out_axis] = channels
+    return kernel * factor.reshape(along_output), shift - offset * factor
+
+
+def dilate_kernel(kernel, dilation):
+    """Spread kernel (*spatial, in, out) by writing dilation - 1 zeros between its taps: k -> (k - 1) * dilation + 1."""
+    if dilation < 1:
+        raise ValueError(f"dilation must be at least 1, but is {dilation}.")
+    spatial = [(0, 0, dilation - 1)] * (kernel.ndim - 2)
+    return jax.lax.pad(kernel, jnp.zeros((), kernel.dtype), [*spatial, (0, 0, 0), (0, 0, 0)])
+
+
+def pad_kernel(kernel, size):
+    """Center kernel (*spatial, in, out) in zeros so that every spatial axis has length `size`.
+
+    Raises ValueError if an axis is longer than `size` or cannot be centered (the difference is odd).
+    """
+    missing = [size - length for length in kernel.shape[:-2]]
+    if any(m < 0 or m % 2 for m in missing):
+        raise ValueError(f"a kernel of shape {kernel.shape} cannot be centered in one of size {size}.")
+    return jnp.pad(kernel, [(m // 2, m // 2) for m in missing] + [(0, 0), (0, 0)])
+
+
+def merge_branch(kernel, branch, dilation):
+    """Add a parallel dilated branch (*spatial, in, out) to the center of a large kernel (*spatial, in, out).
+
+    The sum acts on an input as both convolutions added up, each with "same" padding (paper section 3.1, "Dilated
+    Reparam Block"). All spatial axes of `kernel` have one length.
+    """
+    return kernel + pad_kernel(dilate_kernel(branch, dilation), kernel.shape[0])

@@ -1,0 +1,83 @@
+"""What a task is: everything between a user's file and a metric that is not backbone, loop or checkpoint."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import grain
+import jax
+
+TASKS = {"classification": "unireplknet_jax.tasks.classification:Classification"}
+
+
+class Task(Protocol):
+    """A frozen, hashable dataclass. `get_task(name, **task.options)` builds it again; card.json holds just that.
+
+    A batch is a dict of arrays (n, ...); batch["mask"] is (n,), 0 on padding.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    units: Mapping[str, str]  # of the metrics that have one
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The JSON-able keyword arguments that build this task, labels apart."""
+
+    def module(self, deploy: bool = False) -> nn.Module:
+        """The whole network, in training or in merged form."""
+
+    def shapes(self, train: bool) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
+        """The shapes of one example, for every kind of batch that gets compiled."""
+
+    def dataset(self, data: Mapping[str, Any], split: str, train: bool) -> grain.MapDataset:
+        """Examples of those shapes. Training: endless, shuffled and augmented by data["seed"]."""
+
+    def read(self, source: str) -> list[dict[str, Any]]:
+        """A user's file as examples with an "id"; windows or crops of one file share it."""
+
+    def loss(self, apply, variables, batch, rng) -> tuple[jax.Array, dict[str, Any]]:
+        """A scalar and {"batch_stats": tree, "scalars": {name: (sum, count)}}; owns the forward pass."""
+
+    def predict(self, apply, variables, batch) -> dict[str, jax.Array]:
+        """(n, ...) arrays, inside jit; where it calls `apply(variables, *inputs)` the network is initialized, too."""
+
+    def totals(self, pred, batch) -> dict[str, jax.Array]:
+        """Masked sums that add up over batches."""
+
+    def record(self, pred, example) -> dict[str, Any] | None:
+        """A JSON-able row for one example, or None where sums suffice."""
+
+    def metrics(self, totals, records) -> dict[str, float]:
+        """The metrics of a whole data set; the first one picks the best checkpoint."""
+
+    def draw(self, source, records):
+        """A PIL image that shows what was predicted for a user's file, or None."""
+
+    @classmethod
+    def matches(cls, names) -> bool:
+        """Whether PyTorch tensors of these names are this task's."""
+
+    @classmethod
+    def from_torch_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple["Task", bool]:
+        """The task that fits a PyTorch state dict {name: shape}, and whether that is in merged form."""
+
+    def name_table(self, deploy: bool = False) -> dict[str, Any]:
+        """{PyTorch name: `torch_names.Entry`} of the whole network."""
+
+
+def get_task(name: str, **options) -> Task:
+    """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
+    try:
+        return task_class(name)(**options)
+    except TypeError as error:
+        raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
+
+
+def task_class(name: str):
+    """The class behind a task's name."""
+    module, attribute = TASKS[name].split(":")
+    return getattr(importlib.import_module(module), attribute)

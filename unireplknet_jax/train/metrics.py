@@ -1,0 +1,81 @@
+"""Where numbers go: JSON lines, TensorBoard and the terminal; only process 0 writes."""
+
+import json
+import logging
+import pathlib
+import time
+
+import jax
+
+_log = logging.getLogger(__name__)
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Append {"step": ..., name: value} rows to metrics.jsonl and TensorBoard files in `workdir`."""
+
+    def __init__(self, workdir, first_step=0):
+        from tensorboardX import SummaryWriter
+
+        self._main = jax.process_index() == 0
+        if not self._main:
+            return
+        path = pathlib.Path(workdir) / FILE
+        # A resumed run repeats the steps after its checkpoint: their old rows go.
+        kept = [row for row in read_metrics(path) if row["step"] <= first_step]
+        self._file = path.open("w", buffering=1)
+        for row in kept:
+            self._file.write(json.dumps(row) + "\n")
+        self._board = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1)
+
+    def write(self, step, values):
+        """values: {name: number}; names with a slash are grouped by TensorBoard."""
+        if not self._main:
+            return
+        values = {name: float(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self):
+        """Flush and close the files."""
+        if self._main:
+            self._file.close()
+            self._board.close()
+
+
+def read_metrics(path):
+    """The rows of a metrics.jsonl; a last line that was cut off in the middle is left out."""
+    rows = []
+    for line in pathlib.Path(path).read_text().splitlines() if pathlib.Path(path).exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """One line of progress now and then: step, what was measured, examples per second, time left."""
+
+    def __init__(self, steps, steps_per_epoch, batch_size, first_step):
+        self._steps, self._steps_per_epoch, self._batch_size = steps, steps_per_epoch, batch_size
+        self._mark, self._rate = (time.monotonic(), first_step), None
+
+    def rate(self, step):
+        """Examples per second since the last call."""
+        now, (then, last) = time.monotonic(), self._mark
+        self._mark = (now, step)
+        self._rate = (step - last) * self._batch_size / max(now - then, 1e-9)
+        return self._rate
+
+    def restart(self, step):
+        """Do not count what came since the last `rate` (compilation, an evaluation) as training."""
+        self._mark = (time.monotonic(), step)
+
+    def line(self, step, values):
+        """Log one line."""
+        left = (self._steps - step) * self._batch_size / self._rate
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        epoch = step / self._steps_per_epoch
+        _log.info("step %d/%d  epoch %.1f  %s  left %d:%02d", step, self._steps, epoch, shown, left // 60, left % 60)

@@ -1,0 +1,55 @@
+"""The device mesh and where everything lives on it: a batch is split over both axes, parameters over `fsdp`."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from unireplknet_jax.ops.batch import BATCH_AXES
+
+
+def make_mesh(fsdp=1, devices=None):
+    """A mesh (data, fsdp) over all devices; ValueError if their number is not a multiple of `fsdp`."""
+    devices = devices or jax.devices()
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ValueError(f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices of this run.")
+    shape = (len(devices) // fsdp, fsdp)
+    return jax.make_mesh(shape, BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def batch_sharding(mesh):
+    """The first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh):
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(mesh, shapes):
+    """A sharding for every leaf: its largest axis that `fsdp` divides is split over it; without one, replicated."""
+    size = mesh.shape["fsdp"]
+
+    def place(leaf):
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
+        if size == 1 or not axes or math.prod(leaf.shape) < 2**12:
+            return replicated(mesh)
+        spec = [None] * len(leaf.shape)
+        spec[max(axes, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(place, shapes)
+
+
+def gather(mesh, tree):
+    """Inside jit: whole parameters at the point of use; otherwise the partitioner reshards activations instead."""
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def to_devices(mesh, batch):
+    """This process's rows {name: (n, ...)} as global arrays; examples' ids stay behind on the host."""
+    sharding = batch_sharding(mesh)
+    arrays = {name: rows for name, rows in batch.items() if isinstance(rows, np.ndarray) and name != "id"}
+    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in arrays.items()}

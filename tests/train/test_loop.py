@@ -235,7 +235,11 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
         ({"optim": {"name": "lion"}}, "'lion' is not known"),
         ({"optim": {"warmup_epochs": 5}}, "warmup_epochs=5 does not fit a run of 2 epochs"),
         ({"task": {"name": "telepathy"}}, "unknown task 'telepathy'"),
-        ({"task": {"options": {"model": {"num_classes": 7}}}}, "digits has 10 classes, but the model has 7"),
+        ({"task": {"options": {"model": {"num_classes": 7}}}}, "10 labels do not fit a model of 7 classes"),
+        (
+            {"task": {"labels": (), "options": {"model": {"num_classes": 7}}}},
+            "digits has 10 classes, but the model has 7",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_it_compiles(tmp_path, monkeypatch, fields, message):

@@ -1,20 +1,26 @@
-"""Pictures on the host: any file as upright RGB, the evaluation transform, the augmentations of small inputs.
+"""Pictures on the host: any file as upright RGB, the evaluation transform, the training transform.
 
-Source of the transforms: the original's Image/datasets.py (build_transform), and torchvision's Resize, CenterCrop and
-RandomCrop on PIL images. Arrays are (h, w, c) uint8 with c = 1 (grey) or 3 (RGB).
+Source of the transforms: the original's Image/datasets.py (build_transform), timm 0.6.11's create_transform, and
+torchvision's Resize, CenterCrop and RandomCrop on PIL images. Arrays are (h, w, c) uint8 with c = 1 (grey) or 3 (RGB).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import io
+import math
 import os
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from unireplknet_jax.data.randaugment import DEFAULT_FILL, RandAugment
+
 CROP_RATE = 224 / 256
 WARP_SIZE = 384
 SMALL_SIZE = 32
+SMALL_PADDING = 4
 
 
 def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
@@ -72,14 +78,88 @@ def eval_transform(
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainTransform:
+    """The picture a model is trained on: crop, flip and RandAugment, on the host and before normalization.
+
+    Random erasing, mixup and cutmix come later, on the device. Picklable; the same rng gives the same picture.
+
+    size: of the square result, in pixels.
+    scale, ratio: the ranges of `random_resized_crop`.
+    flip: mirror left to right with probability 1/2.
+    rand_augment: a policy as `RandAugment.from_policy` reads it; None for none.
+    crop_padding: pixels; the whole picture is brought to `size`, if it has another one, and then cropped as by
+        `random_crop_pad`, instead of the random resized crop. None takes the original's rule: 4 for sizes up to 32,
+        above that the random resized crop.
+    fill: the colour that RandAugment's rotations, shears and translations bring in from outside.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+    rand_augment: str | None = "rand-m9-mstd0.5-inc1"
+    crop_padding: int | None = None
+    fill: tuple[int, ...] = DEFAULT_FILL
+
+    def __post_init__(self):
+        for name in ("scale", "ratio", "fill"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _check_size(self.size)
+        _check_ranges(self.scale, self.ratio)
+        if self.crop_padding is not None:
+            _check_padding(self.crop_padding)
+        if self.rand_augment is not None:
+            _rand_augment(self.rand_augment, self.fill)
+
+    def __call__(
+        self, image: str | os.PathLike | bytes | Image.Image | np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """uint8 (size, size, c): c is that of an (h, w, c) uint8 array, 3 for whatever `read_image` takes."""
+        picture = _as_pil(image) if isinstance(image, np.ndarray) else read_image(image)
+        padding = self.crop_padding
+        if padding is None and self.size <= SMALL_SIZE:
+            padding = SMALL_PADDING
+        if padding is None:
+            picture = random_resized_crop(picture, self.size, rng, self.scale, self.ratio)
+        else:
+            picture = _resize(picture, (self.size, self.size))
+            top, left = rng.integers(-padding, padding, endpoint=True, size=2).tolist()
+            picture = picture.crop((left, top, left + self.size, top + self.size))  # outside there are zeros
+        if self.flip and rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.rand_augment is not None:
+            picture = _rand_augment(self.rand_augment, self.fill)(picture, rng)
+        pixels = np.array(picture)
+        return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def random_resized_crop(
+    picture: Image.Image,
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Image.Image:
+    """A random window of the picture, resized to (size, size) with Pillow's antialiased bicubic filter.
+
+    The window has a share of the picture's area that is uniform in `scale` and an aspect ratio (width / height) that
+    is log-uniform in `ratio`, and lies anywhere. If ten draws do not fit into the picture, it is the largest centred
+    window that has the picture's own aspect ratio, limited to `ratio`.
+    """
+    _check_size(size)
+    _check_ranges(scale, ratio)
+    left, top, width, height = _random_window(picture.width, picture.height, rng, scale, ratio)
+    return _resize(picture.crop((left, top, left + width, top + height)), (size, size))
+
+
 def random_crop_pad(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
     """Put a zero border of `pad` pixels around (h, w, c) and cut a window of (h, w, c) out of it, anywhere.
 
     The original's first training step for inputs up to 32 pixels, with pad 4.
     """
     _check_array(image)
-    if pad < 0:
-        raise ValueError(f"pad is {pad}; expected 0 or a positive number of pixels")
+    _check_padding(pad)
     top, left = rng.integers(0, 2 * pad, endpoint=True, size=2)
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
     return np.ascontiguousarray(padded[top : top + image.shape[0], left : left + image.shape[1]])
@@ -145,6 +225,30 @@ def _shorter_side_to(size: tuple[int, int], target: int) -> tuple[int, int]:
     return (target, longer) if width <= height else (longer, target)
 
 
+def _random_window(width, height, rng, scale, ratio):
+    """left, top, width, height of the window that `random_resized_crop` describes."""
+    lowest, highest = ratio
+    for _ in range(10):
+        area = rng.uniform(*scale) * (width * height)
+        aspect = math.exp(rng.uniform(math.log(lowest), math.log(highest)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(0, (height - h, width - w), endpoint=True).tolist()
+            return left, top, w, h
+    w = min(width, max(1, round(height * highest)))
+    h = min(height, max(1, round(width / lowest)))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@functools.lru_cache(maxsize=16)
+def _rand_augment(policy, fill):
+    return RandAugment.from_policy(policy, fill)
+
+
+def _resize(picture, size):
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
 def _as_pil(image: np.ndarray) -> Image.Image:
     _check_array(image)
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
@@ -159,3 +263,15 @@ def _check_array(image: np.ndarray) -> None:
 def _check_size(size: int) -> None:
     if size < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels")
+
+
+def _check_padding(pad: int) -> None:
+    if pad < 0:
+        raise ValueError(f"pad is {pad}; expected 0 or a positive number of pixels")
+
+
+def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    if not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+        raise ValueError(f"scale is {scale}; expected the smallest and the largest share of the area, within 0..1")
+    if not (len(ratio) == 2 and 0 < ratio[0] <= ratio[1]):
+        raise ValueError(f"ratio is {ratio}; expected the smallest and the largest width / height, both positive")

@@ -34,12 +34,13 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
       integers and floats from the smallest range that holds all values (0..255, 0..65535; for floats also 0..1), else
       from the picture's own minimum..maximum. NaN and infinities become 0.
 
-    Raises ValueError with the file's name where there is no readable image, TypeError for another kind of source.
+    Raises ValueError with the file's name (of bytes, their attribute `name`, if they have one) where there is no
+    readable image, TypeError for another kind of source.
     """
     if isinstance(source, Image.Image):
         return _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
     if isinstance(source, bytes | bytearray | memoryview):
-        data, name = bytes(source), f"the image given as {len(source)} bytes"
+        data, name = bytes(source), getattr(source, "name", f"the image given as {len(source)} bytes")
     elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         try:

@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "apply a checkpoint to files",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
+    "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
     "benchmark": "measure how fast a part of the system is here",
 }
 _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)

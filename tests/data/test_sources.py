@@ -12,8 +12,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from unireplknet_jax.data import sources
-from unireplknet_jax.data.sources import open_source, read_idx
+from unireplknet_jax.data import fashion_mnist
+from unireplknet_jax.data.fashion_mnist import read_idx
+from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.sources import open_source
 
 
 def idx_bytes(array):
@@ -34,8 +36,8 @@ def offline(monkeypatch, tmp_path):
     def fail(split, data_dir):
         raise OSError("no network\nand more lines")
 
-    monkeypatch.setattr(sources, "_fashion_from_tfds", fail)
-    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "_from_tfds", fail)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
 
 
 def test_the_digits_have_a_fixed_stratified_split():
@@ -80,7 +82,7 @@ def test_a_source_is_picklable_and_gives_python_integers():
     ("name", "split", "message"),
     [
         ("digit", "train", "'digit'; did you mean digits?"),
-        ("cats", "train", "'cats'; expected one of digits, fashion_mnist, tfds:NAME"),
+        ("cats", "train", "expected one of digits, fashion_mnist, cifar10, cifar100, folder, array_record, tfds:NAME"),
         ("digits", "val", "digits has no split 'val'; expected one of train, test"),
         ("fashion_mnist", "valid", "fashion_mnist has no split 'valid'; expected one of train, test"),
         ("tfds:fashion_mnst", "train", "TFDS has no set 'fashion_mnst'; did you mean fashion_mnist"),
@@ -134,7 +136,7 @@ def test_fashion_mnist_checks_that_images_and_labels_belong_together(tmp_path, o
         open_source("fashion_mnist", "test", tmp_path)
 
 
-@pytest.mark.skipif(not sources.DEBIAN_FASHION_MNIST.is_dir(), reason="needs the package dataset-fashion-mnist")
+@pytest.mark.skipif(not fashion_mnist.DEBIAN_FASHION_MNIST.is_dir(), reason="needs the package dataset-fashion-mnist")
 def test_the_real_fashion_mnist():
     train, test = open_source("fashion_mnist", "train"), open_source("fashion_mnist", "test")
     assert (len(train), len(test)) == (60000, 10000)
@@ -164,7 +166,7 @@ def test_damaged_idx_files_are_named(tmp_path, content, message):
 
 def test_fashion_mnist_is_downloaded_without_tensorflow(tmp_path, monkeypatch):
     pytest.importorskip("importlib_resources")
-    monkeypatch.setattr(sources, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     (tmp_path / "www").mkdir()
     images, _ = write_fashion(tmp_path / "www")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "www"))
@@ -224,9 +226,12 @@ def test_a_tfds_set_is_read_without_tensorflow(tiny_set):
     examples = [source[i] for i in range(6)]
     assert [example["id"] for example in examples] == list(range(6))
     for example in examples:
-        number = example["image"].shape[1] - 4
-        assert example["image"].shape == (5, 4 + number, 3)
-        assert example["image"][2, 2].tolist() == [number, 2 * number, 200]
+        assert example["image"].startswith(b"\x89PNG")
+        assert example["image"].name == f"example {example['id']} of the train split of tfds:tiny_pictures"
+        picture = np.asarray(read_image(example["image"]))
+        number = picture.shape[1] - 4
+        assert picture.shape == (5, 4 + number, 3)
+        assert picture[2, 2].tolist() == [number, 2 * number, 200]
         assert example["label"] == number % 2
     assert len(open_source("tfds:tiny_pictures", "train[:50%]", tiny_set)) == 3
     assert "tensorflow" not in sys.modules

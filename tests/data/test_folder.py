@@ -1,0 +1,163 @@
+"""A folder of pictures sorted into classes: its order, labels, strays, and every way in which it can be wrong."""
+
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireplknet_jax.data.base import EncodedImage, check_same_labels
+from unireplknet_jax.data.folder import Names
+from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.sources import open_source
+
+
+def jpeg(colour, size=(8, 6)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write(root, **files):
+    """Write files, given as path=bytes."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes whose order differs by path and by class, "a/..." sorting after "a-b/...", and pictures in depth."""
+    files = ["a/z.JPG", "a/1.png", "a/deep/er/x.jpeg", "a-b/2.webp", "c/Ünï.tif", "c/y.gif"]
+    write(tmp_path, **{f"train/{file}": file.encode() for file in files})
+    write(tmp_path, **{f"val/{file}": file.encode() for file in files[2:]})
+    return tmp_path
+
+
+def test_pictures_come_sorted_by_class_and_path_as_their_bytes(root):
+    source = open_source("folder", "train", root)
+    assert source.labels == ("a", "a-b", "c")
+    examples = [source[i] for i in range(len(source))]
+    order = ["a/1.png", "a/deep/er/x.jpeg", "a/z.JPG", "a-b/2.webp", "c/y.gif", "c/Ünï.tif"]
+    assert [example["image"].decode() for example in examples] == order
+    assert [example["image"].name for example in examples] == [str(root / "train" / name) for name in order]
+    assert [example["label"] for example in examples] == [0, 0, 0, 1, 2, 2]
+    assert [example["id"] for example in examples] == list(range(6))
+    assert {type(example[key]) for example in examples for key in ("label", "id")} == {int}
+    assert (source[-1]["id"], source[np.int64(2)]["id"]) == (5, 2)
+    with pytest.raises(IndexError):
+        source[6]
+
+
+def test_a_source_and_its_pictures_are_picklable(root):
+    source = pickle.loads(pickle.dumps(open_source("folder", "val", root)))
+    assert (len(source), source.labels) == (4, ("a", "a-b", "c"))
+    example = pickle.loads(pickle.dumps(source[0]))
+    assert type(example["image"]) is EncodedImage
+    assert example == source[0]
+    assert example["image"].name == str(root / "val/a/deep/er/x.jpeg")
+
+
+def test_a_real_picture_is_handed_over_encoded(tmp_path):
+    write(tmp_path, **{"train/red/1.jpg": jpeg("red")})
+    image = open_source("folder", "train", tmp_path)[0]["image"]
+    assert image == jpeg("red")
+    assert np.asarray(read_image(image)).shape == (6, 8, 3)
+
+
+def test_names_in_one_block():
+    names = ["", "a", "ü/\udcff.jpg", "a" * 300]
+    packed = pickle.loads(pickle.dumps(Names(names)))
+    assert list(packed) == names
+    assert (len(packed), packed[-1], packed[1]) == (4, names[-1], "a")
+    assert len(pickle.dumps(Names([f"n01440764/n01440764_{i:05d}.JPEG" for i in range(1000)]))) < 40_000
+
+
+def test_links_to_folders_and_files_are_followed(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write(elsewhere, **{"more/1.jpg": b"linked"})
+    (root / "train/d").symlink_to(elsewhere / "more")
+    (root / "train/c/more").symlink_to(elsewhere / "more")
+    source = open_source("folder", "train", root)
+    assert source.labels == ("a", "a-b", "c", "d")
+    assert [source[i]["label"] for i in range(8) if source[i]["image"] == b"linked"] == [2, 3]
+
+
+def test_a_link_into_its_own_folder_is_refused(root):
+    (root / "train/a/deep/up").symlink_to(root / "train/a")
+    with pytest.raises(ValueError, match="a/deep/up is a link to a folder that it lies in; remove it"):
+        open_source("folder", "train", root)
+
+
+def test_strays_and_empty_classes_are_reported_once(root, caplog):
+    strays = ["a/notes.txt", "a/._1.jpg", "c/deep/Thumbs.db", "README", ".hidden/1.jpg", "c/.cache/1.jpg"]
+    write(root, **{f"train/{name}": b"" for name in strays})
+    (root / "train/empty").mkdir()
+    for _ in range(2):
+        source = open_source("folder", "train", root)
+    assert (len(source), source.labels) == (6, ("a", "a-b", "c", "empty"))
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "6 entries passed over as no pictures: .hidden, README, a/._1.jpg, a/notes.txt, c/.cache, ... (6 in all)",
+        "1 class without pictures: empty",
+    ]
+
+
+def test_a_folder_is_listed_once_until_it_changes(root):
+    first = open_source("folder", "train", root)
+    assert open_source("folder", "train", root) is first
+    write(root, **{"train/c/new.jpg": b""})
+    os.utime(root / "train/c", ns=(1, 1))  # two changes within the clock's tick look alike
+    assert len(open_source("folder", "train", root)) == 7
+
+
+def test_a_file_that_vanishes_is_named(root):
+    source = open_source("folder", "train", root)
+    (root / "train/a/1.png").unlink()
+    with pytest.raises(OSError, match=r"a/1\.png cannot be read \(No such file or directory\)"):
+        source[0]
+
+
+def test_a_split_has_the_classes_of_the_training(root):
+    write(root, **{"val/d/1.jpg": b"", "val/e/1.jpg": b""})
+    for file in (root / "val/a-b").iterdir():
+        file.unlink()
+    (root / "val/a-b").rmdir()
+    with pytest.raises(ValueError, match=r"val are not those of .*train: it lacks a-b and also has d, e; give both"):
+        open_source("folder", "val", root)
+    assert open_source("folder", "train", root).labels == ("a", "a-b", "c")
+
+
+def test_the_order_of_the_labels_counts_too():
+    check_same_labels(("a", "b"), ["a", "b"], "train", "val")
+    with pytest.raises(ValueError, match="val has the classes of train in another order"):
+        check_same_labels(("a", "b"), ("b", "a"), "train", "val")
+    with pytest.raises(ValueError, match=r"it lacks 0, 1, 2, 3, 4, \.\.\. \(1,000 in all\);"):
+        check_same_labels([str(i) for i in range(1000)], (), "train", "val")
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("test", r"has no split 'test'; the folders in it are: bare, empty, flat, train, val"),
+        ("", r"has no split ''"),
+        ("flat", r"flat has no class folders \(but 2 pictures\); expected class/picture below it"),
+        ("bare", r"bare has no class folders \(but 0 pictures\)"),
+        ("empty", r"empty has 1 class but no pictures; expected files like \*\.jpg"),
+    ],
+)
+def test_what_is_no_split_is_refused(root, split, message):
+    write(root, **{"flat/1.jpg": b"", "flat/2.PNG": b"", "empty/a/readme.txt": b""})
+    (root / "bare").mkdir()
+    with pytest.raises(ValueError, match=message) as raised:
+        open_source("folder", split, root)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_root_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="give the folder as data_dir"):
+        open_source("folder", "train")
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere; expected one that holds the splits"):
+        open_source("folder", "train", tmp_path / "nowhere")

@@ -1,0 +1,163 @@
+"""A folder of pictures sorted into classes: root/split/class/picture, the layout of torchvision's ImageFolder."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unireplknet_jax.data.base import EncodedImage, check_same_labels, listed
+
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSource:
+    """The pictures of one split, as the bytes of their files; the id is the index.
+
+    names: the paths below `folder`, sorted by class and then by path. targets: (n,) int32.
+    """
+
+    folder: str
+    names: Names
+    targets: np.ndarray
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        path = os.path.join(self.folder, self.names[index])
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise OSError(
+                f"{path} cannot be read ({error.strerror}); it was there when the folder was listed"
+            ) from error
+        return {"image": EncodedImage(data, path), "label": int(self.targets[index]), "id": index}
+
+
+class Names(Sequence):
+    """Many strings in one block of bytes: those of ImageNet take 40 MB and are pickled for a worker in no time."""
+
+    def __init__(self, names: Sequence[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._block = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        start = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._block[start : int(self._ends[index])])
+
+
+def open_folder(split: str, root: Path | None) -> FolderSource:
+    """The split root/split: one folder for each class, whose pictures may lie in folders of their own.
+
+    The labels are the sorted names of the class folders; those of another split than "train" must be those of "train",
+    if that is there. Whatever is no picture, or hidden, is passed over and counted in the log, as are empty classes.
+
+    Raises ValueError where there is no root, split, class or picture, or where the classes differ from the training's.
+    """
+    if root is None:
+        raise ValueError('the source "folder" reads data_dir/split/class/picture; give the folder as data_dir')
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; expected one that holds the splits, for example train and val")
+    path = root / split
+    if not split or not path.is_dir():
+        found = listed(_class_folders(root)[0]) or "none"
+        raise ValueError(f"{root} has no split {split!r}; the folders in it are: {found}")
+    source = _listing(str(path), _stamp(path))
+    if split != "train" and (root / "train").is_dir():
+        check_same_labels(_class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
+    return source
+
+
+@functools.lru_cache(maxsize=8)  # a run opens each split several times; listing ImageNet takes seconds to minutes
+def _listing(folder: str, stamp: tuple[int, ...]) -> FolderSource:
+    del stamp  # a part of the key: another listing for a changed folder
+    labels, strays = _class_folders(folder)
+    if not labels:
+        pictures = sum(map(_is_picture, strays))
+        raise ValueError(f"{folder} has no class folders (but {pictures:,} pictures); expected class/picture below it")
+    with ThreadPoolExecutor(16) as pool:  # listing waits for the disk or the network
+        found = list(pool.map(_pictures, [os.path.join(folder, label) for label in labels]))
+    names = [os.path.join(label, name) for label, (inside, _) in zip(labels, found, strict=True) for name in inside]
+    if not names:
+        raise ValueError(
+            f"{folder} has {_count(labels, 'class', 'classes')} but no pictures; expected files like *{SUFFIXES[0]}"
+        )
+    strays += [os.path.join(label, name) for label, (_, inside) in zip(labels, found, strict=True) for name in inside]
+    empty = [label for label, (inside, _) in zip(labels, found, strict=True) if not inside]
+    if strays:
+        _log.warning(
+            "%s: %s passed over as no pictures: %s", folder, _count(strays, "entry", "entries"), listed(strays)
+        )
+    if empty:
+        _log.warning("%s: %s without pictures: %s", folder, _count(empty, "class", "classes"), listed(empty))
+    targets = np.repeat(np.arange(len(labels), dtype=np.int32), [len(inside) for inside, _ in found])
+    return FolderSource(folder, Names(names), targets, tuple(labels))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """The times at which the folder and those of its classes were last changed."""
+    with os.scandir(path) as entries:
+        inside = sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir())
+    return path.stat().st_mtime_ns, *itertools.chain(*inside)
+
+
+def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """The sorted names of the class folders, and of all else."""
+    with os.scandir(path) as entries:
+        kinds = sorted((entry.name, entry.is_dir() and not entry.name.startswith(".")) for entry in entries)
+    return [name for name, is_class in kinds if is_class], [name for name, is_class in kinds if not is_class]
+
+
+def _pictures(folder: str) -> tuple[list[str], list[str]]:
+    """The sorted paths of the pictures below a folder, relative to it, and of all else."""
+    names, strays = [], []
+    for name in _files(folder, ""):
+        (names if _is_picture(name) else strays).append(name)
+    return sorted(names), sorted(strays)
+
+
+def _files(folder: str, below: str) -> Iterator[str]:
+    """Yield the paths of the files below a folder, links followed, and of the hidden folders, which are not entered."""
+    here = os.path.join(folder, below)
+    with os.scandir(here) as entries:
+        for entry in entries:
+            name = os.path.join(below, entry.name)
+            if not entry.is_dir() or entry.name.startswith("."):
+                yield name
+            elif entry.is_symlink() and _is_inside(here, entry.path):
+                raise ValueError(f"{entry.path} is a link to a folder that it lies in; remove it")
+            else:
+                yield from _files(folder, name)
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
+
+
+def _count(names: Sequence[str], one: str, many: str) -> str:
+    return f"{len(names):,} {one if len(names) == 1 else many}"

@@ -5,6 +5,8 @@ import contextlib
 import importlib
 import logging
 import os
+import pathlib
+import platform
 import sys
 
 COMMANDS = {
@@ -23,6 +25,7 @@ _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 def main(argv=None):
     """Run a command; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
 
+    75 means that `train` was told to stop, has saved its state, and goes on when it is run again.
     What the user can mend is one line on stderr; UNIREPLKNET_DEBUG=1 raises it with its stack trace instead.
     """
     prog = "unireplknet"
@@ -31,6 +34,7 @@ def main(argv=None):
         if args is None:
             return 0
         prog = f"unireplknet {args.command}"
+        _keep_compiled_programs()
         with _plain_logging():
             code = args.run(args) or 0
             sys.stdout.flush()
@@ -71,6 +75,12 @@ def _parse(argv):
         getattr(args, "command_parser", parser).error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
     return args
+
+
+def _keep_compiled_programs():
+    """Let jax, which is not imported yet, keep what it compiles; a program fits the machine it was compiled on."""
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "unireplknet_jax" / "xla" / platform.node()))
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """The smallest task there is, for tests of what trains it: y = x @ kernel."""
 
 import dataclasses
-import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,4 +27,20 @@ class Linear:
         return {"y": apply(variables, batch["x"])}
 
 
-ADAMW = types.SimpleNamespace(name="adamw", b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.05)
+ADAMW = ConfigDict(
+    {
+        "name": "adamw",
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.05,
+        "weight_decay_end": 0.05,
+        "layer_decay": 1.0,
+        "clip_norm": 0.0,
+    }
+)
+
+
+def adamw(**fields):
+    """ADAMW with other fields."""
+    return ConfigDict(ADAMW.to_dict() | fields)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from linear import ADAMW, Linear
+from linear import Linear, adamw
 
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
-from unireplknet_jax.train.sharding import gather, make_mesh, state_shardings, to_devices
-from unireplknet_jax.train.step import make_state, make_train_step
+from unireplknet_jax.train.sharding import batch_sharding, gather, make_mesh, micro_batch_sharding, state_shardings, to_devices
+from unireplknet_jax.train.step import abstract_state, make_state, make_train_step
 
 # One block with FFT convolutions and batch norms, and weights that are worth splitting.
 MODEL = {
@@ -29,7 +29,7 @@ MODEL = {
 TASK = Classification(MODEL, image_size=16, mean=(0.5,), std=(0.5,), label_smoothing=0.1)
 # The gradients of the branches' norm biases and of GRN's beta are rounding noise around 0, which an epsilon below it
 # would turn into full steps in random directions.
-OPTIMIZER = make_optimizer(type(ADAMW)(**{**vars(ADAMW), "eps": 1e-3}), np.full(3, 1e-2))
+OPTIMIZER = make_optimizer(adamw(eps=1e-3), np.full(3, 1e-2))
 
 
 @pytest.mark.parametrize("fsdp", [0, 3, 16])
@@ -62,7 +62,7 @@ def test_large_leaves_are_split_over_fsdp_along_their_largest_axis():
 
 def test_a_batch_is_split_over_all_devices_and_its_ids_stay_behind():
     batch = {"image": np.arange(32.0).reshape(16, 2), "id": np.arange(16), "name": ["a"] * 16}
-    arrays = to_devices(make_mesh(2), batch)
+    arrays = to_devices(batch_sharding(make_mesh(2)), batch)
     assert list(arrays) == ["image"]
     np.testing.assert_array_equal(arrays["image"], batch["image"])
     assert [shard.data.shape for shard in arrays["image"].addressable_shards] == [(2, 2)] * 8
@@ -73,15 +73,15 @@ class Run:
 
     def __init__(self, data, fsdp):
         mesh = make_mesh(fsdp, jax.devices()[: data * fsdp])
-        state, self.shardings = make_state(TASK, OPTIMIZER, mesh, seed=0)
-        self.first = state
-        step = make_train_step(TASK, OPTIMIZER, mesh, self.shardings, seed=0)
+        self.shapes = abstract_state(TASK, OPTIMIZER, mesh)
+        self.first = state = make_state(TASK, OPTIMIZER, mesh, seed=0)
+        step = make_train_step(TASK, OPTIMIZER, mesh, self.shapes, seed=0)
         rng = np.random.default_rng(0)
         self.losses = []
         with jax.set_mesh(mesh):
             for _ in range(3):
                 images, labels = rng.integers(0, 256, (16, 16, 16, 1), np.uint8), rng.integers(0, 10, 16, np.int32)
-                batch = to_devices(mesh, {"image": images, "label": labels})
+                batch = to_devices(micro_batch_sharding(mesh), {"image": images[None], "label": labels[None]})
                 if not self.losses:
                     compiled = step.lower(state, batch).compile()
                     state = jax.tree.map(jnp.copy, state)  # what is given away is the copy

@@ -6,8 +6,8 @@ import pytest
 from linear import ADAMW, Linear
 
 from unireplknet_jax.train.optimizer import make_optimizer
-from unireplknet_jax.train.sharding import make_mesh, to_devices
-from unireplknet_jax.train.step import make_state, make_train_step, variables_of
+from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
+from unireplknet_jax.train.step import abstract_state, make_state, make_train_step, variables_of
 
 RATE = 0.01
 
@@ -18,12 +18,13 @@ class Trainer:
     def __init__(self, seed=0, task=None):
         task, self.mesh = task or Linear(), make_mesh()
         optimizer = make_optimizer(ADAMW, np.full(100, RATE))
-        self.state, shardings = make_state(task, optimizer, self.mesh, seed)
-        self.train_step = make_train_step(task, optimizer, self.mesh, shardings, seed)
+        self.state = make_state(task, optimizer, self.mesh, seed)
+        self.train_step = make_train_step(task, optimizer, self.mesh, abstract_state(task, optimizer, self.mesh), seed)
 
     def step(self, batch):
         with jax.set_mesh(self.mesh):
-            self.state, scalars = self.train_step(self.state, to_devices(self.mesh, batch))
+            rows = {name: column[None] for name, column in batch.items()}
+            self.state, scalars = self.train_step(self.state, to_devices(micro_batch_sharding(self.mesh), rows))
         return {name: float(value) for name, value in scalars.items()}
 
     def kernel(self):

@@ -8,11 +8,14 @@ import re
 import sys
 import traceback
 
+AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command goes on; launch/*.sh know it
+
 
 def add_arguments(parser):
     parser.usage = "unireplknet train --config FILE.py[:ARG] [--config.FIELD=VALUE ...] --workdir DIR"
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the recipe and its argument")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written; resumes from it")
+    parser.add_argument("--profile", action="store_true", help="write a trace of five steps to DIR/profile")
     parser.epilog = "--config.FIELD=VALUE overrides a field of the recipe, for example --config.optim.lr=1e-3."
     parser.set_defaults(overrides=[])
 
@@ -20,18 +23,20 @@ def add_arguments(parser):
 def run(args):
     config = load_config(args.config, args.overrides)
 
-    from absl import flags
-
+    from unireplknet_jax.train.distributed import Preempted, join
     from unireplknet_jax.train.loop import train
 
-    if not flags.FLAGS.is_parsed():  # grain reads flags of its own as it starts workers
-        flags.FLAGS.mark_as_parsed()
+    join()
     try:
-        train(config, args.workdir)
+        train(config, args.workdir, args.profile)
+    except Preempted as notice:
+        print(f"unireplknet train: {notice}", file=sys.stderr)
+        return AGAIN
     except (AttributeError, KeyError) as error:
         if not _raised_by_config(error):
             raise
         raise ValueError(f"the recipe {args.config} lacks a field that training needs: {_name_in(error)}.") from error
+    return 0
 
 
 def _raised_by_config(error):

@@ -21,6 +21,11 @@ def count_macs(model, image_size):
     return costs(model, image_size)[1]
 
 
+def program_macs(function, *args):
+    """The multiply-accumulates of any traceable function; args: arrays or their shapes."""
+    return _macs(jax.make_jaxpr(function)(*args).jaxpr)
+
+
 def costs(model, image_size):
     """(parameters, multiply-accumulates for one square image) of a `UniRepLKNet`, either form, read off its program."""
     parts = [(repeats, *_traced_costs(part, image_size)) for repeats, part in _parts(model)]

@@ -29,9 +29,19 @@ def write_directory(path, variables, card, overwrite=False):
     path = pathlib.Path(path).absolute()
     check_destination(path, overwrite)
     with staging(path) as staged:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=_this_process(ocp)) as checkpointer:
             checkpointer.save(staged / VARIABLES, variables)
         (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
+
+
+def _this_process(ocp):
+    """Orbax options under which one process of several writes alone."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+    )
 
 
 def check_destination(path, overwrite=False):

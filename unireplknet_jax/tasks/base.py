@@ -31,6 +31,9 @@ class Task(Protocol):
     def shapes(self, train: bool) -> tuple[dict[str, jax.ShapeDtypeStruct], ...]:
         """The shapes of one example, for every kind of batch that gets compiled."""
 
+    def fitted_to(self, data: Mapping[str, Any]) -> "Task":
+        """The task with what only the data of a recipe knows (its classes, say); most return themselves."""
+
     def dataset(self, data: Mapping[str, Any], split: str, train: bool) -> grain.MapDataset:
         """Examples of those shapes. Training: endless, shuffled and augmented by data["seed"]."""
 
@@ -39,6 +42,9 @@ class Task(Protocol):
 
     def loss(self, apply, variables, batch, rng) -> tuple[jax.Array, dict[str, Any]]:
         """A scalar and {"batch_stats": tree, "scalars": {name: (sum, count)}}; owns the forward pass."""
+
+    def preview(self, batch, rng) -> jax.Array | None:
+        """(n, h, w, 1 or 3) in 0..1: what the network sees of a training batch, to be looked at; None: nothing."""
 
     def predict(self, apply, variables, batch) -> dict[str, jax.Array]:
         """(n, ...) arrays, inside jit; where it calls `apply(variables, *inputs)` the network is initialized, too."""

@@ -89,12 +89,20 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
 def initial_variables(task, path):
     """A checkpoint's variables to start training a task from: fitted to its classes and channels, float32.
 
+    path: a checkpoint, or the name of a published file, which is downloaded if it is not there. A fresh classifier is
+    scaled by the task's `head_init_scale`; a kept one is not.
     Raises ValueError if the checkpoint is merged or its network is not the task's.
     """
     module = task.module()
-    checkpoint = open_checkpoint(path, num_classes=module.num_classes, in_chans=module.in_chans, dtype=jnp.float32)
+    published = zoo.weights_of_file(path)
+    if published and not os.path.exists(path):
+        path = zoo.download(published)
+    checkpoint = open_checkpoint(path, in_chans=module.in_chans, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
+    model = dict(checkpoint.task.model) | {"head_init_scale": module.head_init_scale}
+    checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, model=model))
+    checkpoint = fit_classes(checkpoint, module.num_classes)
     found = {name: entry.shape for name, entry in torch_names.name_table(checkpoint.variables).items()}
     differences = torch_names.differences(task.name_table(), found)
     if differences:

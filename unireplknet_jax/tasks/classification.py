@@ -12,21 +12,29 @@ import optax
 from PIL import Image, ImageDraw
 
 from unireplknet_jax.data import image as images
+from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sources import open_source
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
+from unireplknet_jax.ops.augment import mix_batch, random_erasing
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """Classify square images.
 
-    model: keyword arguments of the network; "name" is a published size whose fields the others override.
+    model: keyword arguments of the network; "name" is a published size whose fields the others override; num_classes=0
+        waits for `fitted_to`.
     image_size: pixels; resize: "crop" or "warp", None: the official rule for this size (`data.image.eval_transform`).
-    mean, std: per channel, of pixels scaled to 0..1. crop_padding (pixels), flip: augmentation of training images.
+    mean, std: per channel, of pixels scaled to 0..1.
+    Augmentation of training images, in this order: crop_scale, the bounds of the area of a random resized crop, or
+    None, then crop_padding, the pixels of a random crop out of a padded image; flip; rand_augment, a policy of
+    `data.randaugment`; on the device random_erasing, a probability; mixup and cutmix, the parameters of their Beta
+    distributions (0: off), of which one is drawn by mixup_switch_prob, with probability mixup_prob, for every
+    `bn_group` of the model, as on one GPU of the original.
     """
 
     model: Mapping[str, Any]
@@ -36,20 +44,33 @@ class Classification:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     label_smoothing: float = 0.0
+    crop_scale: tuple[float, float] | None = None
     crop_padding: int = 0
     flip: bool = False
+    rand_augment: str = ""
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_prob: float = 1.0
+    mixup_switch_prob: float = 0.5
 
     name: ClassVar[str] = "classification"
     units: ClassVar[Mapping[str, str]] = {"top1": "%", "top5": "%", "loss": "nats", "count": "examples"}
 
     def __post_init__(self):
-        for field in ("model", "labels", "mean", "std"):
+        for field in ("model", "labels", "mean", "std", "crop_scale"):
             object.__setattr__(self, field, _freeze(getattr(self, field)))
-        network = self.module()
-        if self.labels and network.num_classes != len(self.labels):
-            raise ValueError(f"{len(self.labels)} labels do not fit a model of {network.num_classes} classes.")
-        if not len(self.mean) == len(self.std) == network.in_chans:
-            raise ValueError(f"mean and std need one value for each of {network.in_chans} channels.")
+        if not self._waits:
+            network = self.module()
+            if self.labels and network.num_classes != len(self.labels):
+                raise ValueError(f"{len(self.labels)} labels do not fit a model of {network.num_classes} classes.")
+            if not len(self.mean) == len(self.std) == network.in_chans:
+                raise ValueError(f"mean and std need one value for each of {network.in_chans} channels.")
+        if not 0 <= self.random_erasing <= 1 or min(self.mixup, self.cutmix) < 0:
+            raise ValueError(
+                f"random_erasing={self.random_erasing} must be a probability, mixup={self.mixup} and "
+                f"cutmix={self.cutmix} must not be negative."
+            )
         if not isinstance(self.image_size, int) or self.image_size < 1 or not all(value > 0 for value in self.std):
             raise ValueError(f"image_size={self.image_size!r} must be a positive integer and std={self.std} positive.")
 
@@ -58,7 +79,26 @@ class Classification:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "labels"}
         return fields | {"model": dict(self.model)}
 
+    @property
+    def _waits(self):
+        return dict(self.model).get("num_classes") == 0
+
+    def fitted_to(self, data):
+        """The task with the classes of the training data, where the model's num_classes is 0; else itself.
+
+        Raises ValueError if the training and the evaluation split have other classes or another order of them.
+        """
+        labels = _open(data["name"], data["train_split"], data.get("dir") or None).labels
+        if data["eval_split"]:
+            found = _open(data["name"], data["eval_split"], data.get("dir") or None).labels
+            check_same_labels(labels, found, data["train_split"], data["eval_split"])
+        if not self._waits:
+            return self
+        return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
+
     def module(self, deploy=False):
+        if self._waits:
+            raise ValueError("the number of classes is left to the data; give model.num_classes where there is none.")
         options = {**dict(self.model), "deploy": deploy}
         if "dtype" in options:
             options["dtype"] = jnp.dtype(options["dtype"])
@@ -75,22 +115,20 @@ class Classification:
     def dataset(self, data, split, train):
         import grain
 
-        source = open_source(data["name"], split, data.get("dir") or None)
+        source = _open(data["name"], split, data.get("dir") or None)
         classes = self.module().num_classes
         if len(source.labels) != classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
-        source = _Resized(source, self)
         if train:
             return training_stream(source, self._augment, data["seed"])
-        return grain.MapDataset.source(source)
+        return grain.MapDataset.source(source).map(self._resize)
 
     def _augment(self, example, rng):
-        picture = example["image"]
-        if self.crop_padding:
-            picture = images.random_crop_pad(picture, self.crop_padding, rng)
-        if self.flip:
-            picture = images.horizontal_flip(picture, rng)
-        return {**example, "image": picture}
+        return {**example, "image": self._channels(_train_transform(self)(example["image"], rng))}
+
+    def _resize(self, example):
+        picture = images.eval_transform(example["image"], self.image_size, self.resize)
+        return {**example, "image": self._channels(picture)}
 
     def read(self, source):
         picture = images.eval_transform(images.read_image(source), self.image_size, self.resize)
@@ -112,15 +150,45 @@ class Classification:
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
         return (batch["image"].astype(jnp.float32) / 255 - mean) / std
 
-    def loss(self, apply, variables, batch, rng):
-        logits, updates = apply(
-            variables, self._normalize(batch), train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
+    def _training_inputs(self, batch, rng):
+        """Normalized, erased and mixed images (n, h, w, c) and their soft targets (n, classes)."""
+        network = self.module()
+        erase, mix = jax.random.split(rng)
+        inputs = self._normalize(batch)
+        if self.random_erasing:
+            inputs = random_erasing(erase, inputs, self.random_erasing)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], network.num_classes), self.label_smoothing)
+        if not self._mixes:
+            return inputs, targets
+        return mix_batch(
+            mix,
+            inputs,
+            targets,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            probability=self.mixup_prob,
+            switch_probability=self.mixup_switch_prob,
+            group=network.bn_group,
         )
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), self.label_smoothing)
+
+    @property
+    def _mixes(self):
+        return self.mixup > 0 or self.cutmix > 0
+
+    def preview(self, batch, rng):
+        inputs, _ = self._training_inputs(batch, rng)
+        return jnp.clip(inputs * jnp.asarray(self.std) + jnp.asarray(self.mean), 0, 1)
+
+    def loss(self, apply, variables, batch, rng):
+        augment, dropout = jax.random.split(rng)
+        inputs, targets = self._training_inputs(batch, augment)
+        logits, updates = apply(variables, inputs, train=True, rngs={"dropout": dropout}, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy(logits, targets)
-        hits = jnp.argmax(logits, axis=-1) == batch["label"]
         count = jnp.float32(losses.size)
-        scalars = {"loss": (jnp.sum(losses), count), "top1": (100 * jnp.sum(hits, dtype=jnp.float32), count)}
+        scalars = {"loss": (jnp.sum(losses), count)}
+        if not self._mixes:  # a mixed image has no class to hit
+            hits = jnp.argmax(logits, axis=-1) == batch["label"]
+            scalars["top1"] = (100 * jnp.sum(hits, dtype=jnp.float32), count)
         return jnp.mean(losses), {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
 
     def predict(self, apply, variables, batch):
@@ -196,19 +264,21 @@ def _name_table(module):
     return torch_names.name_table(torch_names.abstract_variables(module))
 
 
-class _Resized:
-    """A source whose images have the task's size and channels; picklable, for worker processes."""
+@functools.lru_cache(maxsize=4)  # a training run opens its training split twice, and listing a million files takes time
+def _open(name, split, folder):
+    return open_source(name, split, folder)
 
-    def __init__(self, source, task):
-        self.source, self.task = source, task
 
-    def __len__(self):
-        return len(self.source)
-
-    def __getitem__(self, index):
-        example = self.source[index]
-        picture = images.eval_transform(example["image"], self.task.image_size, self.task.resize)
-        return {**example, "image": self.task._channels(picture)}
+@functools.lru_cache(maxsize=4)
+def _train_transform(task):
+    return images.TrainTransform(
+        task.image_size,
+        scale=task.crop_scale or (1.0, 1.0),
+        flip=task.flip,
+        rand_augment=task.rand_augment or None,
+        crop_padding=None if task.crop_scale else task.crop_padding,
+        fill=tuple(round(255 * mean) for mean in task.mean),
+    )
 
 
 def _freeze(value):

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from unireplknet_jax.data.pipeline import eval_batches
-from unireplknet_jax.train.sharding import make_mesh, to_devices
+from unireplknet_jax.train.distributed import gather_rows
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh, to_devices
 from unireplknet_jax.train.step import make_eval_step
 
 
@@ -20,12 +21,12 @@ def evaluate(task, variables, dataset, batch_size, *, mesh=None, deploy=False, e
     totals, records = None, []
     with jax.set_mesh(mesh):
         for batch in eval_batches(dataset, batch_size, jax.process_index(), jax.process_count()):
-            sums, pred = eval_step(variables, to_devices(mesh, batch))
+            sums, pred = eval_step(variables, to_devices(batch_sharding(mesh), batch))
             totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
             records += _records(task, jax.device_get(pred), batch)
     if totals is None:
         raise ValueError("there is nothing to evaluate: the data set is empty.")
-    return task.metrics(jax.device_get(totals), records)
+    return task.metrics(jax.device_get(totals), gather_rows(records))
 
 
 def _records(task, pred, batch):

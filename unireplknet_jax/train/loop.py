@@ -1,118 +1,233 @@
 """Training, from a recipe to a checkpoint of ours: one function to read from top to bottom."""
 
 import contextlib
+import itertools
 import logging
 import math
-import pathlib
 
 import jax
+import numpy as np
 
 from unireplknet_jax.data.pipeline import train_batches
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.models.complexity import program_macs
+from unireplknet_jax.models.reparameterize import is_merged, reparameterize
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, save_checkpoint
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.curves import draw_curves
+from unireplknet_jax.train.distributed import Preempted, Preemption, to_host
 from unireplknet_jax.train.evaluate import evaluate
-from unireplknet_jax.train.metrics import MetricWriter, Progress
-from unireplknet_jax.train.optimizer import cosine_schedule, make_optimizer
-from unireplknet_jax.train.sharding import make_mesh, to_devices
-from unireplknet_jax.train.step import make_eval_step, make_state, make_train_step, variables_of
+from unireplknet_jax.train.finite import mean_of_finite
+from unireplknet_jax.train.hardware import chip_of
+from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
+from unireplknet_jax.train.profile import Profiler
+from unireplknet_jax.train.setup import make_task, set_up
+from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, replicated, to_devices
+from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
+from unireplknet_jax.train.workdir import Workdir
 
 _log = logging.getLogger(__name__)
 
 
-def train(config, workdir):
+def train(config, workdir, profile=False):
     """Run a recipe (`configs/`) and return the metrics of its last evaluation.
 
-    Resumes from workdir/checkpoints if there are any. Leaves metrics.jsonl, tensorboard/, curves.png and model/, a
-    checkpoint of ours. Raises ValueError for a recipe that cannot run (batch and devices, unknown data, ...) and
-    FloatingPointError if the loss stops being finite.
+    Resumes from workdir/checkpoints if there are any. Leaves metrics.jsonl, tensorboard/, curves.png and checkpoints of
+    ours: model/ (the last state), best/ (the best evaluation) and, with a moving average, model_ema/ and best_ema/.
+    profile: write a trace of a few steps to workdir/profile.
+    Raises ValueError for a recipe that cannot run (batch and devices, unknown data, ...), OSError for a workdir that
+    cannot hold the run, `Preempted` after SIGTERM, once the state is saved, and FloatingPointError if a loss or a
+    gradient stops being finite, in which case the last finite state is what is on disk.
     """
-    workdir = pathlib.Path(workdir)
-
     # ---- task and data
-    for name in ("batch_size", "eval_batch_size", "epochs", "log_every", "eval_every_epochs"):
-        if config[name] <= 0:
-            raise ValueError(f"{name}={config[name]} must be positive.")
-    task = get_task(config.task.name, **config.task.options.to_dict(), labels=tuple(config.task.get("labels", ())))
     data = {**config.data.to_dict(), "seed": config.seed}
+    task = make_task(config)
+    if hasattr(task, "fitted_to"):
+        task = task.fitted_to(data)
     mesh = make_mesh(config.mesh.fsdp)
-    for name in ("batch_size", "eval_batch_size"):
-        if config[name] % mesh.size:
-            raise ValueError(f"{name}={config[name]} is not a multiple of the {mesh.size} devices of this run.")
     stream = task.dataset(data, data["train_split"], train=True)
-    test = task.dataset(data, data["eval_split"], train=False)
+    test = task.dataset(data, data["eval_split"], train=False) if data["eval_split"] else None
     examples = len(task.dataset(data, data["train_split"], train=False))
-    steps_per_epoch = examples // config.batch_size
-    if not steps_per_epoch:
-        raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {examples} examples.")
-    steps = round(config.epochs * steps_per_epoch)
 
     # ---- state and steps
-    schedule = cosine_schedule(
-        config.optim.lr, config.optim.min_lr, config.epochs, steps_per_epoch, config.optim.warmup_epochs
-    )
-    optimizer = make_optimizer(config.optim, schedule)
-    initial = initial_variables(task, config.init) if config.get("init") else {}
-    workdir.mkdir(parents=True, exist_ok=True)
-    state, shardings = make_state(task, optimizer, mesh, config.seed)
-    state |= jax.device_put(initial, {collection: shardings[collection] for collection in initial})
-    checkpoints = TrainCheckpoints(workdir, {"batch_size": config.batch_size, "seed": config.seed})
-    state = checkpoints.restore(state, shardings)
-    step = int(state["step"])
-    train_step = make_train_step(task, optimizer, mesh, shardings, config.seed)
+    run = set_up(config, task, mesh, examples)
+    steps, schedule = run.steps, run.schedule
+    initial = initial_variables(task, config.init) if config.init else None
+    place = Workdir(workdir)
+    place.require_room((config.checkpoint.keep + 1) * state_bytes(run.state))
+    facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
+    checkpoints = TrainCheckpoints(place.root, facts, run.state, config.checkpoint.keep)
+    state = checkpoints.restore()
+    if state is None:
+        state = make_state(task, run.optimizer, mesh, config.seed, config.ema.decay > 0, initial)
+    step = first = int(state["step"])
     eval_step = make_eval_step(task, mesh, deploy=False)
+    writer = MetricWriter(place.local, step)
+    progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task, run.state))
+    profiler = Profiler(place.local / "profile" if profile else None, first)
+    eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
 
-    def measure(state):
-        return evaluate(task, variables_of(state), test, config.eval_batch_size, mesh=mesh, eval_step=eval_step)
+    best = best_so_far(place.local, task, step)
 
-    _describe(config, state, mesh, examples, len(test), step, steps)
+    def forms(state):
+        """{"": variables, "ema": their moving average}."""
+        return {"": variables_of(state)} | ({"ema": state["ema"]} if "ema" in state else {})
+
+    def measure(form, variables):
+        """{"top1": ...}, or {"ema/top1": ...}."""
+        found = evaluate(task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step)
+        return {f"{form}/{name}" if form else name: value for name, value in found.items()}
+
+    def export(name, form, variables, note):
+        """A checkpoint of ours in the workdir, named "model" or "model_ema"."""
+        whole = Checkpoint(task, to_host(mesh, variables), False, config.data.to_dict(), f"{data['name']}, {note}")
+        if jax.process_index() == 0:
+            save_checkpoint(place.local / (f"{name}_{form}" if form else name), whole, overwrite=True)
+
+    _describe(config, task, state, mesh, examples, test, step, steps)
 
     # ---- loop
-    writer = MetricWriter(workdir, step)
-    progress = Progress(steps, steps_per_epoch, config.batch_size, step)
-    batches = train_batches(
-        stream, config.batch_size, step, jax.process_index(), jax.process_count(), config.data.get("num_threads", 2)
+    batches = _accumulated(
+        train_batches(
+            stream,
+            config.batch_size // config.accumulate,
+            step * config.accumulate,
+            jax.process_index(),
+            jax.process_count(),
+            config.data.get("num_threads", 2),
+            config.data.get("workers", 0),
+        ),
+        config.accumulate,
     )
-    first, metrics = step, {}
-    with contextlib.closing(checkpoints), contextlib.closing(writer), jax.set_mesh(mesh):
+    sharding, pending, metrics = micro_batch_sharding(mesh), [], {}
+    closing = map(contextlib.closing, (checkpoints, writer, profiler, batches))
+    with contextlib.ExitStack() as stack, Preemption() as preemption, jax.set_mesh(mesh):
+        for resource in closing:
+            stack.enter_context(resource)
         while step < steps:
-            state, scalars = train_step(state, to_devices(mesh, next(batches)))
+            batch = to_devices(sharding, next(batches))
+            if step == first and hasattr(task, "preview"):
+                writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
+            profiler.before(step)
+            state, scalars = run.train_step(state, batch)
             step += 1
-            measuring = step == steps or step % math.ceil(config.eval_every_epochs * steps_per_epoch) == 0
-            if step % config.log_every == 0 or measuring:  # what is not finite is never saved
-                scalars = jax.device_get(scalars)
-                _check_finite(scalars, step, schedule[step - 1])
-                rate = progress.rate(step)
-                row = {f"train/{name}": value for name, value in scalars.items()}
-                writer.write(step, row | {"train/examples_per_second": rate, "lr": schedule[step - 1]})
-                progress.line(step, scalars | {"lr": schedule[step - 1], "examples/s": rate})
-            if measuring:
-                metrics = measure(state)
+            pending.append(scalars)
+            measuring = step == steps or step % eval_steps == 0
+            preempted = preemption.reached(step)
+            saving = measuring or preempted or step % config.checkpoint.every_steps == 0
+            if step % config.log_every == 0 or saving:
+                scalars = mean_of_finite(jax.device_get(pending), step, schedule)  # what is not finite is never saved
+                pending = []
+                row = {f"train/{name}": value for name, value in scalars.items()} | {"lr": schedule[step - 1]}
+                speed = progress.measure(step)
+                writer.write(step, row | {f"speed/{name}": value for name, value in speed.items()})
+                shown = {name: value for name, value in scalars.items() if "/" not in name}
+                progress.line(step, shown | {"lr": schedule[step - 1]} | speed)
+            if measuring and test is not None:
+                metrics = {}
+                for form, variables in forms(state).items():
+                    found = measure(form, variables)
+                    metrics |= found
+                    name, value = next(iter(found.items()))
+                    if _sign(task) * value > best.get(form, -math.inf):
+                        best[form] = _sign(task) * value
+                        export("best", form, variables, f"step {step} of {steps}, {name} {value:.6g}")
                 writer.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-                _log.info("step %d  evaluated: %s", step, "  ".join(f"{k} {v:.5g}" for k, v in metrics.items()))
+                _log.info("step %d  evaluated: %s", step, _listed(metrics))
+            if saving:
                 checkpoints.save(step, state)
-            if measuring or step == first + 1:
+                place.publish()
+            if measuring or saving or step == first + 1:
                 progress.restart(step)
+            if preempted and step < steps:
+                raise Preempted(
+                    f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
+                )
 
-    # ---- what is left behind
-    metrics = metrics or measure(state)
+        # ---- what is left behind
+        if test is not None:
+            if not metrics:
+                metrics = {
+                    k: v for form, variables in forms(state).items() for k, v in measure(form, variables).items()
+                }
+            merged = _measure_merged(task, mesh, variables_of(state), test, config.eval_batch_size)
+            writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
+        for form, variables in forms(state).items():
+            export("model", form, variables, f"{steps} steps")
     if jax.process_index() == 0:
-        draw_curves(workdir)
-    name = f"{data['name']}, {steps} steps"
-    save_checkpoint(
-        workdir / "model", Checkpoint(task, variables_of(state), False, config.data.to_dict(), name), overwrite=True
-    )
-    _log.info("wrote %s", workdir / "model")
+        draw_curves(place.local)
+    place.publish()
+    _log.info("wrote %s/model", workdir)
     return metrics
 
 
-def _describe(config, state, mesh, examples, tests, step, steps):
+def best_so_far(folder, task, step):
+    """{form: signed value} of the task's first metric in the rows of an earlier part of this run, on every process."""
+    best = {"": -math.inf, "ema": -math.inf}
+    for row in read_metrics(folder / FILE):
+        first = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
+        for form, prefix in (("", "eval/"), ("ema", "eval/ema/")):
+            names = [name for name in first if name.startswith(prefix) and name.count("/") == prefix.count("/")]
+            if names and row["step"] <= step:
+                best[form] = max(best[form], _sign(task) * row[names[0]])
+    if jax.process_count() > 1:  # only process 0 has the rows
+        from jax.experimental import multihost_utils
+
+        best = jax.tree.map(float, multihost_utils.broadcast_one_to_all(best))
+    return best
+
+
+def _sign(task):
+    """1 where a larger value of the task's first metric is better, -1 where a smaller one is."""
+    return 1 if getattr(task, "higher_is_better", True) else -1
+
+
+def _accumulated(batches, count):
+    """Every `count` batches {name: (n, ...)} as one {name: (count, n, ...)}; ids stay behind."""
+    for batch in batches:
+        group = [batch, *itertools.islice(batches, count - 1)]
+        yield {name: np.stack([one[name] for one in group]) for name in batch if name != "id"}
+
+
+def _preview(task, mesh, batch, seed):
+    """Up to 16 training images as the network sees them, (n, h, w, c) in 0..1, or None."""
+    view = jax.jit(task.preview, out_shardings=replicated(mesh))
+    first = jax.tree.map(lambda x: x[0], batch)
+    images = view(first, jax.random.key(seed))
+    return None if images is None else np.asarray(images.addressable_data(0))[:16]
+
+
+def _utilization(task, state):
+    """The share of all devices' peak that one training example a second takes; None where the peak is not known.
+
+    Three times the forward pass's operations (two for each multiply-accumulate), whatever is computed twice.
+    """
+    chip = chip_of(jax.devices()[0].device_kind)
+    if chip is None:
+        return None
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
+    }
+    apply = task.module().apply
+    macs = program_macs(lambda variables, batch: task.predict(apply, variables, batch), variables_of(state), batch)
+    return 6 * macs / (chip.bf16_flops * jax.device_count())
+
+
+def _measure_merged(task, mesh, variables, test, batch_size):
+    """The metrics of the merged form; nothing for a network that has none."""
+    if is_merged(variables):
+        return {}
+    with_deploy = jax.jit(reparameterize)(variables)
+    metrics = evaluate(task, with_deploy, test, batch_size, mesh=mesh, deploy=True)
+    _log.info("merged form: %s", _listed(metrics))
+    return metrics
+
+
+def _describe(config, task, state, mesh, examples, test, step, steps):
     size = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     _log.info(
         "%s on %s: %d training and %d test examples, %.2f M parameters, batch %d on %d %s device(s)",
-        config.task.name, config.data.name, examples, tests, size / 1e6, config.batch_size, mesh.size,
-        jax.default_backend(),
+        config.task.name, config.data.name, examples, 0 if test is None else len(test), size / 1e6, config.batch_size,
+        mesh.size, jax.default_backend(),
     )  # fmt: skip
     if step:
         _log.info("resuming at step %d of %d", step, steps)
@@ -120,10 +235,5 @@ def _describe(config, state, mesh, examples, tests, step, steps):
         _log.info("compiling; the first step takes longest")
 
 
-def _check_finite(scalars, step, lr):
-    bad = [name for name, value in scalars.items() if not math.isfinite(value)]
-    if bad:
-        raise FloatingPointError(
-            f"{', '.join(bad)} stopped being finite by step {step} at learning rate {lr:.3g}; "
-            "lower optim.lr or lengthen optim.warmup_epochs, and resume from the last checkpoint."
-        )
+def _listed(values):
+    return "  ".join(f"{name} {value:.5g}" for name, value in values.items())

@@ -37,6 +37,12 @@ class MetricWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
+    def write_images(self, step, name, images):
+        """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard."""
+        if self._main:
+            self._board.add_images(name, images, step, dataformats="NHWC")
+            self._board.flush()
+
     def close(self):
         """Flush and close the files."""
         if self._main:
@@ -56,26 +62,37 @@ def read_metrics(path):
 
 
 class Progress:
-    """One line of progress now and then: step, what was measured, examples per second, time left."""
+    """How fast a run goes, and one line of progress now and then.
 
-    def __init__(self, steps, steps_per_epoch, batch_size, first_step):
+    utilization: the share of all devices' peak that one example a second takes; None: unknown.
+    """
+
+    def __init__(self, steps, steps_per_epoch, batch_size, first_step, utilization=None):
         self._steps, self._steps_per_epoch, self._batch_size = steps, steps_per_epoch, batch_size
-        self._mark, self._rate = (time.monotonic(), first_step), None
+        self._mark, self._seconds = (time.monotonic(), first_step), None
+        self._utilization = utilization
 
-    def rate(self, step):
-        """Examples per second since the last call."""
+    def measure(self, step):
+        """{name: value} since the last call: examples and seconds of a step, device memory and utilization if known."""
         now, (then, last) = time.monotonic(), self._mark
         self._mark = (now, step)
-        self._rate = (step - last) * self._batch_size / max(now - then, 1e-9)
-        return self._rate
+        self._seconds = max(now - then, 1e-9) / (step - last)
+        rate = self._batch_size / self._seconds
+        measured = {"examples_per_second": rate, "seconds_per_step": self._seconds}
+        memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+        if memory:
+            measured["device_memory_gib"] = memory / 2**30
+        if self._utilization:
+            measured["model_flops_utilization"] = rate * self._utilization
+        return measured
 
     def restart(self, step):
-        """Do not count what came since the last `rate` (compilation, an evaluation) as training."""
+        """Do not count what came since the last `measure` (compilation, an evaluation) as training."""
         self._mark = (time.monotonic(), step)
 
     def line(self, step, values):
         """Log one line."""
-        left = (self._steps - step) * self._batch_size / self._rate
+        left = (self._steps - step) * self._seconds
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        epoch = step / self._steps_per_epoch
-        _log.info("step %d/%d  epoch %.1f  %s  left %d:%02d", step, self._steps, epoch, shown, left // 60, left % 60)
+        clock = f"{left // 3600:.0f}:{left // 60 % 60:02.0f}:{left % 60:02.0f}"
+        _log.info("step %d/%d  epoch %.1f  %s  left %s", step, self._steps, step / self._steps_per_epoch, shown, clock)

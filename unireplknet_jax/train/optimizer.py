@@ -1,9 +1,14 @@
-"""Learning-rate schedule, weight-decay rule and optimizer, as the original's `optim_factory.py` and `utils.py`."""
+"""Learning-rate schedule, parameter groups and optimizer, as the original's `optim_factory.py` and `utils.py`."""
+
+import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+LAST_LAYER = 13
 
 
 def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0):
@@ -21,21 +26,73 @@ def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0):
     return np.concatenate([rising, falling])
 
 
+class ParameterGroup(NamedTuple):
+    """What one tensor gets: layer id 0..13, factor on the learning rate, weight decay."""
+
+    layer: int
+    lr_scale: float
+    weight_decay: float
+
+
+def parameter_groups(params, layer_decay=1.0, weight_decay=0.0):
+    """A tree like `params` of `ParameterGroup`s: lr_scale = layer_decay ** (13 - layer id)."""
+
+    def group(path, leaf):
+        layer = layer_id("/".join(key.key for key in path))
+        return ParameterGroup(layer, layer_decay ** (LAST_LAYER - layer), weight_decay if decays(path, leaf) else 0.0)
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def layer_id(path):
+    """The layer, 0 (stem) to 13 (head), of a parameter "stages_2_7/pwconv1/kernel", a leading "backbone/" ignored.
+
+    The original's twelve groups, whatever the depths: three blocks of the third stage share one; what is not of the
+    backbone's stages and downsamplers belongs to the last.
+    """
+    found = re.match(r"(?:backbone/)?(?:downsample_layers_(\d)|stages_(\d)_(\d+))/", path)
+    if not found:
+        return LAST_LAYER
+    downsample, stage, block = (None if part is None else int(part) for part in found.groups())
+    if downsample is not None:
+        return (0, 2, 3, 12)[downsample]
+    return (1, 2, 3 + block // 3, 12)[stage]
+
+
 def decays(path, leaf):
     """Whether weight decay applies: to tensors of rank above 1, so to GRN's gamma and beta, not to norms or biases."""
     return leaf.ndim > 1 and path[-1].key != "bias"
 
 
 def make_optimizer(config, schedule):
-    """The optax transformation of a recipe's `optim` section, its learning rate read from the schedule's table."""
+    """The optax transformation of a recipe's `optim` section, its learning rate read from the schedule's table.
+
+    Weight decay is decoupled and follows its own cosine from `weight_decay` to `weight_decay_end`; `clip_norm` bounds
+    the global norm of the gradient (0: no bound).
+    """
     if config.name != "adamw":
         raise ValueError(f"optim.name={config.name!r} is not known; expected 'adamw'.")
-    table = jnp.asarray(schedule, jnp.float32)
-    return optax.adamw(
-        lambda step: table[jnp.minimum(step, table.size - 1)],
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree_util.tree_map_with_path(decays, params),
+    for field in ("clip_norm", "weight_decay", "layer_decay"):
+        if config[field] < 0:
+            raise ValueError(f"optim.{field}={config[field]} must not be negative.")
+    decay = config.weight_decay
+    if config.weight_decay_end != decay:
+        decay = _lookup(cosine_schedule(decay, config.weight_decay_end, 1, len(schedule)))
+
+    def scale_layers(updates, params):
+        groups = parameter_groups(params, config.layer_decay)
+        return jax.tree.map(lambda update, group: update * group.lr_scale, updates, groups)
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(decay, mask=lambda tree: jax.tree_util.tree_map_with_path(decays, tree)),
+        optax.stateless(scale_layers) if config.layer_decay != 1 else optax.identity(),
+        optax.scale_by_learning_rate(_lookup(schedule)),
     )
+
+
+def _lookup(table):
+    """An optax schedule that reads a table, its last entry repeated."""
+    table = jnp.asarray(table, jnp.float32)
+    return lambda step: table[jnp.minimum(step, table.size - 1)]

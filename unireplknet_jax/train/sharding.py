@@ -23,6 +23,11 @@ def batch_sharding(mesh):
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def micro_batch_sharding(mesh):
+    """(micro-batches, n, ...): the second axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+
+
 def replicated(mesh):
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -48,8 +53,7 @@ def gather(mesh, tree):
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
-def to_devices(mesh, batch):
-    """This process's rows {name: (n, ...)} as global arrays; examples' ids stay behind on the host."""
-    sharding = batch_sharding(mesh)
+def to_devices(sharding, batch):
+    """This process's rows {name: array} as global arrays; examples' ids stay behind on the host."""
     arrays = {name: rows for name, rows in batch.items() if isinstance(rows, np.ndarray) and name != "id"}
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in arrays.items()}

@@ -4,11 +4,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unireplknet_jax.train.sharding import batch_sharding, gather, replicated, state_shardings
+from unireplknet_jax.train.sharding import (
+    batch_sharding,
+    gather,
+    micro_batch_sharding,
+    replicated,
+    state_shardings,
+)
 
 
-def make_state(task, optimizer, mesh, seed):
-    """{"params", "batch_stats", "opt", "step"}, every array born on its devices, and the same tree of shardings."""
+def init_function(task, optimizer, seed, ema=False):
+    """A function without arguments that makes the state {"params", "batch_stats", "opt", "step"} and, if asked, "ema".
+
+    "ema" is a moving average of parameters and batch statistics alike, as in the original, and starts as their copy.
+    """
     module = task.module()
     example = task.shapes(train=False)[0]
 
@@ -22,63 +31,115 @@ def make_state(task, optimizer, mesh, seed):
 
         # Only the task knows what its network takes, so the network is initialized where `predict` applies it.
         task.predict(apply, {}, {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in example.items()})
-        params = variables["params"]
-        return {
-            "params": params,
-            "batch_stats": variables.get("batch_stats", {}),
-            "opt": optimizer.init(params),
-            "step": jnp.zeros((), jnp.int32),
-        }
+        model = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+        state = {**model, "opt": optimizer.init(model["params"]), "step": jnp.zeros((), jnp.int32)}
+        return state | ({"ema": jax.tree.map(jnp.copy, model)} if ema else {})
 
-    shardings = state_shardings(mesh, jax.eval_shape(init))
-    return jax.jit(init, out_shardings=shardings)(), shardings
+    return init
+
+
+def abstract_state(task, optimizer, mesh, seed=0, ema=False):
+    """The shapes of a train state, each with its sharding; nothing is computed and no device is touched."""
+    shapes = jax.eval_shape(init_function(task, optimizer, seed, ema))
+    shardings = state_shardings(mesh, shapes)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def make_state(task, optimizer, mesh, seed, ema=False, variables=None):
+    """A fresh train state, every array born on its devices.
+
+    variables: {"params", "batch_stats"} to start from instead of fresh ones, on the host.
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh, seed, ema))
+    state = jax.jit(init_function(task, optimizer, seed, ema), out_shardings=shardings)()
+    for collection, tree in (variables or {}).items():
+        for holder, places in [(state, shardings)] + ([(state["ema"], shardings["ema"])] if ema else []):
+            holder[collection] = jax.device_put(tree, places[collection])
+    return state
+
+
+def state_bytes(state):
+    """The size of a train state, arrays or shapes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def variables_of(state):
-    """The model's variables in a train state."""
+    """The model's variables in a train state, or in its moving average `state["ema"]`."""
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
-def make_train_step(task, optimizer, mesh, shardings, seed):
-    """The jitted (state, batch) -> (state, scalars); the old state is donated. Scalars are means over the batch.
+def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
+    """The jitted (state, batch) -> (state, scalars); the old state is donated. `state`: as `abstract_state` gives it.
 
+    batch: {name: (k, n, ...)}, k micro-batches of n examples over all devices. Their gradients are averaged; each has
+    batch statistics of its own, and updates the running ones. Scalars are means over all k * n examples, among them
+    "grad_norm" and the norm below every first name of the parameter tree, "grad_norm/stages_0_0".
     Randomness is a function of (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
     """
     module = task.module()
 
+    def gradients_of(params, batch_stats, batch, rng):
+        def loss(params):
+            variables = {"params": gather(mesh, params), "batch_stats": batch_stats}
+            value, out = task.loss(module.apply, variables, batch, rng)
+            return value, (out["batch_stats"], out["scalars"])
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def accumulate(params, batch_stats, batch, rng):
+        """(gradient mean, batch statistics, scalar sums) over the micro-batches, one after the other."""
+        first = jax.tree.map(lambda x: x[0], batch)
+        count = len(jax.tree.leaves(batch)[0])
+        if count == 1:
+            gradients, (batch_stats, sums) = gradients_of(params, batch_stats, first, jax.random.fold_in(rng, 0))
+            return gradients, batch_stats, sums
+
+        def add(carry, inputs):
+            total, stats, sums = carry
+            index, micro = inputs
+            gradients, (stats, more) = gradients_of(params, stats, micro, jax.random.fold_in(rng, index))
+            return (jax.tree.map(jnp.add, total, gradients), stats, jax.tree.map(jnp.add, sums, more)), None
+
+        shapes = jax.eval_shape(gradients_of, params, batch_stats, first, rng)
+        zeros, (_, no_sums) = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (total, batch_stats, sums), _ = jax.lax.scan(add, (zeros, batch_stats, no_sums), (jnp.arange(count), batch))
+        return jax.tree.map(lambda gradient: gradient / count, total), batch_stats, sums
+
     def train_step(state, batch):
         rng = jax.random.fold_in(jax.random.key(seed + 1), state["step"])
-
-        def loss(params):
-            variables = {"params": gather(mesh, params), "batch_stats": state["batch_stats"]}
-            return task.loss(module.apply, variables, batch, rng)
-
-        gradients, out = jax.grad(loss, has_aux=True)(state["params"])
+        gradients, batch_stats, sums = accumulate(state["params"], state["batch_stats"], batch, rng)
         updates, opt = optimizer.update(gradients, state["opt"], state["params"])
-        scalars = {name: total / jnp.maximum(count, 1) for name, (total, count) in out["scalars"].items()}
-        scalars["grad_norm"] = optax.tree.norm(gradients)
-        new_state = {
-            "params": optax.apply_updates(state["params"], updates),
-            "batch_stats": out["batch_stats"],
-            "opt": opt,
-            "step": state["step"] + 1,
-        }
-        return new_state, scalars
+        model = {"params": optax.apply_updates(state["params"], updates), "batch_stats": batch_stats}
+        new_state = {**model, "opt": opt, "step": state["step"] + 1}
+        if ema_decay is not None:
+            new_state["ema"] = optax.incremental_update(model, state["ema"], 1 - ema_decay)
+        scalars = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
+        return new_state, scalars | _gradient_norms(gradients)
 
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, micro_batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
 
 
+def _gradient_norms(gradients):
+    norms = {f"grad_norm/{name}": optax.tree.norm(tree) for name, tree in gradients.items()}
+    return {"grad_norm": jnp.sqrt(sum(jnp.square(norm) for norm in norms.values())), **norms}
+
+
 def make_eval_step(task, mesh, deploy):
-    """The jitted (variables, batch) -> (totals, predictions), both replicated."""
+    """The jitted (variables, batch) -> (totals, predictions), both replicated; batch: {name: (n, ...)}."""
     module = task.module(deploy)
 
     def eval_step(variables, batch):
         pred = task.predict(module.apply, gather(mesh, variables), batch)
         return task.totals(pred, batch), pred
 
-    return jax.jit(eval_step, out_shardings=(replicated(mesh), replicated(mesh)))
+    return jax.jit(
+        eval_step,
+        in_shardings=(None, batch_sharding(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+    )

@@ -1,0 +1,36 @@
+"""What a run reports of its steps, and how it stops when numbers stop being finite."""
+
+import math
+
+import numpy as np
+
+GROUP = "grad_norm/"
+
+
+def mean_of_finite(window, step, schedule):
+    """The means {name: value} of the scalars of some steps, the last of which brought the run to `step` steps.
+
+    window: [{name: value}]; schedule: the learning rate of every step.
+    Raises FloatingPointError, naming step, learning rate and parameter groups, if one of them is not finite.
+    """
+    first = step - len(window)
+    for index, scalars in enumerate(window):
+        if not all(map(math.isfinite, scalars.values())):
+            before = window[index - 1] if index else {}
+            raise FloatingPointError(_explain(scalars, before, first + index + 1, schedule[first + index]))
+    return {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+
+
+def _explain(scalars, before, step, lr):
+    bad = [name for name, value in scalars.items() if not math.isfinite(value)]
+    names = ", ".join(name for name in bad if not name.startswith(GROUP))
+    groups = [name.removeprefix(GROUP) for name in bad if name.startswith(GROUP)]
+    some = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
+    norms = {name.removeprefix(GROUP): value for name, value in before.items() if name.startswith(GROUP)}
+    largest = max(norms, key=norms.get, default=None)
+    earlier = f"; the largest one of the step before was {norms[largest]:.3g} in {largest}" if largest else ""
+    return (
+        f"{names or 'a gradient'} stopped being finite at step {step}, learning rate {lr:.3g} (gradients that are not "
+        f"finite: {some or 'none'}{earlier}); lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_norm, and "
+        "resume from the last checkpoint."
+    )

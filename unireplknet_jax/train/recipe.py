@@ -1,0 +1,100 @@
+"""The fields that every recipe has, and the arguments of recipes."""
+
+from ml_collections import ConfigDict
+
+
+def base_config():
+    """The ConfigDict that a recipe fills in: batch sizes and epochs, which are 0 here, have to be stated."""
+    config = ConfigDict()
+    config.seed = 0
+    config.init = ""  # a checkpoint to start from; its classifier and input channels may differ
+    config.task = ConfigDict({"name": "classification", "labels": (), "options": {}})
+    config.data = ConfigDict(
+        {
+            "name": "",  # as data.sources.open_source takes it
+            "dir": "",
+            "train_split": "train",
+            "eval_split": "test",  # "": no evaluation
+            "train_examples": 0,  # for `plan`, which has no data; training counts them
+            "broken": "refuse",  # a picture that cannot be read ends the run; "skip": the next one takes its place
+            "num_threads": 2,  # batches that are built at the same time in each process
+            "workers": 0,  # processes that build batches, for hosts with many cores
+        }
+    )
+    config.batch_size = 0  # examples of one optimizer step, over all devices
+    config.accumulate = 1  # micro-batches that a step is made of
+    config.eval_batch_size = 0
+    config.epochs = 0.0
+    config.eval_every_epochs = 1.0
+    config.log_every = 100  # steps
+    config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
+    config.mesh = ConfigDict({"fsdp": 1})  # over how many devices parameters and moments are split
+    config.ema = ConfigDict({"decay": 0.0})  # 0: no moving average
+    config.optim = ConfigDict(
+        {
+            "name": "adamw",
+            "lr": 4e-3,  # for this batch_size; scale it by hand for another
+            "min_lr": 1e-6,
+            "warmup_epochs": 0.0,
+            "weight_decay": 0.05,
+            "weight_decay_end": 0.05,
+            "layer_decay": 1.0,  # factor on the learning rate from each of 13 layers to the one below
+            "clip_norm": 0.0,  # 0: gradients are not clipped
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+        }
+    )
+    return config
+
+
+def parse_argument(arg, sizes, options, recipe):
+    """(size, set of options) of a recipe's argument "SIZE[,OPTION...]"; the size may be left out beside an option.
+
+    Raises ValueError for a word that is neither.
+    """
+    words = [word for word in arg.split(",") if word]
+    for word in words:
+        if word not in (*sizes, *options):
+            choices = " or ".join(filter(None, [", ".join(sizes), ", ".join(options)]))
+            raise ValueError(f"{recipe} takes SIZE[,OPTION]: one of {choices}, not {word!r}.")
+    chosen = [word for word in words if word in sizes]
+    if len(chosen) > 1:
+        raise ValueError(f"{recipe} takes one size, not {' and '.join(chosen)}.")
+    return (chosen or [sizes[0]])[0], set(words) - set(chosen)
+
+
+def run_locally(config):
+    """Shrink an image recipe to a minute on a CPU: a small network on the digits bundled with scikit-learn.
+
+    Reader, augmentation, losses, optimizer, schedule and loop stay those of the recipe.
+    """
+    config.init = ""
+    config.task.labels = tuple("0123456789")
+    options = config.task.options
+    options.image_size = 64
+    options.model = ConfigDict(
+        {
+            **options.model.to_dict(),
+            "depths": (1, 1, 1, 1),
+            "dims": (16, 32, 64, 128),
+            "kernel_sizes": ((3,), (13,), (13,), (13,)),
+            "num_classes": 10,
+            "dtype": "float32",
+            "bn_group": 16,
+            "layer_scale_init": 1.0,
+        }
+    )
+    config.data.update({"name": "digits", "dir": "", "train_split": "train", "train_examples": 1437})
+    config.data.eval_split = config.data.eval_split and "test"
+    config.batch_size = 64
+    config.accumulate = min(config.accumulate, 2)
+    config.eval_batch_size = 120
+    config.epochs = 2
+    config.eval_every_epochs = 1
+    config.log_every = 5
+    config.mesh.fsdp = 1
+    config.optim.lr = min(config.optim.lr, 1e-3)
+    config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.5)
+    config.ema.decay = min(config.ema.decay, 0.9)
+    return config

@@ -1,0 +1,79 @@
+"""From a recipe to the parts of a run: what the loop trains with, and `plan` compiles."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from unireplknet_jax.tasks.base import Task, get_task
+from unireplknet_jax.train.optimizer import cosine_schedule, make_optimizer
+from unireplknet_jax.train.sharding import micro_batch_sharding
+from unireplknet_jax.train.step import abstract_state, make_train_step
+
+_POSITIVE = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every", "eval_every_epochs")
+
+
+class Run(NamedTuple):
+    """What follows from a recipe, a mesh and the number of training examples; nothing has been computed yet."""
+
+    task: Task
+    optimizer: optax.GradientTransformation
+    schedule: np.ndarray  # the learning rate of every step
+    steps_per_epoch: int
+    state: dict[str, Any]  # ShapeDtypeStructs with shardings
+    train_step: Any  # jitted, (state, batch) -> (state, scalars)
+
+    @property
+    def steps(self):
+        return len(self.schedule)
+
+
+def make_task(config):
+    """The task of a recipe; ValueError where the recipe's numbers cannot be."""
+    for name in _POSITIVE:
+        if config[name] <= 0:
+            raise ValueError(f"{name}={config[name]} must be positive.")
+    if not 0 <= config.ema.decay < 1:
+        raise ValueError(f"ema.decay={config.ema.decay} must be in [0, 1); 0 keeps no moving average.")
+    return get_task(config.task.name, **config.task.options.to_dict(), labels=tuple(config.task.get("labels", ())))
+
+
+def set_up(config, task, mesh, examples):
+    """The `Run` of a recipe on a mesh with a training set of so many examples.
+
+    Raises ValueError if the batch does not fit the devices or the examples.
+    """
+    check_batch("batch_size", config.batch_size, config.accumulate * mesh.size, _describe(config, mesh))
+    check_batch("eval_batch_size", config.eval_batch_size, mesh.size, f"the {mesh.size} devices of this run")
+    steps_per_epoch = examples // config.batch_size
+    if not steps_per_epoch:
+        raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {examples} examples.")
+    optim = config.optim
+    schedule = cosine_schedule(optim.lr, optim.min_lr, config.epochs, steps_per_epoch, optim.warmup_epochs)
+    optimizer = make_optimizer(optim, schedule)
+    ema = config.ema.decay or None
+    state = abstract_state(task, optimizer, mesh, config.seed, ema=ema is not None)
+    train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema)
+    return Run(task, optimizer, schedule, steps_per_epoch, state, train_step)
+
+
+def check_batch(name, size, divisor, what):
+    """Raise ValueError unless a batch size divides evenly."""
+    if size % divisor:
+        raise ValueError(f"{name}={size} is not a multiple of {what}.")
+
+
+def _describe(config, mesh):
+    devices = f"the {mesh.size} devices of this run"
+    return devices if config.accumulate == 1 else f"accumulate={config.accumulate} times {devices}"
+
+
+def abstract_batch(task, batch_size, accumulate, mesh):
+    """The shapes of a train step's batch, {name: (accumulate, batch_size / accumulate, ...)}, with their sharding."""
+    lead, sharding = (accumulate, batch_size // accumulate), micro_batch_sharding(mesh)
+    example = task.shapes(train=True)[0]
+    return {
+        name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
+        for name, leaf in example.items()
+    }

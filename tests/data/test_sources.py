@@ -2,6 +2,7 @@ import functools
 import gzip
 import http.server
 import io
+import os
 import pickle
 import sys
 import threading
@@ -136,6 +137,17 @@ def test_fashion_mnist_checks_that_images_and_labels_belong_together(tmp_path, o
         open_source("fashion_mnist", "test", tmp_path)
 
 
+def test_fashion_mnist_is_read_once_until_its_files_change(tmp_path, offline):
+    write_fashion(tmp_path)
+    first = open_source("fashion_mnist", "test", tmp_path)
+    assert open_source("fashion_mnist", "test", tmp_path) is first
+    assert not first.images.flags.writeable
+    write_fashion(tmp_path, 4)
+    for path in tmp_path.iterdir():
+        os.utime(path, ns=(1, 1))  # two changes within the clock's tick look alike
+    assert len(open_source("fashion_mnist", "test", tmp_path)) == 4
+
+
 @pytest.mark.skipif(not fashion_mnist.DEBIAN_FASHION_MNIST.is_dir(), reason="needs the package dataset-fashion-mnist")
 def test_the_real_fashion_mnist():
     train, test = open_source("fashion_mnist", "train"), open_source("fashion_mnist", "test")
@@ -237,6 +249,13 @@ def test_a_tfds_set_is_read_without_tensorflow(tiny_set):
     assert "tensorflow" not in sys.modules
 
 
+def test_batches_of_a_tfds_set_are_read_at_once(tiny_set):
+    source = open_source("tfds:tiny_pictures", "train", tiny_set)
+    batch = source.__getitems__([5, 0, -1, 2])
+    assert [example["id"] for example in batch] == [5, 0, 5, 2]
+    assert batch == [source[i] for i in (5, 0, 5, 2)]
+
+
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
@@ -262,3 +281,34 @@ def test_tfds_errors_are_one_sentence(tiny_set, name, split, message):
 def test_a_set_that_cannot_be_prepared_says_why(tiny_set, name, kind, message):
     with pytest.raises(kind, match=message):
         open_source(f"tfds:{name}", "train", tiny_set)
+
+
+class ByHand(NeedsTensorflow):
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """Put cats.tar
+    into manual_dir."""
+
+
+def test_a_set_to_download_by_hand_says_what_to_do(tmp_path):
+    command = rf"builder\('by_hand/1.0.0', data_dir='{tmp_path}', file_format='array_record'\)\.download_and_prepare"
+    todo = rf"Put cats\.tar into manual_dir \(that folder .*pip install tensorflow && python -c .*{command}"
+    with pytest.raises(FileNotFoundError, match=rf"not prepared, and {tmp_path}/downloads/manual is empty; {todo}"):
+        open_source("tfds:by_hand", "train", tmp_path)
+    (tmp_path / "downloads/manual").mkdir(parents=True)
+    (tmp_path / "downloads/manual/cats.tar").touch()
+    with pytest.raises(ImportError, match=rf"needs a module once .*'tensorflow'.*{todo}") as raised:
+        open_source("tfds:by_hand", "train", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_imagenet_resolves_and_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        open_source("tfds:imagenet2012", "train", tmp_path)
+    message = str(raised.value)
+    steps = (
+        f"{tmp_path}/downloads/manual is empty",
+        "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar",
+        f"'imagenet2012/5.1.0', data_dir='{tmp_path}', file_format='array_record').download_and_prepare()",
+        'the source "folder", which needs no TensorFlow',
+    )
+    assert [step for step in steps if step not in message] == []
+    assert not list(tmp_path.glob("**/*.array_record*"))

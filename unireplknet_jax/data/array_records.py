@@ -110,8 +110,8 @@ class ArrayRecordSource:
         indices = [range(len(self))[index] for index in indices]
         try:
             # Array_record starts a thread for each shard of a batch, which a single record need not pay.
-            one = len(indices) == 1
-            found = [self.records[indices[0]]] if one else self.records.__getitems__(indices)
+            few = len(indices) < 2
+            found = [self.records[index] for index in indices] if few else self.records.__getitems__(indices)
         except Exception as error:  # array_record raises RuntimeError, ValueError, ... for damaged and vanished files
             shards = sorted({self._shard(index)[0] for index in indices})
             raise ValueError(f"{listed(shards)} cannot be read ({first_line(error)}); copy the shard again") from error

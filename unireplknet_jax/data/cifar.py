@@ -108,13 +108,15 @@ def _unpack(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
     """The content of the wanted files of an archive, whatever folder of it they lie in."""
     content = {}
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 name = Path(member.name).name
                 if member.isfile() and name in wanted:
                     content[name] = tar.extractfile(member).read()
+            while tar.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{archive} is not a whole .tar.gz file ({error}); fetch it again") from error
+        raise ValueError(f"{archive} is not a whole .tar.gz file ({first_line(error)}); fetch it again") from error
     missing = [name for name in wanted if name not in content]
     if missing:
         raise ValueError(f"{archive} has no {', '.join(missing)}; expected the binary version")

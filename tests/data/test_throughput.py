@@ -89,10 +89,10 @@ def test_torchvision_does_the_same_operations():
     fill = (124, 116, 104)
     for name, operation in theirs.items():
         for level in (0.5, -0.5, 0.9, -0.9):
-            # Shears of torchvision go around pixel centres, and it turns the other way.
-            if name.startswith("Shear"):
-                continue
-            got, expected = operation(picture, level, fill), OPERATIONS[name](picture, level, fill)
-            if name.startswith("Translate"):
-                expected = OPERATIONS[name](picture, -level, fill)
-            np.testing.assert_array_equal(np.asarray(got), np.asarray(expected), err_msg=f"{name} {level}")
+            # It calls a shift to the right positive.
+            sign = -1 if name.startswith("Translate") else 1
+            got = np.asarray(operation(picture, level, fill)).astype(int)
+            # The tangent of a shear goes through degrees; Pillow cuts fractions off, so the last bit may differ.
+            tolerance = 1 if name.startswith("Shear") else 0
+            difference = got - np.asarray(OPERATIONS[name](picture, sign * level, fill))
+            assert np.abs(difference).max() <= tolerance, (name, level)

@@ -56,9 +56,11 @@ def test_windows_lie_inside_with_the_areas_and_the_shapes_they_should_have():
         assert abs((places < 0.25).mean() - 0.25) < 5 * math.sqrt(0.1875 / 4000)
 
 
-def test_every_place_is_reached_up_to_the_last_pixel():
-    boxes = windows(5, 4, 400, scale=(0.2, 0.2), ratio=(1.0, 1.0))
-    assert set(map(tuple, boxes)) == {(left, top, 2, 2) for left in range(4) for top in range(3)}
+@pytest.mark.parametrize(("share", "side"), [(0.2, 2), (0.3, 2), (0.35, 3)])  # of 5 x 4: the roots of 4, 6 and 7
+def test_every_place_is_reached_up_to_the_last_pixel(share, side):
+    boxes = windows(5, 4, 400, scale=(share, share), ratio=(1.0, 1.0))
+    places = {(left, top, side, side) for left in range(6 - side) for top in range(5 - side)}
+    assert set(map(tuple, boxes)) == places
 
 
 def test_the_default_windows_are_those_of_the_recipe():
@@ -80,6 +82,7 @@ def test_the_default_windows_are_those_of_the_recipe():
         ((10, 11), {"scale": (1.0, 1.0), "ratio": (0.5, 0.6)}, (1, 0, 7, 11)),
         ((3, 3), {"scale": (0.01, 0.01)}, (0, 0, 3, 3)),
         ((1, 1), {"scale": (0.01, 0.01)}, (0, 0, 1, 1)),
+        ((2, 2), {"scale": (0.06, 0.06)}, (0, 0, 2, 2)),  # 1 x 0 and 0 x 1 pixels are drawn
     ],
 )
 def test_where_ten_draws_do_not_fit_the_centre_is_taken(size, ranges, window):

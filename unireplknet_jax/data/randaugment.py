@@ -61,22 +61,22 @@ def solarize_add(picture, level, fill):
 
 def color(picture, level, fill):
     """Blend with the grey picture: towards it for negative levels, away from it for positive ones."""
-    return ImageEnhance.Color(picture).enhance(_factor(level))
+    return ImageEnhance.Color(picture).enhance(1.0 + 0.9 * level)
 
 
 def contrast(picture, level, fill):
     """Blend with the mean grey."""
-    return ImageEnhance.Contrast(picture).enhance(_factor(level))
+    return ImageEnhance.Contrast(picture).enhance(1.0 + 0.9 * level)
 
 
 def brightness(picture, level, fill):
     """Blend with black."""
-    return ImageEnhance.Brightness(picture).enhance(_factor(level))
+    return ImageEnhance.Brightness(picture).enhance(1.0 + 0.9 * level)
 
 
 def sharpness(picture, level, fill):
     """Blend with the smoothed picture."""
-    return ImageEnhance.Sharpness(picture).enhance(_factor(level))
+    return ImageEnhance.Sharpness(picture).enhance(1.0 + 0.9 * level)
 
 
 def shear_x(picture, level, fill):
@@ -97,10 +97,6 @@ def translate_x(picture, level, fill):
 def translate_y(picture, level, fill):
     """Move upwards by up to 0.45 of the height, in fractions of pixels."""
     return _affine(picture, (1, 0, 0, 0, 1, 0.45 * level * picture.height), fill)
-
-
-def _factor(level):
-    return max(0.1, 1.0 + 0.9 * level)
 
 
 def _affine(picture, matrix, fill):

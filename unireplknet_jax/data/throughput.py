@@ -150,9 +150,6 @@ def _torchvision_operations():
 
     bicubic = InterpolationMode.BICUBIC
 
-    def factor(level):
-        return max(0.1, 1 + 0.9 * level)
-
     def affine(picture, fill, translate=(0, 0), shear=(0.0, 0.0)):
         shear = [math.degrees(math.atan(tangent)) for tangent in shear]
         return tv.affine(picture, 0.0, list(translate), 1.0, shear, bicubic, list(fill), [0, 0])
@@ -166,10 +163,10 @@ def _torchvision_operations():
         "PosterizeIncreasing": lambda picture, level, fill: tv.posterize(picture, max(1, 4 - int(4 * abs(level)))),
         "SolarizeIncreasing": lambda picture, level, fill: tv.solarize(picture, 256 - int(256 * abs(level))),
         "SolarizeAdd": OPERATIONS["SolarizeAdd"],
-        "ColorIncreasing": lambda picture, level, fill: tv.adjust_saturation(picture, factor(level)),
-        "ContrastIncreasing": lambda picture, level, fill: tv.adjust_contrast(picture, factor(level)),
-        "BrightnessIncreasing": lambda picture, level, fill: tv.adjust_brightness(picture, factor(level)),
-        "SharpnessIncreasing": lambda picture, level, fill: tv.adjust_sharpness(picture, factor(level)),
+        "ColorIncreasing": lambda picture, level, fill: tv.adjust_saturation(picture, 1 + 0.9 * level),
+        "ContrastIncreasing": lambda picture, level, fill: tv.adjust_contrast(picture, 1 + 0.9 * level),
+        "BrightnessIncreasing": lambda picture, level, fill: tv.adjust_brightness(picture, 1 + 0.9 * level),
+        "SharpnessIncreasing": lambda picture, level, fill: tv.adjust_sharpness(picture, 1 + 0.9 * level),
         "ShearX": lambda picture, level, fill: affine(picture, fill, shear=(0.3 * level, 0.0)),
         "ShearY": lambda picture, level, fill: affine(picture, fill, shear=(0.0, 0.3 * level)),
         "TranslateXRel": lambda picture, level, fill: affine(picture, fill, (0.45 * level * picture.width, 0)),

@@ -249,6 +249,14 @@ def test_a_tfds_set_is_read_without_tensorflow(tiny_set):
     assert "tensorflow" not in sys.modules
 
 
+def test_a_set_prepared_in_another_format_says_how_to_convert_it(tmp_path):
+    open_source("tfds:tiny_pictures", "train", tmp_path)
+    info = next(tmp_path.rglob("dataset_info.json"))
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ValueError, match=r"not as ArrayRecord files; convert it once, .*: tfds convert_format --data"):
+        open_source("tfds:tiny_pictures", "train", tmp_path)
+
+
 def test_batches_of_a_tfds_set_are_read_at_once(tiny_set):
     source = open_source("tfds:tiny_pictures", "train", tiny_set)
     batch = source.__getitems__([5, 0, -1, 2])

@@ -50,6 +50,12 @@ def tfds_builder(name: str, data_dir: Path | None):
         known = tfds.list_builders(with_community_datasets=False)
         raise ValueError(f"TFDS has no set {name!r}; {nearest(name, known)}") from error
     except (ValueError, AssertionError, RuntimeError) as error:
+        if "File format is already set" in str(error):
+            raise ValueError(
+                f"{name} is prepared, but not as ArrayRecord files; convert it once, where TensorFlow is installed: "
+                "tfds convert_format --dataset_version_dir=DIR/NAME/VERSION --out_file_format=array_record "
+                "--out_dir=OTHER/NAME/VERSION, and give OTHER as data_dir"
+            ) from error
         raise ValueError(f"TFDS cannot open {name!r}: {first_line(error)}") from error
 
 

@@ -143,6 +143,14 @@ def test_all_broken_pictures_are_refused_together_and_nothing_is_left(broken, tm
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_nothing_is_written_once_the_split_is_refused(broken, tmp_path, monkeypatch):
+    encode, ids = array_records._encode, []
+    monkeypatch.setattr(array_records, "_encode", lambda example: ids.append(example["id"]) or encode(example))
+    with pytest.raises(ValueError, match=r"^2 of the pictures"):
+        write_array_records(broken, tmp_path / "out", "train", shards=2)
+    assert ids == [0]
+
+
 def test_broken_pictures_are_left_out_by_name(broken, tmp_path):
     card = write_array_records(broken, tmp_path / "out", "train", shards=11, broken="skip")
     assert card["left_out"] == ["a/02.jpg", "b/09.jpg"]

@@ -160,9 +160,7 @@ def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
     files = tuple(_file(split, k, shards) for k in range(shards))
     for file, size in zip(files, card["bytes"], strict=True):
         _check_size(path / file, size)
-    instructions = [
-        _Instruction(str(path / file), 0, count, count) for file, count in zip(files, counts, strict=True) if count
-    ]
+    instructions = [_Instruction(str(path / file), 0, count, count) for file, count in zip(files, counts, strict=True)]
     return ArrayRecordSource(
         str(path), ArrayRecordDataSource(instructions), files, np.cumsum(counts), tuple(card["labels"])
     )

@@ -49,23 +49,21 @@ def test_the_rates_follow_from_the_clock_and_all_meet_the_same_pictures_and_draw
 
     def costing(name, seconds):
         def prepare(data, rng):
-            clock[0] += seconds[len(calls) // 100 % len(seconds)]
+            clock[0] += seconds
             calls.append((name, data, rng.random()))
 
         return prepare
 
     monkeypatch.setattr(throughput.time, "thread_time", lambda: clock[0])
-    slow, quick = costing("slow", [0.25]), costing("quick", [0.125])
-    speeds = measure({"one": {"step": slow}, "two": {"step": quick}}, [b"x", b"y"], rounds=3)
+    speeds = measure({"one": {"step": costing("a", 0.25)}, "two": {"step": costing("b", 0.125)}}, [b"x", b"y"], 3)
     assert [(s.pipeline, s.step, s.median, s.slowest, s.fastest, s.ratio) for s in speeds] == [
         ("one", "step", 4.0, 4.0, 4.0, 1.0),
         ("two", "step", 8.0, 8.0, 8.0, 2.0),
     ]
-    order = "".join(name[0] for name, _, _ in calls)
-    assert order == "sq" + "ssqq" + "qqss" + "ssqq"
-    draws = [[(data, value) for name, data, value in calls[2:] if name == kind] for kind in ("slow", "quick")]
-    assert draws[0] == draws[1]
-    assert len(set(draws[0])) == 6
+    assert "".join(name for name, _, _ in calls) == "ab" + 3 * "abba"
+    one, two = ([(data, value) for name, data, value in calls[2:] if name == kind] for kind in "ab")
+    assert one == two
+    assert len(set(one)) == 6
 
 
 def test_median_and_spread_are_those_of_the_rounds(monkeypatch):

@@ -38,7 +38,8 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     readable image, TypeError for another kind of source.
     """
     if isinstance(source, Image.Image):
-        return _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
+        picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
+        return picture.copy() if picture is source else picture
     if isinstance(source, bytes | bytearray | memoryview):
         data, name = bytes(source), getattr(source, "name", f"the image given as {len(source)} bytes")
     elif isinstance(source, str | os.PathLike):
@@ -203,7 +204,7 @@ def _flatten(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

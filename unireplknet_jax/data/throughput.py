@@ -113,22 +113,26 @@ def measure(
 ) -> list[Speed]:
     """The speed of every step of every pipeline, {pipeline: {step: function}}, on the same pictures in one thread.
 
-    A round runs all of them, one after the other; the next round in the opposite order. The rounds differ in their
-    random draws, the steps of a round do not. One picture through each of them comes before, as a warm-up.
+    A round takes picture after picture through all of them, in alternating order, so that a machine that other
+    programs slow down slows them all. The rounds differ in their random draws, the functions of a round do not. One
+    picture through each of them comes before, as a warm-up.
     """
     _check_count(rounds, "rounds")
     _check_count(len(pictures), "pictures")
     entries = [(name, step, prepare) for name, steps in pipelines.items() for step, prepare in steps.items()]
     for _, _, prepare in entries:
         prepare(pictures[0], np.random.default_rng(seed))
-    rates = {(name, step): [0.0] * rounds for name, step, _ in entries}
+    rates = {(name, step): [] for name, step, _ in entries}
     for turn in range(rounds):
-        for name, step, prepare in entries if turn % 2 == 0 else entries[::-1]:
-            rng = np.random.default_rng((seed, turn))
-            start = time.thread_time()
-            for data in pictures:
-                prepare(data, rng)
-            rates[name, step][turn] = len(pictures) / max(time.thread_time() - start, 1e-9)
+        rngs = {key: np.random.default_rng((seed, turn)) for key in rates}
+        seconds = dict.fromkeys(rates, 0.0)
+        for index, data in enumerate(pictures):
+            for name, step, prepare in entries if index % 2 == 0 else entries[::-1]:
+                start = time.thread_time()
+                prepare(data, rngs[name, step])
+                seconds[name, step] += time.thread_time() - start
+        for key, total in seconds.items():
+            rates[key].append(len(pictures) / max(total, 1e-9))
     first = next(iter(pipelines))
     return [
         Speed(

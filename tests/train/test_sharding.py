@@ -14,7 +14,14 @@ from linear import Linear, adamw
 
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
-from unireplknet_jax.train.sharding import batch_sharding, gather, make_mesh, micro_batch_sharding, state_shardings, to_devices
+from unireplknet_jax.train.sharding import (
+    batch_sharding,
+    gather,
+    make_mesh,
+    micro_batch_sharding,
+    state_shardings,
+    to_devices,
+)
 from unireplknet_jax.train.step import abstract_state, make_state, make_train_step
 
 # One block with FFT convolutions and batch norms, and weights that are worth splitting.

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from unireplknet_jax.data import image as images
 from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sources import open_source
 from unireplknet_jax.models import torch_names
@@ -88,9 +89,9 @@ class Classification:
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
         """
-        labels = _open(data["name"], data["train_split"], data.get("dir") or None).labels
+        labels = open_source(data["name"], data["train_split"], data.get("dir") or None).labels
         if data["eval_split"]:
-            found = _open(data["name"], data["eval_split"], data.get("dir") or None).labels
+            found = open_source(data["name"], data["eval_split"], data.get("dir") or None).labels
             check_same_labels(labels, found, data["train_split"], data["eval_split"])
         if not self._waits:
             return self
@@ -115,13 +116,15 @@ class Classification:
     def dataset(self, data, split, train):
         import grain
 
-        source = _open(data["name"], split, data.get("dir") or None)
+        source = open_source(data["name"], split, data.get("dir") or None)
         classes = self.module().num_classes
         if len(source.labels) != classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
+        broken = data.get("broken", "refuse")
         if train:
-            return training_stream(source, self._augment, data["seed"])
-        return grain.MapDataset.source(source).map(self._resize)
+            return training_stream(range(len(source)), AugmentedExamples(source, self._augment, broken), data["seed"])
+        source = without_broken(source) if broken == "skip" else source
+        return grain.MapDataset.source(TransformedExamples(source, self._resize))
 
     def _augment(self, example, rng):
         return {**example, "image": self._channels(_train_transform(self)(example["image"], rng))}
@@ -153,15 +156,14 @@ class Classification:
     def _training_inputs(self, batch, rng):
         """Normalized, erased and mixed images (n, h, w, c) and their soft targets (n, classes)."""
         network = self.module()
-        erase, mix = jax.random.split(rng)
         inputs = self._normalize(batch)
         if self.random_erasing:
-            inputs = random_erasing(erase, inputs, self.random_erasing)
+            inputs = random_erasing(jax.random.fold_in(rng, 0), inputs, self.random_erasing)
         targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], network.num_classes), self.label_smoothing)
         if not self._mixes:
             return inputs, targets
         return mix_batch(
-            mix,
+            jax.random.fold_in(rng, 1),
             inputs,
             targets,
             mixup=self.mixup,
@@ -180,9 +182,8 @@ class Classification:
         return jnp.clip(inputs * jnp.asarray(self.std) + jnp.asarray(self.mean), 0, 1)
 
     def loss(self, apply, variables, batch, rng):
-        augment, dropout = jax.random.split(rng)
-        inputs, targets = self._training_inputs(batch, augment)
-        logits, updates = apply(variables, inputs, train=True, rngs={"dropout": dropout}, mutable=["batch_stats"])
+        inputs, targets = self._training_inputs(batch, rng)
+        logits, updates = apply(variables, inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
         losses = optax.softmax_cross_entropy(logits, targets)
         count = jnp.float32(losses.size)
         scalars = {"loss": (jnp.sum(losses), count)}
@@ -262,11 +263,6 @@ class Classification:
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
 def _name_table(module):
     return torch_names.name_table(torch_names.abstract_variables(module))
-
-
-@functools.lru_cache(maxsize=4)  # a training run opens its training split twice, and listing a million files takes time
-def _open(name, split, folder):
-    return open_source(name, split, folder)
 
 
 @functools.lru_cache(maxsize=4)

@@ -53,7 +53,7 @@ def set_up(config, task, mesh, examples):
     schedule = cosine_schedule(optim.lr, optim.min_lr, config.epochs, steps_per_epoch, optim.warmup_epochs)
     optimizer = make_optimizer(optim, schedule)
     ema = config.ema.decay or None
-    state = abstract_state(task, optimizer, mesh, config.seed, ema=ema is not None)
+    state = abstract_state(task, optimizer, mesh, ema is not None)
     train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema)
     return Run(task, optimizer, schedule, steps_per_epoch, state, train_step)
 

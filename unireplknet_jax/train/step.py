@@ -13,49 +13,46 @@ from unireplknet_jax.train.sharding import (
 )
 
 
-def init_function(task, optimizer, seed, ema=False):
-    """A function without arguments that makes the state {"params", "batch_stats", "opt", "step"} and, if asked, "ema".
+def abstract_state(task, optimizer, mesh, ema=False):
+    """The shapes of a train state, each with its sharding; nothing is computed and no device is touched.
 
-    "ema" is a moving average of parameters and batch statistics alike, as in the original, and starts as their copy.
+    {"params", "batch_stats", "opt", "step"} and, if asked for, "ema": a moving average of parameters and batch
+    statistics alike, as in the original.
     """
-    module = task.module()
-    example = task.shapes(train=False)[0]
-
-    def init():
-        variables = {}
-
-        def apply(_, *inputs, **options):
-            output, made = module.init_with_output(jax.random.key(seed), *inputs, **options)
-            variables.update(made)
-            return output
-
-        # Only the task knows what its network takes, so the network is initialized where `predict` applies it.
-        task.predict(apply, {}, {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in example.items()})
-        model = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
-        state = {**model, "opt": optimizer.init(model["params"]), "step": jnp.zeros((), jnp.int32)}
-        return state | ({"ema": jax.tree.map(jnp.copy, model)} if ema else {})
-
-    return init
-
-
-def abstract_state(task, optimizer, mesh, seed=0, ema=False):
-    """The shapes of a train state, each with its sharding; nothing is computed and no device is touched."""
-    shapes = jax.eval_shape(init_function(task, optimizer, seed, ema))
+    shapes = jax.eval_shape(lambda: _state_of(_fresh_variables(task, 0), optimizer, ema))
     shardings = state_shardings(mesh, shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def make_state(task, optimizer, mesh, seed, ema=False, variables=None):
-    """A fresh train state, every array born on its devices.
+    """A train state at step 0, every array born on its devices.
 
-    variables: {"params", "batch_stats"} to start from instead of fresh ones, on the host.
+    variables: {"params", "batch_stats"} to start from instead of fresh ones; they are copied.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh, seed, ema))
-    state = jax.jit(init_function(task, optimizer, seed, ema), out_shardings=shardings)()
-    for collection, tree in (variables or {}).items():
-        for holder, places in [(state, shardings)] + ([(state["ema"], shardings["ema"])] if ema else []):
-            holder[collection] = jax.device_put(tree, places[collection])
-    return state
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh, ema))
+    if variables is None:
+        return jax.jit(lambda: _state_of(_fresh_variables(task, seed), optimizer, ema), out_shardings=shardings)()
+    return jax.jit(lambda tree: _state_of(tree, optimizer, ema), out_shardings=shardings)(variables)
+
+
+def _fresh_variables(task, seed):
+    """Only the task knows what its network takes, so the network is initialized where `predict` applies it."""
+    module, example, variables = task.module(), task.shapes(train=False)[0], {}
+
+    def apply(_, *inputs, **options):
+        output, made = module.init_with_output(jax.random.key(seed), *inputs, **options)
+        variables.update(made)
+        return output
+
+    task.predict(apply, {}, {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in example.items()})
+    return variables
+
+
+def _state_of(variables, optimizer, ema):
+    model = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    model = jax.tree.map(jnp.copy, model)  # the first step gives its state away, not what this one was made of
+    state = {**model, "opt": optimizer.init(model["params"]), "step": jnp.zeros((), jnp.int32)}
+    return state | ({"ema": jax.tree.map(jnp.copy, model)} if ema else {})
 
 
 def state_bytes(state):

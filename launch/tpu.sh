@@ -1,0 +1,462 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU slice: creates it, copies this repository, installs it, starts the run on all its machines,
+# follows it, creates the slice again and resumes after a pre-emption, and deletes it after the last step.
+#   launch/tpu.sh run --name N --type v5litepod-16 --zone Z [OPTIONS] -- train --config configs/imagenet1k.py:s --workdir gs://B/s
+#   launch/tpu.sh status|delete --name N --zone Z [--queued]
+#   launch/tpu.sh logs --name N --zone Z [--worker K]
+#   launch/tpu.sh ssh --name N --zone Z [--worker K|all] -- COMMAND
+# Options: --project P; --spot: cheaper, may be taken away; --queued: wait in Google's queue for the slice, with --wait 6h at
+# most so long; --version V: the TPU software, else chosen by type; --bucket gs://B[/FOLDER]: data, read-only at /mnt/data;
+# --cache-mb M: of disk for it; --max-restarts K (20); --keep: do not delete; --dry-run: print the commands, call nothing.
+# `run` of a slice that is already running follows it, so a run outlives this terminal. docs/launch.md has the whole story.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+poll_seconds="${UNIREPLKNET_POLL:-30}"
+capacity_tries=12 # creations that are refused for want of capacity, about 90 minutes
+patience=20       # polls without an answer, or with some machines done and others not
+again=75          # what the train command returns once it has saved its state
+worker_script="bash unireplknet/launch/tpu_worker.sh"
+name="" type="" zone="" project="" version="" bucket="" cache_mb="" wait_limit=""
+spot="" queued="" keep="" dry_run="" worker="" max_restarts=20
+folder="" slice_may_exist="" workers=0 log_line=0
+
+parse() {
+  command="${1:-}"
+  [[ $command =~ ^(run|status|logs|delete|ssh)$ ]] || fail "write $0 run|status|logs|ssh|delete; got '$command'."
+  shift
+  while [[ $# -gt 0 && $1 != -- ]]; do
+    case "$1" in
+      --spot) spot=yes ;;
+      --queued) queued=yes ;;
+      --keep) keep=yes ;;
+      --dry-run) dry_run=yes ;;
+      --name | --type | --zone | --project | --version | --bucket | --cache-mb | --wait | --worker | --max-restarts)
+        [[ -n ${2:-} && $2 != -- ]] || fail "$1 needs a value."
+        set_option "$1" "$2"
+        shift
+        ;;
+      *) fail "unknown option '$1'; what follows -- is for the $([[ $command == ssh ]] && echo slice || echo run)." ;;
+    esac
+    shift
+  done
+  shift || true
+  arguments=("$@")
+}
+
+set_option() {
+  case "$1" in
+    --name) name="$2" ;;
+    --type) type="$2" ;;
+    --zone) zone="$2" ;;
+    --project) project="$2" ;;
+    --version) version="$2" ;;
+    --bucket) bucket="$2" ;;
+    --cache-mb) cache_mb="$2" ;;
+    --wait) wait_limit="$2" ;;
+    --worker) worker="$2" ;;
+    --max-restarts) max_restarts="$2" ;;
+  esac
+}
+
+check() {
+  [[ -n $name ]] || fail "--name, the name of the slice, is missing."
+  [[ -n $zone ]] || fail "--zone is missing, for example --zone us-west4-a; which zones have which TPU: https://cloud.google.com/tpu/docs/regions-zones."
+  [[ $command != ssh || ${#arguments[@]} -gt 0 ]] || fail "there is no command after --."
+  if [[ $command == run ]]; then
+    [[ -n $type ]] || fail "--type is missing, for example --type v5litepod-16."
+    [[ ${arguments[0]:-} == train ]] || fail "write the run after --, for example -- train --config configs/imagenet1k.py:s --workdir gs://BUCKET/s."
+    [[ -z $bucket || $bucket == gs://?* ]] || fail "--bucket is '$bucket'; expected an address such as gs://my-bucket/imagenet."
+    [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts is '$max_restarts'; expected a number."
+    [[ -n $queued || -z $wait_limit ]] || fail "--wait needs --queued: only a queued request waits in Google's queue."
+    if [[ -z $version ]]; then
+      choose_version
+    fi
+    git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 || fail "$repository is no git checkout; the files that git knows are what is copied."
+  fi
+  [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
+    fail "gcloud was not found: install it (https://cloud.google.com/sdk/docs/install) and run 'gcloud init'."
+}
+
+# https://cloud.google.com/tpu/docs/runtimes
+choose_version() {
+  case "$type" in
+    v6e-*) version=v2-alpha-tpuv6e ;;
+    v5p-*) version=v2-alpha-tpuv5 ;;
+    v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+    v2-* | v3-* | v4-*) version=tpu-ubuntu2204-base ;;
+    *) fail "no software version is known for --type $type: name one with --version, see https://cloud.google.com/tpu/docs/runtimes." ;;
+  esac
+}
+
+# gcloud compute tpus GROUP VERB NAME ...; its own talk goes to $folder/said, to be shown when it fails. The flags are in
+# https://cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm and .../queued-resources, a page for each verb.
+tpus() {
+  local words=(gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"})
+  if [[ -n $dry_run ]]; then
+    printf '%q ' "${words[@]}" >&3
+    echo >&3
+    return
+  fi
+  "${words[@]}" 2>"$folder/said"
+}
+
+# Runs a command on the machines $1 ("all" or a number). A machine that is gone must not leave the connection hanging.
+remote() {
+  tpus tpu-vm ssh "$name" --worker="$1" --command="$2" --ssh-flag=-oServerAliveInterval=15 --ssh-flag=-oConnectTimeout=30
+}
+
+quoted() {
+  printf '%q ' "$@"
+}
+
+said() {
+  sed 's/^/  gcloud: /' "$folder/said" >&2
+}
+
+# What the commands that delete need, for the one shown to the user.
+how_to_delete() {
+  echo "$0 delete $(quoted --name "$name" --zone "$zone" ${project:+--project "$project"} ${queued:+--queued})"
+}
+
+billed() {
+  if [[ -n $slice_may_exist ]]; then
+    echo "The slice $name may exist and is billed until it is deleted: $(how_to_delete)" >&2
+  fi
+}
+
+give_up() {
+  billed
+  fail "$@"
+}
+
+# The state of the slice's node, or NONE: https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes
+node_state() {
+  local state
+  if state="$(tpus tpu-vm describe "$name" --format='value(state)')"; then
+    echo "${state:-DRY}"
+  elif grep -qiE 'not_found|not found|was not found' "$folder/said"; then
+    echo NONE
+  else
+    echo UNKNOWN
+  fi
+}
+
+delete_slice() {
+  if [[ -n $queued ]]; then
+    tpus queued-resources delete "$name" --force --quiet
+  else
+    tpus tpu-vm delete "$name" --quiet
+  fi
+}
+
+# Deletes what is left of a slice, also where there is nothing any more.
+clear_slice() {
+  delete_slice || grep -qiE 'not_found|not found' "$folder/said" || {
+    said
+    give_up "the old slice $name could not be deleted."
+  }
+}
+
+# Sorts a refusal in $1 into capacity (comes back by itself), quota (does not) and other.
+refusal() {
+  if grep -qiE 'quota' "$1"; then
+    echo quota
+  elif grep -qiE 'no more capacity|insufficient (reserved )?capacity|not enough (available )?(resources|capacity)|stockout|RESOURCE_POOL_EXHAUSTED|currently unavailable|resource_exhausted' "$1"; then
+    echo capacity
+  else
+    echo other
+  fi
+}
+
+refuse() {
+  said
+  case "$(refusal "$folder/said")" in
+    quota) give_up "the project has no quota for $type in $zone${spot:+ (spot)}: ask for it at https://cloud.google.com/tpu/docs/quota, or take another type, zone or --spot." ;;
+    capacity) give_up "$zone has no free $type${spot:+ (spot)}: try later, in another zone, or with --queued, which waits in Google's queue." ;;
+    *) give_up "the slice $name could not be created; see what gcloud says above." ;;
+  esac
+}
+
+create_node() {
+  local try seconds="$poll_seconds"
+  for ((try = 1; ; try++)); do
+    if tpus tpu-vm create "$name" --accelerator-type="$type" --version="$version" ${spot:+--spot}; then
+      return
+    fi
+    if [[ $try -ge $capacity_tries || "$(refusal "$folder/said")" != capacity ]]; then
+      refuse
+    fi
+    echo "no $type is free in $zone; trying again in $seconds seconds ($try of $capacity_tries)"
+    sleep "$seconds"
+    seconds=$((seconds * 2 > 600 ? 600 : seconds * 2))
+  done
+}
+
+create_queued() {
+  local state="" before
+  tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" --runtime-version="$version" \
+    ${spot:+--spot} ${wait_limit:+"--valid-until-duration=$wait_limit"} || refuse
+  # The states: https://cloud.google.com/tpu/docs/queued-resources
+  while true; do
+    before="$state"
+    state="$(tpus queued-resources describe "$name" --format='value(state.state)')" || state=UNKNOWN
+    if [[ -n $dry_run || $state == ACTIVE ]]; then
+      return
+    fi
+    if [[ $state != "$before" ]]; then
+      echo "the request for $name is $state"
+    fi
+    case "$state" in
+      FAILED)
+        tpus queued-resources describe "$name" >"$folder/why" || true
+        mv "$folder/why" "$folder/said"
+        refuse
+        ;;
+      SUSPENDING | SUSPENDED) return ;;
+    esac
+    sleep "$poll_seconds"
+  done
+}
+
+# Leaves a READY slice, or ends this script. Sets fresh=yes where it made the slice.
+ensure_slice() {
+  local state polls=0
+  fresh=""
+  while true; do
+    state="$(node_state)"
+    slice_may_exist=yes
+    case "$state" in
+      READY) return ;;
+      NONE | DRY) ;;
+      PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | SUSPENDED | HIDDEN | HIDING)
+        echo "the slice $name is $state; deleting it"
+        clear_slice
+        ;;
+      *)
+        [[ $((polls += 1)) -le $((patience * 3)) ]] || { said; give_up "the slice $name is $state and does not become READY."; }
+        sleep "$poll_seconds"
+        continue
+        ;;
+    esac
+    if [[ -n $queued && $state == NONE ]]; then
+      clear_slice # a request of this name without its node would be in the way
+    fi
+    echo "creating the slice $name: $type in $zone${spot:+, spot}"
+    fresh=yes
+    if [[ -n $queued ]]; then
+      create_queued
+    else
+      create_node
+    fi
+    if [[ -n $dry_run ]]; then
+      return
+    fi
+  done
+}
+
+pack() {
+  local files=() file
+  while IFS= read -r -d '' file; do
+    if [[ -e $repository/$file ]]; then
+      files+=("$file")
+    fi
+  done < <(git -C "$repository" ls-files -z --cached --others --exclude-standard)
+  tar -czf "$folder/unireplknet.tar.gz" -C "$repository" "${files[@]}"
+}
+
+# Copies, installs and starts the run on all machines; fails where that did not work.
+prepare() {
+  local out
+  [[ -n $dry_run ]] || pack
+  echo "copying the code to $name and installing it (minutes)"
+  tpus tpu-vm scp "$folder/unireplknet.tar.gz" "$name:unireplknet.tar.gz" --worker=all || return
+  remote all "rm -rf unireplknet && mkdir unireplknet && tar -xzf unireplknet.tar.gz -C unireplknet && $worker_script install" || return
+  if [[ -n $bucket ]]; then
+    remote all "$worker_script mount $(quoted "${bucket#gs://}" ${cache_mb:+"$cache_mb"})" || return
+  fi
+  log_line="$(remote 0 "$worker_script log 0 | wc -l")" || return
+  out="$(remote all "$worker_script start $(quoted "${arguments[@]}")")" || return
+  workers="$(grep -c '^status ' <<<"$out" || true)"
+}
+
+# The run's log up to here, of machine 0.
+show_log() {
+  local text
+  if text="$(remote 0 "$worker_script log $log_line")" && [[ -n $text ]]; then
+    printf '%s\n' "$text"
+    log_line=$((log_line + $(wc -l <<<"$text")))
+  fi
+}
+
+# Polls all machines once; sets answer to one of running, done, again, failed, none (nothing was ever started), silent.
+ask() {
+  local status
+  answer=silent
+  status="$(remote all "$worker_script poll 2>/dev/null || true")" || return 0
+  status="$(grep '^status ' <<<"$status" || true)"
+  if [[ -z $status ]]; then
+    answer=none
+    return
+  fi
+  awk -v again="$again" -v known="$workers" '
+    { n += 1 }
+    $3 == "exited" && $4 != 0 && $4 != again { if (!bad || $5 < time) { bad = 1; who = $2; code = $4; time = $5 } }
+    $3 == "exited" && $4 == 0 { zero += 1 }
+    ($3 == "exited" && $4 == again) || $3 == "lost" { more += 1 }
+    $3 == "running" { run += 1 }
+    END {
+      if (bad) print "failed", who, code
+      else if (n < known) print "silent"
+      else if (run) print (more ? "ending" : "running")
+      else if (more) print "again"
+      else if (zero == n) print "done"
+      else print "none"
+    }' <<<"$status" >"$folder/answer"
+  read -r answer failed_worker failed_code <"$folder/answer" || true
+  if [[ $workers -eq 0 ]]; then
+    workers="$(wc -l <<<"$status")"
+  fi
+}
+
+# Follows the run until it ends; sets answer to done, again, failed or gone.
+follow() {
+  local silence=0 state
+  while true; do
+    ask
+    case "$answer" in
+      running) silence=0 ;;
+      silent | none | ending)
+        state="$(node_state)"
+        if [[ $state != READY && $state != UNKNOWN && $state != REPAIRING && $state != RESTARTING ]]; then
+          answer=gone
+          return
+        fi
+        silence=$((silence + 1))
+        if [[ $silence -gt $patience && $answer == ending ]]; then
+          remote all "$worker_script stop" || true
+          answer=again
+          return
+        fi
+        if [[ $silence -gt $patience ]]; then
+          said
+          give_up "the machines of $name do not answer any more, though the slice is $state; the run may go on there: the same command follows it again."
+        fi
+        ;;
+      *)
+        show_log
+        return
+        ;;
+    esac
+    show_log
+    sleep "$poll_seconds"
+  done
+}
+
+# A machine that failed: its words, an end to the others, and no second try, since the same error would come again.
+report_failure() {
+  echo "worker $failed_worker ended with code $failed_code; the end of its log:" >&2
+  remote "$failed_worker" "$worker_script tail 40" >&2 || said
+  remote all "$worker_script stop" || said
+  billed
+  echo "error: the run failed on worker $failed_worker; its whole log is at ~/unireplknet_run/log there." >&2
+  exit "$failed_code"
+}
+
+# Every exit: what is billed is said where the user would otherwise not know.
+interrupted() {
+  echo >&2
+  if [[ -n $slice_may_exist ]]; then
+    echo "Stopped watching; a run that was started goes on, and the same command follows it again." >&2
+    billed
+  fi
+  exit 130
+}
+
+run() {
+  local restarts=0 attach=yes
+  trap interrupted INT TERM
+  while true; do
+    ensure_slice
+    answer=none
+    if [[ $attach == yes && -z $fresh ]]; then
+      ask
+    fi
+    attach=""
+    if [[ $answer == running ]]; then
+      echo "a run is going on on $name already: following it"
+    elif ! prepare; then
+      answer=gone
+      if [[ "$(node_state)" == READY && $((failures += 1)) -ge 3 ]]; then
+        said
+        give_up "the run could not be started on $name; see what gcloud says above."
+      fi
+    else
+      answer=running
+    fi
+    if [[ -n $dry_run ]]; then
+      dry_end
+      return
+    fi
+    if [[ $answer == running ]]; then
+      follow
+    fi
+    case "$answer" in
+      done) break ;;
+      failed) report_failure ;;
+    esac
+    restarts=$((restarts + 1))
+    [[ $restarts -le $max_restarts ]] || give_up "the run was interrupted $restarts times, more than --max-restarts $max_restarts; the same command goes on with it."
+    echo "the run was interrupted ($restarts of at most $max_restarts); resuming it"
+  done
+  finish
+}
+
+# The rest of what a run calls, where nothing is called.
+dry_end() {
+  echo "# every $poll_seconds seconds, until all machines are done:"
+  ask
+  remote 0 "$worker_script log 0"
+  echo "# after a pre-emption, and then from the creation on once more:"
+  delete_slice
+  echo "# after a failure of worker 0:"
+  remote 0 "$worker_script tail 40"
+  remote all "$worker_script stop"
+  if [[ -z $keep ]]; then
+    echo "# in the end:"
+    delete_slice
+  fi
+}
+
+finish() {
+  if [[ -n $keep ]]; then
+    echo "The run is done."
+    billed
+  elif delete_slice; then
+    echo "The run is done and the slice $name is deleted."
+  else
+    said
+    give_up "the run is done, but the slice $name could not be deleted."
+  fi
+}
+
+command="" arguments=() failures=0 fresh="" answer="" failed_worker="" failed_code=1
+exec 3>&1
+parse "$@"
+check
+folder="$(mktemp -d)"
+trap 'rm -rf "$folder"' EXIT
+case "$command" in
+  run) run ;;
+  status)
+    if [[ -n $queued ]]; then
+      tpus queued-resources describe "$name" --format='value(state.state)' || { said; fail "there is no request $name in $zone."; }
+    fi
+    tpus tpu-vm describe "$name" --format='value(state)' || { said; fail "there is no slice $name in $zone."; }
+    remote all "$worker_script poll" || said
+    ;;
+  logs) remote "${worker:-0}" "tail -n 100 -f unireplknet_run/log" || { said; fail "the log of $name could not be read."; } ;;
+  ssh) remote "${worker:-all}" "${arguments[*]}" || { code=$?; said; exit "$code"; } ;;
+  delete) delete_slice || { said; fail "the slice $name could not be deleted."; } ;;
+esac

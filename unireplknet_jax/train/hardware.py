@@ -1,0 +1,2 @@
+def chip_of(device_kind):
+    return None

@@ -12,15 +12,16 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# shellcheck source-path=SCRIPTDIR source=tpu_slice.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tpu_slice.sh"
 
 poll_seconds="${UNIREPLKNET_POLL:-30}"
-capacity_tries=12 # creations that are refused for want of capacity, about 90 minutes
-patience=20       # polls without an answer, or with some machines done and others not
-again=75          # what the train command returns once it has saved its state
+patience=20 # polls without an answer, or with some machines done and others not
+again=75    # what the train command returns once it has saved its state
 worker_script="bash unireplknet/launch/tpu_worker.sh"
 name="" type="" zone="" project="" version="" bucket="" cache_mb="" wait_limit=""
 spot="" queued="" keep="" dry_run="" worker="" max_restarts=20
-folder="" slice_may_exist="" workers=0 log_line=0
+folder="" workers=0 log_line=0
 
 parse() {
   command="${1:-}"
@@ -90,172 +91,6 @@ choose_version() {
   esac
 }
 
-# gcloud compute tpus GROUP VERB NAME ...; its own talk goes to $folder/said, to be shown when it fails. The flags are in
-# https://cloud.google.com/sdk/gcloud/reference/compute/tpus/tpu-vm and .../queued-resources, a page for each verb.
-tpus() {
-  local words=(gcloud compute tpus "$@" --zone="$zone" ${project:+"--project=$project"})
-  if [[ -n $dry_run ]]; then
-    printf '%q ' "${words[@]}" >&3
-    echo >&3
-    return
-  fi
-  "${words[@]}" 2>"$folder/said"
-}
-
-# Runs a command on the machines $1 ("all" or a number). A machine that is gone must not leave the connection hanging.
-remote() {
-  tpus tpu-vm ssh "$name" --worker="$1" --command="$2" --ssh-flag=-oServerAliveInterval=15 --ssh-flag=-oConnectTimeout=30
-}
-
-quoted() {
-  printf '%q ' "$@"
-}
-
-said() {
-  sed 's/^/  gcloud: /' "$folder/said" >&2
-}
-
-# What the commands that delete need, for the one shown to the user.
-how_to_delete() {
-  echo "$0 delete $(quoted --name "$name" --zone "$zone" ${project:+--project "$project"} ${queued:+--queued})"
-}
-
-billed() {
-  if [[ -n $slice_may_exist ]]; then
-    echo "The slice $name may exist and is billed until it is deleted: $(how_to_delete)" >&2
-  fi
-}
-
-give_up() {
-  billed
-  fail "$@"
-}
-
-# The state of the slice's node, or NONE: https://cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes
-node_state() {
-  local state
-  if state="$(tpus tpu-vm describe "$name" --format='value(state)')"; then
-    echo "${state:-DRY}"
-  elif grep -qiE 'not_found|not found|was not found' "$folder/said"; then
-    echo NONE
-  else
-    echo UNKNOWN
-  fi
-}
-
-delete_slice() {
-  if [[ -n $queued ]]; then
-    tpus queued-resources delete "$name" --force --quiet
-  else
-    tpus tpu-vm delete "$name" --quiet
-  fi
-}
-
-# Deletes what is left of a slice, also where there is nothing any more.
-clear_slice() {
-  delete_slice || grep -qiE 'not_found|not found' "$folder/said" || {
-    said
-    give_up "the old slice $name could not be deleted."
-  }
-}
-
-# Sorts a refusal in $1 into capacity (comes back by itself), quota (does not) and other.
-refusal() {
-  if grep -qiE 'quota' "$1"; then
-    echo quota
-  elif grep -qiE 'no more capacity|insufficient (reserved )?capacity|not enough (available )?(resources|capacity)|stockout|RESOURCE_POOL_EXHAUSTED|currently unavailable|resource_exhausted' "$1"; then
-    echo capacity
-  else
-    echo other
-  fi
-}
-
-refuse() {
-  said
-  case "$(refusal "$folder/said")" in
-    quota) give_up "the project has no quota for $type in $zone${spot:+ (spot)}: ask for it at https://cloud.google.com/tpu/docs/quota, or take another type, zone or --spot." ;;
-    capacity) give_up "$zone has no free $type${spot:+ (spot)}: try later, in another zone, or with --queued, which waits in Google's queue." ;;
-    *) give_up "the slice $name could not be created; see what gcloud says above." ;;
-  esac
-}
-
-create_node() {
-  local try seconds="$poll_seconds"
-  for ((try = 1; ; try++)); do
-    if tpus tpu-vm create "$name" --accelerator-type="$type" --version="$version" ${spot:+--spot}; then
-      return
-    fi
-    if [[ $try -ge $capacity_tries || "$(refusal "$folder/said")" != capacity ]]; then
-      refuse
-    fi
-    echo "no $type is free in $zone; trying again in $seconds seconds ($try of $capacity_tries)"
-    sleep "$seconds"
-    seconds=$((seconds * 2 > 600 ? 600 : seconds * 2))
-  done
-}
-
-create_queued() {
-  local state="" before
-  tpus queued-resources create "$name" --node-id="$name" --accelerator-type="$type" --runtime-version="$version" \
-    ${spot:+--spot} ${wait_limit:+"--valid-until-duration=$wait_limit"} || refuse
-  # The states: https://cloud.google.com/tpu/docs/queued-resources
-  while true; do
-    before="$state"
-    state="$(tpus queued-resources describe "$name" --format='value(state.state)')" || state=UNKNOWN
-    if [[ -n $dry_run || $state == ACTIVE ]]; then
-      return
-    fi
-    if [[ $state != "$before" ]]; then
-      echo "the request for $name is $state"
-    fi
-    case "$state" in
-      FAILED)
-        tpus queued-resources describe "$name" >"$folder/why" || true
-        mv "$folder/why" "$folder/said"
-        refuse
-        ;;
-      SUSPENDING | SUSPENDED) return ;;
-    esac
-    sleep "$poll_seconds"
-  done
-}
-
-# Leaves a READY slice, or ends this script. Sets fresh=yes where it made the slice.
-ensure_slice() {
-  local state polls=0
-  fresh=""
-  while true; do
-    state="$(node_state)"
-    slice_may_exist=yes
-    case "$state" in
-      READY) return ;;
-      NONE | DRY) ;;
-      PREEMPTED | TERMINATED | STOPPED | STOPPING | DELETING | SUSPENDED | HIDDEN | HIDING)
-        echo "the slice $name is $state; deleting it"
-        clear_slice
-        ;;
-      *)
-        [[ $((polls += 1)) -le $((patience * 3)) ]] || { said; give_up "the slice $name is $state and does not become READY."; }
-        sleep "$poll_seconds"
-        continue
-        ;;
-    esac
-    if [[ -n $queued && $state == NONE ]]; then
-      clear_slice # a request of this name without its node would be in the way
-    fi
-    echo "creating the slice $name: $type in $zone${spot:+, spot}"
-    fresh=yes
-    if [[ -n $queued ]]; then
-      create_queued
-    else
-      create_node
-    fi
-    if [[ -n $dry_run ]]; then
-      return
-    fi
-  done
-}
-
 pack() {
   local files=() file
   while IFS= read -r -d '' file; do
@@ -272,7 +107,8 @@ prepare() {
   [[ -n $dry_run ]] || pack
   echo "copying the code to $name and installing it (minutes)"
   tpus tpu-vm scp "$folder/unireplknet.tar.gz" "$name:unireplknet.tar.gz" --worker=all || return
-  remote all "rm -rf unireplknet && mkdir unireplknet && tar -xzf unireplknet.tar.gz -C unireplknet && $worker_script install" || return
+  # Nothing worth keeping runs here, but machines whose peers are gone would wait for them for ever.
+  remote all "{ $worker_script stop 2>/dev/null || true; } && rm -rf unireplknet && mkdir unireplknet && tar -xzf unireplknet.tar.gz -C unireplknet && $worker_script install" || return
   if [[ -n $bucket ]]; then
     remote all "$worker_script mount $(quoted "${bucket#gs://}" ${cache_mb:+"$cache_mb"})" || return
   fi
@@ -364,7 +200,6 @@ report_failure() {
   exit "$failed_code"
 }
 
-# Every exit: what is billed is said where the user would otherwise not know.
 interrupted() {
   echo >&2
   if [[ -n $slice_may_exist ]]; then
@@ -387,9 +222,9 @@ run() {
     if [[ $answer == running ]]; then
       echo "a run is going on on $name already: following it"
     elif ! prepare; then
+      said
       answer=gone
       if [[ "$(node_state)" == READY && $((failures += 1)) -ge 3 ]]; then
-        said
         give_up "the run could not be started on $name; see what gcloud says above."
       fi
     else

@@ -41,7 +41,7 @@ said() {
 
 # What the commands that delete need, for the one shown to the user.
 how_to_delete() {
-  echo "$0 delete $(quoted --name "$name" --zone "$zone" ${project:+--project "$project"} ${queued:+--queued})"
+  quoted "$0" delete --name "$name" --zone "$zone" ${project:+--project "$project"} ${queued:+--queued}
 }
 
 billed() {

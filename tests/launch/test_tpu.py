@@ -1,0 +1,478 @@
+"""launch/tpu.sh against a stand-in for gcloud that really runs the commands on its machines, which are folders."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stand_ins import write_script
+
+# python3 on a machine: makes environments and installs nothing; the package notes its arguments and plays $CLOUD/train.
+PYTHON = """
+case "$*" in
+  "-c import sys"*) echo 3.12 ;;
+  "-m venv"*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip"*) printf '%s\\n' "$*" >>"$CLOUD/pip.$WORKER" ;;
+  "-m unireplknet_jax"*)
+    shift 2
+    ATTEMPT=1
+    while [[ -e $CLOUD/args.$WORKER.$ATTEMPT ]]; do ATTEMPT=$((ATTEMPT + 1)); done
+    printf '%s\\0' "$UNIREPLKNET_DISTRIBUTED" "$@" >"$CLOUD/args.$WORKER.$ATTEMPT"
+    source "$CLOUD/train"
+    ;;
+esac
+"""
+TRAIN = ["train", "--config", "configs/recipe.py:s", "--workdir", "gs://b/run"]
+PLACE = ["--name", "n", "--zone", "z"]
+
+
+class Cloud:
+    """The folder $CLOUD, and tpu.sh with it."""
+
+    def __init__(self, folder, repository, tools):
+        self.folder, self.repository, self.tools, self.process = folder, repository, tools, None
+        self.environment = {"CLOUD": str(folder), "PATH": str(tools), "UNIREPLKNET_POLL": "0", "HOME": str(folder)}
+        script = repository / "launch" / "tpu.sh"
+        assert "\npatience=20 " in script.read_text()
+        script.write_text(script.read_text().replace("\npatience=20 ", "\npatience=4 "))
+        self.write("state.json", node=None, request=None, polls=0, creations=0)
+        self.plan()
+        self.train("exit 0")
+        write_script(folder / "machine" / "python3", PYTHON)
+        write_script(folder / "machine" / "curl", 'echo "$WORKER"')
+        write_script(folder / "machine" / "sudo", '"$@"')
+        write_script(folder / "machine" / "mountpoint", "exit 1")
+        write_script(folder / "machine" / "gcsfuse", 'printf "%s\\n" "$@" >"$CLOUD/gcsfuse.$WORKER"')
+        write_script(tools / "gcloud", f'exec {sys.executable} -I -S {Path(__file__).parent / "gcloud.py"} "$@"')
+
+    def write(self, name, **values):
+        (self.folder / name).write_text(json.dumps(values))
+
+    def plan(self, **changes):
+        self.write("plan.json", **{"workers": 2, "create": [], "queue": [], "events": {}, **changes})
+
+    def train(self, text):
+        """What the train command does on a machine; it sees WORKER and ATTEMPT."""
+        (self.folder / "train").write_text(text)
+
+    def command(self, *words):
+        return ["bash", str(self.repository / "launch" / "tpu.sh"), *words]
+
+    def run(self, *words, **options):
+        return subprocess.run(
+            self.command(*words), env=self.environment, capture_output=True, text=True, timeout=60, **options
+        )
+
+    def run_training(self, *options, arguments=TRAIN):
+        return self.run("run", *PLACE, "--type", "v5litepod-16", *options, "--", *arguments)
+
+    def begin(self, *options):
+        """As run_training, but goes on; the fixture ends it."""
+        words = self.command("run", *PLACE, "--type", "v5litepod-16", *options, "--", *TRAIN)
+        self.process = subprocess.Popen(
+            words, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        return self.process
+
+    @property
+    def state(self):
+        return json.loads((self.folder / "state.json").read_text())
+
+    @property
+    def calls(self):
+        file = self.folder / "calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def verbs(self, *without):
+        """The calls as "tpu-vm create" and the like, one of those that follow each other."""
+        found = []
+        for call in self.calls:
+            name = " ".join(call[3:5])
+            if name.split()[1] not in without and (not found or found[-1] != name):
+                found.append(name)
+        return found
+
+    def started(self, worker):
+        return sorted(self.folder.glob(f"args.{worker}.*"))
+
+    def arguments(self, worker, attempt=1):
+        return (self.folder / f"args.{worker}.{attempt}").read_text().split("\0")[:-1]
+
+    def running(self):
+        """The machines on which a process of the run is alive."""
+        found = []
+        for file in sorted(self.folder.glob("w*/unireplknet_run/pid")):
+            words = ["ps", "-o", "stat=", "-p", file.read_text().strip()]
+            state = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+            if state and not state.startswith("Z"):  # one that ended stays, where nobody asks for its code
+                found.append(int(file.parts[-3][1:]))
+        return found
+
+    def wait_for(self, condition):
+        end = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def cloud(tmp_path, repository, tools):
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    cloud = Cloud(folder, repository, tools)
+    yield cloud
+    if cloud.process:
+        with cloud.process:
+            cloud.process.kill()
+    for file in folder.glob("w*/unireplknet_run/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int(file.read_text()), signal.SIGKILL)
+
+
+def check_error(done, *parts, code=1):
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert all(part in errors[0] for part in parts), errors[0]
+
+
+def test_a_run_from_creation_to_deletion(cloud):
+    cloud.train("echo step 1 of worker $WORKER; pwd; ls -A; exit 0")
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs("describe") == ["tpu-vm create", "tpu-vm scp", "tpu-vm ssh", "tpu-vm delete"]
+    create = next(call for call in cloud.calls if call[4] == "create")
+    assert " ".join(create) == (
+        "gcloud compute tpus tpu-vm create n --accelerator-type=v5litepod-16 --version=v2-alpha-tpuv5-lite --zone=z"
+    )
+    assert [cloud.arguments(worker) for worker in (0, 1)] == [["auto", *TRAIN]] * 2
+    assert cloud.state["node"] is None
+    assert "step 1 of worker 0" in done.stdout
+    assert "worker 1" not in done.stdout
+    listed = done.stdout.splitlines()
+    assert {"not added.py", "configs", "launch", ".gitignore"} <= set(listed)
+    assert "big.ignored" not in listed
+    assert "--editable" in (cloud.folder / "pip.1").read_text()
+    assert "jax[tpu]" in (cloud.folder / "pip.1").read_text()
+
+
+def test_arguments_arrive_as_they_were_written(cloud):
+    hard = ["--config.name=two words", "--config.a='$HOME' \"x\" `ls` \\ * ;", "--config.b=one\ntwo  three", ""]
+    assert cloud.run_training(arguments=[*TRAIN, *hard]).returncode == 0
+    assert cloud.arguments(1) == ["auto", *TRAIN, *hard]
+
+
+def test_dry_run_prints_every_command_and_calls_nothing(cloud):
+    options = ["--spot", "--project", "p", "--bucket", "gs://b/a folder", "--cache-mb", "100"]
+    arguments = [*TRAIN, "--config.name=two words"]
+    dry = cloud.run_training("--dry-run", *options, arguments=arguments)
+    assert dry.returncode == 0, dry.stderr
+    assert cloud.calls == []
+    printed = [shlex.split(line) for line in dry.stdout.splitlines() if line.startswith("gcloud ")]
+    assert cloud.run_training(*options, arguments=arguments).returncode == 0
+    packed = "unireplknet.tar.gz"  # in a temporary folder of each run
+    strip = lambda call: [packed if word.endswith(f"/{packed}") else word for word in call]  # noqa: E731
+    real = [strip(call) for call in cloud.calls]
+    counts = [word for call in real for word in call if " log " in word]  # which line comes next is known only in a run
+    missing = [call for call in real if call not in [strip(call) for call in printed] and not set(call) & set(counts)]
+    assert missing == []
+    assert counts
+
+
+def test_dry_run_needs_no_gcloud(cloud):
+    (cloud.tools / "gcloud").unlink()
+    assert cloud.run_training("--dry-run", "--queued").returncode == 0
+
+
+def test_keep_leaves_the_slice_and_says_what_it_costs(cloud):
+    done = cloud.run_training("--keep")
+    assert done.returncode == 0
+    assert cloud.state["node"] == "READY"
+    assert "delete" not in cloud.verbs()[-1]
+    assert "billed" in done.stderr
+    command = shlex.split(done.stderr[done.stderr.index(": ") + 2 :])
+    assert cloud.run(*command[1:]).returncode == 0
+    assert cloud.state["node"] is None
+
+
+def test_preemption_recreates_the_slice_and_resumes(cloud):
+    cloud.plan(events={"4": "preempt"})
+    cloud.train("if [[ $ATTEMPT == 1 ]]; then exec sleep 60; fi; echo resumed")
+    done = cloud.run_training("--spot")
+    assert done.returncode == 0, done.stderr
+    assert cloud.state["creations"] == 2
+    assert [call[-2] for call in cloud.calls if call[4] == "create"] == ["--spot", "--spot"]
+    assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
+    assert cloud.arguments(0, 2) == cloud.arguments(0, 1)
+    assert "PREEMPTED" in done.stdout
+    assert "resumed" in done.stdout
+    assert cloud.state["node"] is None
+
+
+def test_a_preemption_while_it_is_prepared(cloud):
+    cloud.train("exit 0")
+    ssh = cloud.tools / "gcloud"
+    real = ssh.read_text().splitlines()[1].removeprefix("exec ")
+    # The first installation fails since the machines go away under it.
+    write_script(
+        ssh,
+        f"""
+if [[ "$*" == *install* && ! -e $CLOUD/once ]]; then
+  touch() {{ : >"$1"; }}
+  touch "$CLOUD/once"
+  set -- "${{@/--command=*/--command=x poll}}"
+fi
+exec {real}""",
+    )
+    cloud.plan(events={"1": "preempt"})
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert cloud.state["creations"] == 2
+
+
+def test_more_interruptions_than_allowed(cloud):
+    cloud.train("exit 75")
+    done = cloud.run_training("--max-restarts", "2")
+    check_error(done, "interrupted 3 times", "--max-restarts 2")
+    assert len(cloud.started(0)) == 3
+    assert "launch/tpu.sh' delete --name n --zone z" in done.stderr
+
+
+def test_a_saved_run_starts_again_on_the_same_slice(cloud):
+    cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 75")
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert cloud.state["creations"] == 1
+    assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
+
+
+def test_a_machine_that_was_restarted_resumes(cloud):
+    cloud.plan(events={"3": "reboot"})
+    cloud.train("if [[ $ATTEMPT == 1 ]]; then exec sleep 60; fi")
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert (cloud.state["creations"], len(cloud.started(1))) == (1, 2)
+
+
+def test_machines_that_wait_for_a_lost_one_are_stopped(cloud):
+    cloud.train("if [[ $ATTEMPT == 1 && $WORKER == 0 ]]; then exec sleep 60; fi; [[ $ATTEMPT -gt 1 ]] || exit 75")
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
+    assert cloud.running() == []
+
+
+def test_a_failing_worker_ends_the_run(cloud):
+    cloud.train('if [[ $WORKER == 1 ]]; then echo "no such recipe"; exit 3; fi; exec sleep 60')
+    done = cloud.run_training()
+    check_error(done, "worker 1", code=3)
+    assert "no such recipe" in done.stderr
+    assert cloud.running() == []
+    assert [len(cloud.started(worker)) for worker in (0, 1)] == [1, 1]
+    assert cloud.state["creations"] == 1
+    assert cloud.state["node"] == "READY"
+    assert "launch/tpu.sh' delete --name n --zone z" in done.stderr
+
+
+def test_the_first_of_two_failures_is_shown(cloud):
+    cloud.train("if [[ $WORKER == 1 ]]; then exit 3; fi; sleep 1.5; exit 134")
+    check_error(cloud.run_training(), "worker 1", code=3)
+
+
+def test_a_dropped_connection_is_no_lost_run(cloud):
+    cloud.plan(events={"2": "drop", "3": "drop"})
+    cloud.train("while [[ ! -e $CLOUD/enough ]]; do sleep 0.02; done; echo fine")
+    process = cloud.begin()
+    cloud.wait_for(lambda: cloud.state["polls"] > 4)
+    (cloud.folder / "enough").touch()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "fine" in out
+    assert len(cloud.started(0)) == 1
+
+
+def test_ctrl_c_leaves_the_run_and_the_same_command_follows_it(cloud):
+    cloud.train("while [[ ! -e $CLOUD/enough ]]; do sleep 0.02; done")
+    process = cloud.begin()
+    cloud.wait_for(lambda: cloud.state["polls"] > 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on" in err
+    assert "billed until it is deleted" in err
+    assert "launch/tpu.sh' delete --name n --zone z" in err
+    assert cloud.running() == [0, 1]
+    polls = cloud.state["polls"]
+    process = cloud.begin()
+    cloud.wait_for(lambda: cloud.state["polls"] > polls + 1)
+    (cloud.folder / "enough").touch()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "following it" in out
+    assert len(cloud.started(0)) == 1
+    assert cloud.state["node"] is None
+
+
+def test_without_quota_it_stops_at_once(cloud):
+    cloud.plan(create=["quota"])
+    done = cloud.run_training()
+    check_error(done, "no quota for v5litepod-16 in z")
+    assert "TPUV5sLitepodPerProjectPerZone" in done.stderr
+    assert cloud.state["creations"] == 1
+    assert "billed" not in done.stderr
+
+
+def test_a_refusal_for_another_reason_is_shown(cloud):
+    cloud.plan(create=["permission"])
+    done = cloud.run_training()
+    check_error(done, "could not be created")
+    assert "PERMISSION_DENIED" in done.stderr
+    assert cloud.state["creations"] == 1
+
+
+def test_it_waits_for_capacity(cloud):
+    cloud.plan(create=["capacity", "capacity"])
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert cloud.state["creations"] == 3
+    assert done.stdout.count("no v5litepod-16 is free in z") == 2
+
+
+def test_it_does_not_wait_for_capacity_for_ever(cloud):
+    cloud.plan(create=["capacity"] * 20)
+    check_error(cloud.run_training("--spot"), "no free v5litepod-16 (spot)", "--queued")
+    assert cloud.state["creations"] == 12
+
+
+class TestQueued:
+    """--queued: a request in Google's queue."""
+
+    def test_it_waits_for_its_turn(self, cloud):
+        cloud.plan(queue=["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
+        done = cloud.run_training("--queued", "--spot", "--wait", "6h")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("is WAITING_FOR_RESOURCES") == 1
+        (create,) = (call for call in cloud.calls if call[4] == "create")
+        assert " ".join(create) == (
+            "gcloud compute tpus queued-resources create n --node-id=n --accelerator-type=v5litepod-16 "
+            "--runtime-version=v2-alpha-tpuv5-lite --spot --valid-until-duration=6h --zone=z"
+        )
+        delete = "gcloud compute tpus queued-resources delete n --force --quiet --zone=z"
+        assert " ".join(cloud.calls[-1]) == delete
+        assert cloud.state["request"] is None
+
+    def test_preemption_makes_a_new_request(self, cloud):
+        cloud.plan(queue=["ACTIVE"], events={"3": "preempt"})
+        cloud.train("if [[ $ATTEMPT == 1 ]]; then exec sleep 60; fi")
+        state = cloud.folder / "plan.json"
+        process = cloud.begin("--queued")
+        cloud.wait_for(lambda: cloud.state["creations"] == 2)
+        plan = json.loads(state.read_text())
+        state.write_text(json.dumps({**plan, "queue": ["ACTIVE"]}))
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert len(cloud.started(0)) == 2
+
+    def test_a_request_that_waits_keeps_its_place(self, cloud):
+        cloud.write("state.json", node=None, request="WAITING_FOR_RESOURCES", polls=0, creations=0)
+        cloud.plan(queue=["WAITING_FOR_RESOURCES", "ACTIVE"])
+        assert cloud.run_training("--queued").returncode == 0
+        assert cloud.state["creations"] == 0
+        assert "queued-resources create" not in cloud.verbs()
+
+    def test_a_request_that_failed_is_removed(self, cloud):
+        cloud.plan(queue=["WAITING_FOR_RESOURCES", "FAILED", "state: FAILED, Quota limit exceeded"])
+        check_error(cloud.run_training("--queued"), "no quota for v5litepod-16")
+        assert cloud.state["request"] is None
+
+
+def test_bucket_is_mounted_read_only(cloud):
+    assert cloud.run_training("--bucket", "gs://b/a folder/", "--cache-mb", "100").returncode == 0
+    options = (cloud.folder / "gcsfuse.1").read_text().splitlines()
+    assert options[-2:] == ["b", str(cloud.folder / "w1" / "data")]
+    assert options[options.index("--only-dir") + 1] == "a folder"
+    assert options[options.index("-o") + 1] == "ro"
+    assert "--file-cache-max-size-mb=100" in options
+
+
+def test_a_whole_bucket_without_cache(cloud):
+    assert cloud.run_training("--bucket", "gs://b").returncode == 0
+    options = (cloud.folder / "gcsfuse.0").read_text().splitlines()
+    assert options[-2] == "b"
+    assert not [word for word in options if "only-dir" in word or "cache-dir" in word]
+
+
+def test_what_cannot_be_installed_is_said_and_tried_three_times(cloud):
+    write_script(cloud.folder / "machine" / "gcsfuse", "echo no permission >&2; exit 1")
+    done = cloud.run_training("--bucket", "gs://b")
+    check_error(done, "could not be started")
+    assert "gs://b could not be mounted" in done.stderr
+    assert len([call for call in cloud.calls if call[4] == "scp"]) == 3
+    assert cloud.started(0) == []
+
+
+def test_status_logs_and_commands(cloud):
+    cloud.train("echo hello from $WORKER")
+    assert cloud.run_training("--keep").returncode == 0
+    status = cloud.run("status", *PLACE)
+    assert status.stdout.splitlines()[0] == "READY"
+    assert "status 1 exited 0 " in status.stdout
+    done = cloud.run("ssh", *PLACE, "--worker", "1", "--", "echo", "$WORKER; exit 4")
+    assert (done.stdout.strip(), done.returncode) == ("1", 4)
+    write_script(cloud.folder / "machine" / "tail", 'cat "${@: -1}"')  # the real one would follow the log for ever
+    assert "hello from 1" in cloud.run("logs", *PLACE, "--worker", "1").stdout
+    assert cloud.run("delete", *PLACE).returncode == 0
+    check_error(cloud.run("delete", *PLACE), "could not be deleted")
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("v2-8", "tpu-ubuntu2204-base"),
+        ("v4-32", "tpu-ubuntu2204-base"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v5litepod-8", "v2-alpha-tpuv5-lite"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_software_version_fits_the_type(cloud, kind, version):
+    out = cloud.run("run", *PLACE, "--type", kind, "--dry-run", "--", *TRAIN).stdout
+    assert f" --version={version} " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ([], "write "),
+        (["begin"], "got 'begin'"),
+        (["run", "--zone", "z"], "--name"),
+        (["run", "--name", "n"], "--zone"),
+        (["run", *PLACE], "--type"),
+        (["run", *PLACE, "--type"], "--type needs a value"),
+        (["run", *PLACE, "--type", "--", "train"], "--type needs a value"),
+        (["run", *PLACE, "--type", "v5p-8"], "-- train"),
+        (["run", *PLACE, "--type", "v5p-8", "--", "python"], "-- train"),
+        (["run", *PLACE, "--type", "v99-8", "--", "train"], "--version"),
+        (["run", *PLACE, "--type", "v5p-8", "--bucket", "b", "--", "train"], "gs://"),
+        (["run", *PLACE, "--type", "v5p-8", "--wait", "6h", "--", "train"], "--queued"),
+        (["run", *PLACE, "--type", "v5p-8", "--max-restarts", "x", "--", "train"], "--max-restarts"),
+        (["run", *PLACE, "--typ", "v5p-8"], "unknown option '--typ'"),
+        (["ssh", *PLACE], "no command"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(cloud, words, part):
+    done = cloud.run(*words)
+    check_error(done, part)
+    assert len(done.stderr.splitlines()) == 1
+    assert cloud.calls == []
+
+
+def test_without_gcloud_it_says_where_to_get_it(cloud):
+    (cloud.tools / "gcloud").unlink()
+    check_error(cloud.run_training(), "gcloud was not found", "https://cloud.google.com/sdk")

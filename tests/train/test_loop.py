@@ -11,8 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train import loop
-from unireplknet_jax.train.checkpoint import TrainCheckpoints
+from unireplknet_jax.train import loop, setup
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
 
@@ -41,6 +40,7 @@ def make_config(**fields):
     config.task.options.image_size = 16
     config.optim.update({"lr": 4e-3, "min_lr": 1e-6, "warmup_epochs": 1})
     config.update({"batch_size": 240, "eval_batch_size": 120, "epochs": 2, "eval_every_epochs": 1, "log_every": 2})
+    config.ema.decay = 0.5
     config.update(fields)
     return config
 
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
 def rows_of(workdir):
     """The rows of metrics.jsonl without what a clock measured."""
     return [
-        {name: value for name, value in row.items() if name != "train/examples_per_second"}
+        {name: value for name, value in row.items() if not name.startswith("speed/")}
         for row in read_metrics(workdir / "metrics.jsonl")
     ]
 
@@ -86,9 +86,9 @@ def stop_at(monkeypatch, step):
 def test_a_run_leaves_everything_behind(finished):
     workdir, metrics = finished
     assert {path.name for path in workdir.iterdir()} == {
-        *("checkpoints", "curves.png", "metrics.jsonl", "model", "tensorboard")
+        *("checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema", "best", "best_ema")
     }
-    assert list(metrics) == ["top1", "top5", "loss", "count"]
+    assert list(metrics) == [f"{form}{name}" for form in ("", "ema/") for name in ("top1", "top5", "loss", "count")]
     assert metrics["count"] == 360
     assert saved_steps(workdir) == [5, 10]
     checkpoint = open_checkpoint(workdir / "model")
@@ -101,6 +101,9 @@ def test_what_is_measured_is_written(finished):
     rows = rows_of(workdir)
     trained = {row["step"]: row for row in rows if "train/loss" in row}
     evaluated = {row["step"]: row for row in rows if "eval/loss" in row}
+    merged = [row for row in rows if "eval/merged/loss" in row]
+    assert [(row["step"], row["eval/merged/top1"]) for row in merged] == [(10, metrics["top1"])]
+    assert merged[0]["eval/merged/loss"] == pytest.approx(metrics["loss"], rel=1e-5)
     assert list(trained) == [2, 4, 5, 6, 8, 10]
     assert list(evaluated) == [5, 10]
     assert {f"eval/{name}": value for name, value in metrics.items()} | {"step": 10} == evaluated[10]
@@ -139,10 +142,12 @@ def test_its_metrics_are_those_of_one_run(finished, resumed):
 
 def test_a_finished_run_only_measures_again(finished):
     workdir, metrics = finished
-    before = {path: path.read_bytes() for path in (workdir / "metrics.jsonl", workdir / "model" / "card.json")}
+    before = {path: path.read_bytes() for path in (workdir / "best" / "card.json", workdir / "model" / "card.json")}
+    rows = rows_of(workdir)
     variables = variables_of(workdir)
     assert train(make_config(), workdir) == metrics
     assert {path: path.read_bytes() for path in before} == before
+    assert rows_of(workdir) == rows
     assert saved_steps(workdir) == [5, 10]
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables)
 
@@ -153,19 +158,12 @@ def test_a_run_does_not_resume_with_another_batch_size(finished):
         train(make_config(batch_size=160), finished[0])
 
 
-def test_a_run_does_not_resume_with_another_seed(finished):
-    with pytest.raises(ValueError, match="this run has seed=1, but the checkpoint at step 10 was made with 0"):
-        TrainCheckpoints(finished[0], {"batch_size": 240, "seed": 1}).restore({}, {})
-
-
-@pytest.mark.parametrize("params", [{}, {"head": {"bias": np.zeros(3, np.float32)}}])
-def test_a_run_does_not_resume_with_another_network(finished, params):
-    state = {"params": params, "step": np.int32(0)}
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    checkpoints = TrainCheckpoints(finished[0], {"batch_size": 240, "seed": 0})
+def test_a_run_does_not_resume_with_another_network(finished):
+    config = make_config()
+    config.task.options.model.dims = (8, 16, 8, 8)
     message = "the checkpoint at step 10 is not of the network and optimizer of this recipe"
     with pytest.raises(ValueError, match=message) as caught:
-        checkpoints.restore(state, jax.tree.map(lambda leaf: here, state))
+        train(config, finished[0])
     assert "\n" not in str(caught.value)
 
 
@@ -175,26 +173,27 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
     class Stop(Exception):
         pass
 
-    def restore(self, state, shardings):
-        started.extend([state, shardings])
+    def make_state(*args):
+        started.append(real(*args))
         raise Stop
 
-    monkeypatch.setattr(TrainCheckpoints, "restore", restore)
+    real = loop.make_state
+    monkeypatch.setattr(loop, "make_state", make_state)
     with pytest.raises(Stop):
         train(make_config(init=str(finished[0] / "model")), tmp_path)
-    state, shardings = started
     expected = variables_of(finished[0])
-    ours = flax.traverse_util.flatten_dict({name: state[name] for name in ("params", "batch_stats")}, sep="/")
-    assert ours.keys() == expected.keys()
-    for name, leaf in expected.items():
-        np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
-    assert int(state["step"]) == 0
-    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+    for holder in (started[0], started[0]["ema"]):
+        variables = {name: holder[name] for name in ("params", "batch_stats")}
+        ours = flax.traverse_util.flatten_dict(variables, sep="/")
+        assert ours.keys() == expected.keys()
+        for name, leaf in expected.items():
+            np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
+    assert int(started[0]["step"]) == 0
 
 
 def make_nan_at(monkeypatch, step):
-    """Make the loss of this step and all after it NaN."""
-    real = loop.make_train_step
+    """Make the loss of this step and all after it NaN, and the gradient of the head."""
+    real = setup.make_train_step
 
     def make_train_step(*args):
         train_step, calls = real(*args), []
@@ -202,23 +201,27 @@ def make_nan_at(monkeypatch, step):
         def broken(state, batch):
             state, scalars = train_step(state, batch)
             calls.append(step)
-            return state, scalars | ({"loss": scalars["loss"] * np.nan} if len(calls) >= step else {})
+            factor = np.nan if len(calls) >= step else 1.0
+            return state, scalars | {name: scalars[name] * factor for name in ("loss", "grad_norm/head")}
 
         return broken
 
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(setup, "make_train_step", make_train_step)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
-    make_nan_at(monkeypatch, 7)
-    with pytest.raises(FloatingPointError, match=r"^loss stopped being finite by step 8 at learning rate 0\.0026"):
+    make_nan_at(monkeypatch, 8)
+    message = (
+        r"^loss stopped being finite at step 8, learning rate 0\.00262 .*not finite: head; the largest .* was [\d.]+ in"
+    )
+    with pytest.raises(FloatingPointError, match=message):
         train(make_config(), tmp_path)
     assert saved_steps(tmp_path) == [5]
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
     make_nan_at(monkeypatch, 3)
-    with pytest.raises(FloatingPointError, match="by step 5"):
+    with pytest.raises(FloatingPointError, match="at step 3"):
         train(make_config(log_every=100), tmp_path)
     assert saved_steps(tmp_path) == []
 
@@ -231,6 +234,8 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
         ({"eval_batch_size": 100}, "eval_batch_size=100 is not a multiple of the 8 devices"),
         ({"batch_size": 2000}, "batch_size=2000 is larger than the training set of 1437 examples"),
         ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
+        ({"accumulate": 4}, "batch_size=240 is not a multiple of accumulate=4 times the 8 devices"),
+        ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be in"),
         ({"data": {"name": "digts"}}, "digts"),
         ({"optim": {"name": "lion"}}, "'lion' is not known"),
         ({"optim": {"warmup_epochs": 5}}, "warmup_epochs=5 does not fit a run of 2 epochs"),

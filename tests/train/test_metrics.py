@@ -74,17 +74,21 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 def test_speed_leaves_pauses_out_and_time_left_follows_from_it(monkeypatch, caplog):
     now = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
-    progress = Progress(steps=100, steps_per_epoch=10, batch_size=8, first_step=20)
+    progress = Progress(steps=100, steps_per_epoch=10, batch_size=8, first_step=20, utilization=0.01)
     now[0] += 2
-    assert progress.rate(30) == pytest.approx(40)  # 10 steps of 8 examples in 2 seconds
+    measured = progress.measure(30)  # 10 steps of 8 examples in 2 seconds
+    assert measured.pop("device_memory_gib", 1) > 0  # a CPU does not say
+    assert measured == pytest.approx(
+        {"examples_per_second": 40, "seconds_per_step": 0.2, "model_flops_utilization": 0.4}
+    )
     now[0] += 1000
     progress.restart(30)
     now[0] += 4
-    assert progress.rate(40) == pytest.approx(20)
+    assert progress.measure(40)["examples_per_second"] == pytest.approx(20)
     with caplog.at_level(logging.INFO):
         progress.line(40, {"loss": 0.123456})
     # 60 steps of 8 examples at 20 a second: 24 seconds.
-    assert caplog.messages == ["step 40/100  epoch 4.0  loss 0.1235  left 0:24"]
+    assert caplog.messages == ["step 40/100  epoch 4.0  loss 0.1235  left 0:00:24"]
 
 
 def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):

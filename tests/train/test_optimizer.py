@@ -1,15 +1,13 @@
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from linear import ADAMW
+from linear import ADAMW, adamw
 
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.train.optimizer import cosine_schedule, decays, make_optimizer
+from unireplknet_jax.train.optimizer import cosine_schedule, decays, layer_id, make_optimizer
 
 # The learning rates of the original's recipes at some steps (utils.py, cosine_scheduler).
 FROM_SCRATCH = {
@@ -134,4 +132,52 @@ def test_four_steps_of_adamw_in_torch(problem):
 
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ValueError, match=r"optim\.name='lion' is not known"):
-        make_optimizer(types.SimpleNamespace(name="lion"), np.ones(3))
+        make_optimizer(adamw(name="lion"), np.ones(3))
+
+
+@pytest.mark.parametrize("field", ["clip_norm", "weight_decay", "layer_decay"])
+def test_negative_numbers_are_refused(field):
+    with pytest.raises(ValueError, match=rf"optim\.{field}=-1.* must not be negative"):
+        make_optimizer(adamw(**{field: -1.0}), np.ones(3))
+
+
+@pytest.mark.parametrize("depth", [6, 8, 18, 27, 40])
+def test_layers_are_the_originals_for_every_depth(depth):
+    """The table of the original's get_num_layer_for_convnext, by its words: stages.2.b is 3 + b // 3."""
+    by_hand = {f"stages_2_{b}/pwconv1/kernel": 3 + b // 3 for b in range(depth)}
+    by_hand |= {f"stages_{i}_0/dwconv/lk_origin/kernel": layer for i, layer in ((0, 1), (1, 2), (3, 12))}
+    by_hand |= {f"downsample_layers_{i}/norm/scale": layer for i, layer in enumerate((0, 2, 3, 12))}
+    by_hand |= {name: 13 for name in ("norm/scale", "head/kernel", "decoder/stages_0_0/kernel")}
+    assert {name: layer_id(name) for name in by_hand} == by_hand
+    assert {name: layer_id(f"backbone/{name}") for name in by_hand} == by_hand
+
+
+def test_layer_decay_scales_the_step_and_its_decay():
+    params = {"stages_0_0": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
+    optimizer = make_optimizer(adamw(layer_decay=0.5, weight_decay=0.1, weight_decay_end=0.1), np.array([0.01]))
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    step = -0.01 * (1 + 0.1)  # AdamW's first step is 1; the decayed parameters are 1
+    # In float32, 1 - 0.999 is off by 1e-5 of itself.
+    np.testing.assert_allclose(updates["head"]["kernel"], step, rtol=1e-5)
+    np.testing.assert_allclose(updates["stages_0_0"]["kernel"], step * 0.5**12, rtol=1e-5)
+
+
+def test_the_gradient_is_clipped_to_its_global_norm():
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    moments = []
+    for bound in (0.0, 1.0, 10.0):
+        optimizer = make_optimizer(adamw(clip_norm=bound), np.array([0.01]))
+        _, state = optimizer.update({"a": jnp.array([3.0]), "b": jnp.array([4.0])}, optimizer.init(params), params)
+        moments.append([float(state[1].mu[name][0]) * 10 for name in "ab"])
+    np.testing.assert_allclose(moments, [[3, 4], [0.6, 0.8], [3, 4]], rtol=1e-6)
+
+
+def test_weight_decay_follows_its_own_cosine():
+    params = {"kernel": jnp.ones((1, 1))}
+    optimizer = make_optimizer(adamw(weight_decay=0.4, weight_decay_end=0.0), np.full(4, 1.0))
+    state, found = optimizer.init(params), []
+    for _ in range(4):
+        updates, state = optimizer.update({"kernel": jnp.zeros((1, 1))}, state, params)
+        found.append(-float(updates["kernel"][0, 0]))
+    np.testing.assert_allclose(found, 0.2 * (1 + np.cos(np.pi * np.arange(4) / 4)), rtol=1e-6)

@@ -1,13 +1,15 @@
 """The jitted train step on the smallest of tasks, by numbers."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from linear import ADAMW, Linear
 
+from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
-from unireplknet_jax.train.step import abstract_state, make_state, make_train_step, variables_of
+from unireplknet_jax.train.step import _gradient_norms, abstract_state, make_state, make_train_step, variables_of
 
 RATE = 0.01
 
@@ -15,15 +17,17 @@ RATE = 0.01
 class Trainer:
     """A train step and its fresh state on all devices."""
 
-    def __init__(self, seed=0, task=None):
-        task, self.mesh = task or Linear(), make_mesh()
+    def __init__(self, seed=0, task=None, ema=None, variables=None):
+        self.task = task = task or Linear()
+        self.mesh = make_mesh()
         optimizer = make_optimizer(ADAMW, np.full(100, RATE))
-        self.state = make_state(task, optimizer, self.mesh, seed)
-        self.train_step = make_train_step(task, optimizer, self.mesh, abstract_state(task, optimizer, self.mesh), seed)
+        shapes = abstract_state(task, optimizer, self.mesh, ema is not None)
+        self.state = make_state(task, optimizer, self.mesh, seed, ema is not None, variables)
+        self.train_step = make_train_step(task, optimizer, self.mesh, shapes, seed, ema)
 
-    def step(self, batch):
+    def step(self, batch, accumulate=1):
         with jax.set_mesh(self.mesh):
-            rows = {name: column[None] for name, column in batch.items()}
+            rows = {name: column.reshape(accumulate, -1, *column.shape[1:]) for name, column in batch.items()}
             self.state, scalars = self.train_step(self.state, to_devices(micro_batch_sharding(self.mesh), rows))
         return {name: float(value) for name, value in scalars.items()}
 
@@ -90,3 +94,58 @@ def test_without_images_a_network_is_initialized_where_predict_applies_it():
             return {"y": apply(variables, 2 * batch["x"][:, :3])}
 
     assert Trainer(task=Scaled()).kernel().shape == (3,)
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(batch):
+    whole, parts = Trainer(), Trainer()
+    one, other = whole.step(batch), parts.step(batch, accumulate=2)
+    assert one.pop("drawn") != other.pop("drawn")  # each micro-batch draws for itself
+    assert other == pytest.approx(one, rel=1e-6)
+    np.testing.assert_allclose(parts.kernel(), whole.kernel(), rtol=0, atol=1e-7)
+    assert int(parts.state["step"]) == 1
+
+
+def test_running_statistics_go_from_one_micro_batch_to_the_next():
+    model = {"depths": (1, 0, 0, 0), "dims": (8,) * 4, "kernel_sizes": ((3,), (), (), ()), "num_classes": 3}
+    trainer = Trainer(task=Classification(model, image_size=8))
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.integers(0, 256, (16, 8, 8, 3), np.uint8), "label": rng.integers(0, 3, 16, np.int32)}
+    variables = jax.tree.map(jnp.copy, variables_of(trainer.state))
+    trainer.step(batch, accumulate=2)
+    for half in (slice(0, 8), slice(8, 16)):
+        images = trainer.task._normalize({"image": jnp.asarray(batch["image"][half])})
+        _, updates = trainer.task.module().apply(variables, images, train=True, mutable=["batch_stats"])
+        variables |= updates
+    jax.tree.map(
+        lambda ours, expected: np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7),
+        trainer.state["batch_stats"],
+        variables["batch_stats"],
+    )
+
+
+def test_the_moving_average_follows_the_parameters_from_a_copy(batch):
+    trainer = Trainer(ema=0.75)
+    average = trainer.kernel()
+    for _ in range(3):
+        trainer.step(batch)
+        average = 0.75 * average + 0.25 * trainer.kernel()
+        ours = np.asarray(trainer.state["ema"]["params"]["kernel"])[:, 0]
+        np.testing.assert_allclose(ours, average, rtol=1e-6)
+    assert np.max(np.abs(average - trainer.kernel())) > 1e-3
+
+
+def test_variables_to_start_from_are_copied_and_survive_the_first_step(batch):
+    given = {"params": {"kernel": jax.device_put(np.ones((4, 1), np.float32))}, "batch_stats": {}}
+    trainer = Trainer(ema=0.5, variables=given)
+    np.testing.assert_array_equal(trainer.kernel(), np.ones(4))
+    np.testing.assert_array_equal(trainer.state["ema"]["params"]["kernel"], np.ones((4, 1)))
+    trainer.step(batch)
+    np.testing.assert_array_equal(given["params"]["kernel"], np.ones((4, 1)))
+
+
+def test_gradient_norms_come_for_every_part_of_the_tree(batch):
+    scalars = Trainer().step(batch)
+    assert set(scalars) == {"loss", "drawn", "grad_norm", "grad_norm/kernel"}
+    assert scalars["grad_norm/kernel"] == scalars["grad_norm"]
+    norms = _gradient_norms({"a": {"x": jnp.array([3.0]), "y": jnp.array([4.0])}, "b": jnp.array([12.0])})
+    assert norms == {"grad_norm/a": 5, "grad_norm/b": 12, "grad_norm": 13}

@@ -149,8 +149,9 @@ def train(config, workdir, profile=False):
                 metrics = {
                     k: v for form, variables in forms(state).items() for k, v in measure(form, variables).items()
                 }
-            merged = _measure_merged(task, mesh, variables_of(state), test, config.eval_batch_size)
-            writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
+            if step > first:
+                merged = _measure_merged(task, mesh, variables_of(state), test, config.eval_batch_size)
+                writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
         for form, variables in forms(state).items():
             export("model", form, variables, f"{steps} steps")
     if jax.process_index() == 0:

@@ -19,7 +19,7 @@ def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0):
     """
     total, warmup = round(epochs * steps_per_epoch), round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup <= total or total < 1:
-        raise ValueError(f"warmup_epochs={warmup_epochs} does not fit a run of {epochs} epochs.")
+        raise ValueError(f"warmup_epochs={warmup_epochs:g} does not fit a run of {epochs:g} epochs.")
     rising = np.linspace(0, base, warmup)
     t = np.arange(total - warmup)
     falling = final + 0.5 * (base - final) * (1 + np.cos(np.pi * t / max(total - warmup, 1)))

@@ -89,8 +89,8 @@ some_run() {
       code=0
       wait "${pids[i]}" || code=$?
       codes[i]=$code
-      # The first failure is the cause, whatever it then did to the others.
-      if [[ $code -ne 0 && ($result -eq 0 || $result -eq $again) ]]; then
+      # The first failure is the cause, whatever it then did to the others; so is what this script ended itself.
+      if [[ $code -ne 0 && -z $killed && ($result -eq 0 || $result -eq $again) ]]; then
         result=$code
       fi
     fi
@@ -98,7 +98,7 @@ some_run() {
   return $running
 }
 
-result=0
+result=0 killed=""
 trap 'end_groups; rm -rf "$folder"' EXIT
 trap 'forward TERM' TERM HUP
 trap 'forward INT' INT
@@ -114,12 +114,13 @@ done
 deadline=""
 while some_run 2>/dev/null; do # bash itself reports there which processes were killed
   if [[ $result -ne 0 && -z $deadline ]]; then
-    deadline=$((SECONDS + grace))
+    deadline=$((SECONDS + grace + 1)) # SECONDS is whole seconds
     if [[ $result -ne $again ]]; then
       echo "a process ended with code $result; ending the others" >&2
       forward TERM
     fi
   elif [[ -n $deadline && $SECONDS -ge $deadline ]]; then
+    killed=yes
     forward KILL
   fi
   pause 2>/dev/null

@@ -126,7 +126,8 @@ show_log() {
   fi
 }
 
-# Polls all machines once; sets answer to one of running, done, again, failed, none (nothing was ever started), silent.
+# Polls all machines once; sets answer to running, ending (some have stopped), done, again, failed, none (nothing was ever
+# started) or silent. Where a machine was told to stop or was restarted, that is why its peers failed.
 ask() {
   local status
   answer=silent
@@ -143,7 +144,7 @@ ask() {
     ($3 == "exited" && $4 == again) || $3 == "lost" { more += 1 }
     $3 == "running" { run += 1 }
     END {
-      if (bad) print "failed", who, code
+      if (bad && !more) print "failed", who, code
       else if (n < known) print "silent"
       else if (run) print (more ? "ending" : "running")
       else if (more) print "again"
@@ -158,17 +159,23 @@ ask() {
 
 # Follows the run until it ends; sets answer to done, again, failed or gone.
 follow() {
-  local silence=0 state
+  local silence=0 state seen=""
   while true; do
     ask
     case "$answer" in
       running) silence=0 ;;
-      silent | none | ending)
+      silent | none | ending | failed)
         state="$(node_state)"
         if [[ $state != READY && $state != UNKNOWN && $state != REPAIRING && $state != RESTARTING ]]; then
           answer=gone
           return
         fi
+        # The peers of a machine that is being taken away fail before the slice is known to be: look twice.
+        if [[ $answer == failed && $seen == failed ]]; then
+          show_log
+          return
+        fi
+        seen="$answer"
         silence=$((silence + 1))
         if [[ $silence -gt $patience && $answer == ending ]]; then
           remote all "$worker_script stop" || true

@@ -1,7 +1,8 @@
 """A stand-in for gcloud: records its calls and plays a TPU slice whose machines are folders under $CLOUD.
 
 $CLOUD/plan.json says what happens: "workers"; "create": refusals or "ok" for each creation; "queue": the states that a
-request shows in turn; "events": what happens at the n-th poll (preempt, drop, reboot).
+request shows in turn; "events": what happens at the n-th poll (preempt, drop, reboot); "taken": the n-th look at the
+slice's state finds it pre-empted.
 """
 
 import contextlib
@@ -102,6 +103,13 @@ def ssh(flags):
     end(code)
 
 
+def describe_node():
+    state["looks"] = state.get("looks", 0) + 1
+    if state["looks"] == plan.get("taken"):
+        drop_node("PREEMPTED")
+    end(0, state["node"]) if state["node"] else end(1, REFUSALS["missing"])
+
+
 def describe_request():
     if not state["request"]:
         end(1, REFUSALS["missing"])
@@ -123,7 +131,7 @@ def main():
     names = [word for word in rest if not word.startswith("--")]
     assert flags["zone"]
     if (group, verb) == ("tpu-vm", "describe"):
-        end(0, state["node"]) if state["node"] else end(1, REFUSALS["missing"])
+        describe_node()
     if (group, verb) == ("queued-resources", "describe"):
         describe_request()
     if verb == "create":

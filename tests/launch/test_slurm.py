@@ -34,7 +34,8 @@ class Slurm:
         # srun plays $JOB/task for its one task, as whose process scancel finds it.
         write_script(
             tools / "srun",
-            'printf "%s\\n" "$@" >"$JOB/srun"; pwd >"$JOB/pwd"; env >"$JOB/env"; echo $$ >"$JOB/pid"\nsource "$JOB/task"',
+            'printf "%s\\n" "$@" >"$JOB/srun"; pwd >"$JOB/pwd"; env >"$JOB/env"\n'
+            'echo $$ >"$JOB/pid"; source "$JOB/task"',
         )
         write_script(tools / "scancel", 'echo "$*" >>"$JOB/scancel"; kill -TERM "$(cat "$JOB/pid")"')
         write_script(tools / "scontrol", 'echo "$*" >>"$JOB/scontrol"; [[ ! -e $JOB/refuse ]]')

@@ -215,6 +215,22 @@ def test_preemption_recreates_the_slice_and_resumes(cloud):
     assert cloud.state["node"] is None
 
 
+def test_peers_that_fail_as_a_machine_is_told_to_stop(cloud):
+    cloud.train("if [[ $ATTEMPT == 1 ]]; then [[ $WORKER == 0 ]] && exit 134; exit 75; fi")
+    # Worker 0 may be seen to fail first: then the second look decides.
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
+
+
+def test_failures_just_before_the_slice_is_taken_away(cloud):
+    cloud.plan(taken=3)  # the first two looks are before and after the creation
+    cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 1")
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert cloud.state["creations"] == 2
+
+
 def test_a_preemption_while_it_is_prepared(cloud):
     cloud.train("exit 0")
     ssh = cloud.tools / "gcloud"

@@ -252,6 +252,7 @@ exec {real}""",
     assert cloud.state["creations"] == 2
 
 
+@pytest.mark.slow
 def test_more_interruptions_than_allowed(cloud):
     cloud.train("exit 75")
     done = cloud.run_training("--max-restarts", "2")
@@ -276,6 +277,7 @@ def test_a_machine_that_was_restarted_resumes(cloud):
     assert (cloud.state["creations"], len(cloud.started(1))) == (1, 2)
 
 
+@pytest.mark.slow
 def test_machines_that_wait_for_a_lost_one_are_stopped(cloud):
     cloud.train("if [[ $ATTEMPT == 1 && $WORKER == 0 ]]; then exec sleep 60; fi; [[ $ATTEMPT -gt 1 ]] || exit 75")
     done = cloud.run_training()
@@ -296,6 +298,7 @@ def test_a_failing_worker_ends_the_run(cloud):
     assert "launch/tpu.sh' delete --name n --zone z" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_first_of_two_failures_is_shown(cloud):
     cloud.train("if [[ $WORKER == 1 ]]; then exit 3; fi; sleep 1.5; exit 134")
     check_error(cloud.run_training(), "worker 1", code=3)
@@ -383,6 +386,7 @@ class TestQueued:
         assert " ".join(cloud.calls[-1]) == delete
         assert cloud.state["request"] is None
 
+    @pytest.mark.slow
     def test_preemption_makes_a_new_request(self, cloud):
         cloud.plan(queue=["ACTIVE"], events={"3": "preempt"})
         cloud.train("if [[ $ATTEMPT == 1 ]]; then exec sleep 60; fi")

@@ -132,7 +132,7 @@ ask() {
   local status
   answer=silent
   status="$(remote all "$worker_script poll 2>/dev/null || true")" || return 0
-  status="$(grep '^status ' <<<"$status" || true)"
+  status="$(grep -E '^status [0-9]+ ' <<<"$status" || true)"
   if [[ -z $status ]]; then
     answer=none
     return

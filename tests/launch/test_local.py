@@ -131,9 +131,18 @@ while true; do sleep 1; done
     assert err.splitlines() == ["a process ended with code 3; ending the others"]
 
 
-def test_the_first_failure_is_the_cause(local):
-    play = 'trap "exit 7" TERM; if [[ $UNIREPLKNET_PROCESS == 0 ]]; then sleep 0.5; exit 3; fi; sleep 60 & wait'
-    assert local.run(play, "-n", "3", "--", "train")[0] == 3
+def test_the_first_failure_is_the_cause_and_the_others_are_told(local):
+    play = """
+trap 'echo told; exit 7' TERM
+if [[ $UNIREPLKNET_PROCESS == 0 ]]; then
+  while [[ ! -e $PIDS.1 || ! -e $PIDS.2 ]]; do sleep 0.02; done
+  exit 3
+fi
+: >"$PIDS.$UNIREPLKNET_PROCESS"
+while true; do sleep 0.02; done
+"""
+    code, out, _ = local.run(play, "-n", "3", "--", "train")
+    assert (code, sorted(out.splitlines())) == (3, ["[1] told", "[2] told"])
 
 
 def test_saved_runs_say_so(local):

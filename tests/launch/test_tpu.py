@@ -223,8 +223,9 @@ def test_peers_that_fail_as_a_machine_is_told_to_stop(cloud):
     assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
 
 
-def test_failures_just_before_the_slice_is_taken_away(cloud):
-    cloud.plan(taken=3)  # the first two looks are before and after the creation
+@pytest.mark.parametrize("look", [3, 4])  # the first two are before and after the creation
+def test_failures_just_before_the_slice_is_taken_away(cloud, look):
+    cloud.plan(taken=look)
     cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 1")
     done = cloud.run_training()
     assert done.returncode == 0, done.stderr
@@ -262,11 +263,28 @@ def test_more_interruptions_than_allowed(cloud):
 
 
 def test_a_saved_run_starts_again_on_the_same_slice(cloud):
-    cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 75")
+    cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 75; sleep 1")
     done = cloud.run_training()
     assert done.returncode == 0, done.stderr
     assert cloud.state["creations"] == 1
     assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
+
+
+def test_a_machine_that_does_not_answer_is_not_taken_to_be_done(cloud):
+    # Machine 1 cannot tell its number at the first two polls.
+    blind = """
+if [[ $WORKER == 1 && -e $CLOUD/args.1.1 && ! -e $CLOUD/blind2 ]]; then
+  if [[ -e $CLOUD/blind1 ]]; then : >"$CLOUD/blind2"; else : >"$CLOUD/blind1"; fi
+  exit 6
+fi
+echo "$WORKER"
+"""
+    write_script(cloud.folder / "machine" / "curl", blind)
+    cloud.train('[[ $WORKER == 0 ]] || { sleep 1.5; : >"$CLOUD/finished"; }')
+    done = cloud.run_training()
+    assert done.returncode == 0, done.stderr
+    assert (cloud.folder / "finished").exists()
+    assert (cloud.folder / "blind2").exists()
 
 
 def test_a_machine_that_was_restarted_resumes(cloud):

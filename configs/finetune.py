@@ -13,6 +13,8 @@ published fine-tuning at 384 pixels (configs/imagenet1k_384.py); learning rate, 
 fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU chip; size a also on a CPU with patience.
 """
 
+from ml_collections.config_dict import placeholder
+
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
 
@@ -32,7 +34,7 @@ def get_config(arg="a"):
             "num_classes": 0,  # 0: as many as the data has
             "drop_path_rate": 0.1,
             "head_init_scale": 0.001,
-            "bn_group": None,
+            "bn_group": placeholder(int),  # all examples of the batch share statistics
             "dtype": "float32",
             "remat": False,
         },

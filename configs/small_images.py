@@ -14,6 +14,8 @@ No published UniRepLKNet recipe exists for sets of this size; optimizer, schedul
 those of the published ImageNet recipe (the original's Image/README.md), epochs, width and depth are ours.
 """
 
+from ml_collections.config_dict import placeholder
+
 from unireplknet_jax.data.fashion_mnist import FASHION_LABELS
 from unireplknet_jax.train.recipe import base_config
 
@@ -33,6 +35,9 @@ def get_config(arg="digits"):
             "kernel_sizes": ((3,), (13,), (13, 3), (13,)),
             "num_classes": 10,
             "in_chans": 1,
+            "drop_path_rate": 0.0,
+            "bn_group": placeholder(int),  # all examples of the batch share statistics
+            "dtype": "float32",
             "layer_scale_init": 1.0,  # 1e-6 is for hundreds of epochs: here it would cost the first few
         },
         "image_size": 32,

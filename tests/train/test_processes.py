@@ -1,0 +1,166 @@
+"""Runs in processes of their own: killed and resumed, told to stop, on other meshes, in two processes."""
+
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from unireplknet_jax.train.metrics import read_metrics
+
+SCRIPT = Path(__file__).parent / "train_in_process.py"
+STEPS = 11  # of 128 out of 1,437 examples
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A cache of compiled programs that the processes share."""
+    return tmp_path_factory.mktemp("programs")
+
+
+def start(workdir, programs, devices, process=None, **wishes):
+    """One process; process: (index, count, port)."""
+    workdir.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_COMPILATION_CACHE_DIR": str(programs),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    if process:
+        index, count, port = process
+        environment |= {
+            "UNIREPLKNET_COORDINATOR": f"127.0.0.1:{port}",
+            "UNIREPLKNET_PROCESSES": str(count),
+            "UNIREPLKNET_PROCESS": str(index),
+        }
+    command = [sys.executable, str(SCRIPT), str(workdir), json.dumps(wishes)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(runs, expected=0):
+    """Wait for processes; one that ends otherwise takes the others with it."""
+    try:
+        outputs = [run.communicate(timeout=400)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    for run, output in zip(runs, outputs, strict=True):
+        assert run.returncode == expected, output[-3000:]
+
+
+def in_one(workdir, programs, devices=1, expected=0, **wishes):
+    finish([start(workdir, programs, devices, **wishes)], expected)
+
+
+def in_two(workdir, programs, devices=4, expected=0, **wishes):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    finish([start(workdir, programs, devices, (index, 2, port), **wishes) for index in range(2)], expected)
+
+
+def final_state(workdir):
+    """Every array of the last train state, by path."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        folder = workdir / "checkpoints" / str(STEPS) / "state"
+        shapes = checkpointer.metadata(folder).item_metadata.tree
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+        state = checkpointer.restore(folder, like)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same(workdir, other):
+    ours, theirs = final_state(workdir), final_state(other)
+    assert ours.keys() == theirs.keys()
+    assert {"params", "batch_stats", "opt", "ema", "step"} == {name.split("'")[1] for name in ours}
+    for name, leaf in ours.items():
+        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, programs):
+    """{name: workdir} of uninterrupted runs."""
+    made = {}
+
+    def run(name):
+        if name not in made:
+            workdir = tmp_path_factory.mktemp("run") / name
+            {
+                "1 device": lambda: in_one(workdir, programs),
+                "8 devices": lambda: in_one(workdir, programs, 8),
+                "4 x 2": lambda: in_one(workdir, programs, 8, fields={"mesh": {"fsdp": 2}}),
+                "2 processes": lambda: in_two(workdir, programs),
+            }[name]()
+            made[name] = workdir
+        return made[name]
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "launch"), [("1 device", in_one), ("2 processes", in_two)])
+def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, launch):
+    step = int(np.random.default_rng(os.getpid()).integers(1, STEPS))  # anywhere
+    launch(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=step)
+    launch(tmp_path / "run", programs)
+    assert_same(tmp_path / "run", runs(name))
+
+
+def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs):
+    workdir = tmp_path / "run"
+    process = start(workdir, programs, 1, fields={"checkpoint": {"every_steps": 1000}})
+    while not [row for row in read_metrics(workdir / "metrics.jsonl") if row["step"] >= 2]:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=100)[0]
+    assert "Preempted: told to stop: step" in output, output[-3000:]
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()]
+    assert len(saved) == 1
+    assert 2 <= saved[0] < STEPS
+    in_one(workdir, programs)
+    assert_same(workdir, runs("1 device"))
+
+
+def ids_by_step(workdir, processes):
+    """The ids of every micro-batch over all processes, (steps, micro-batches * n), in the order of the processes."""
+    rows = [
+        [json.loads(line) for line in (workdir / f"ids_{index}.jsonl").read_text().splitlines()]
+        for index in range(processes)
+    ]
+    return [[*itertools.chain(*parts)] for parts in zip(*rows, strict=True)][: 2 * STEPS]
+
+
+@pytest.mark.parametrize(("name", "processes"), [("8 devices", 1), ("4 x 2", 1), ("2 processes", 2)])
+def test_the_same_run_on_every_mesh(runs, name, processes):
+    one, other = ({row["step"]: row for row in read_metrics(runs(n) / "metrics.jsonl")} for n in ("1 device", name))
+    for step, tolerance in ((1, 1e-5), (2, 1e-5), (3, 1e-5), (10, 1e-4)):
+        assert other[step]["train/loss"] == pytest.approx(one[step]["train/loss"], rel=tolerance)
+    assert one[1]["train/loss"] != pytest.approx(one[2]["train/loss"], rel=1e-3)
+    ids = ids_by_step(runs(name), processes)
+    assert ids == ids_by_step(runs("1 device"), 1)
+    assert len({*itertools.chain(*ids)}) == STEPS * 128  # an epoch, no example twice
+
+
+def test_one_process_goes_on_where_two_were_killed(runs, tmp_path, programs):
+    in_two(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=7)
+    in_one(tmp_path / "run", programs)
+    ours, theirs = final_state(tmp_path / "run"), final_state(runs("1 device"))
+    assert ours.keys() == theirs.keys()
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
+    expected = {row["step"]: row for row in read_metrics(runs("1 device") / "metrics.jsonl")}
+    assert rows[10]["train/loss"] == pytest.approx(expected[10]["train/loss"], rel=1e-4)

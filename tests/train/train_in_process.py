@@ -1,0 +1,58 @@
+"""A run of its own process, for tests that kill it or need several: python train_in_process.py WORKDIR JSON.
+
+JSON: {"fields": recipe fields, "kill_at": step}. Appends the ids of every micro-batch to WORKDIR/ids_PROCESS.jsonl.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+
+from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.train import loop
+from unireplknet_jax.train.distributed import join
+
+RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
+MODEL = {
+    "depths": (1, 1, 0, 0),
+    "dims": (16, 32, 8, 8),
+    "kernel_sizes": ((3,), (7,), (), ()),
+    "drop_path_rate": 0.2,
+    "bn_group": 32,
+}
+
+
+def main(workdir, wishes):
+    join()
+    config = load_config(f"{RECIPE}:digits", [])
+    config.task.options.model.update(MODEL)
+    config.task.options.update({"image_size": 16, "mixup": 0.8, "random_erasing": 0.25})
+    config.update({"batch_size": 128, "accumulate": 2, "eval_batch_size": 120, "epochs": 1.0, "log_every": 1})
+    config.ema.decay = 0.5
+    config.checkpoint.every_steps = 2
+    config.optim.warmup_epochs = 0.2
+    config.update(wishes.get("fields", {}))
+    _record(workdir, wishes.get("kill_at"))
+    loop.train(config, workdir)
+
+
+def _record(workdir, kill_at):
+    real, micro_batches = loop.train_batches, [0]
+
+    def train_batches(*args):
+        for batch in real(*args):
+            if kill_at is not None and micro_batches[0] == 2 * kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            micro_batches[0] += 1
+            with open(f"{workdir}/ids_{jax.process_index()}.jsonl", "a") as file:
+                file.write(json.dumps(batch["id"].tolist()) + "\n")
+            yield batch
+
+    loop.train_batches = train_batches
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Trains on a Cloud TPU slice: creates it, copies this repository, installs it, starts the run on all its machines,
 # follows it, creates the slice again and resumes after a pre-emption, and deletes it after the last step.
-#   launch/tpu.sh run --name N --type v5litepod-16 --zone Z [OPTIONS] -- train --config configs/imagenet1k.py:s --workdir gs://B/s
+#   launch/tpu.sh run --name N --type v5litepod-16 --zone Z [OPTIONS] -- \
+#     train --config configs/imagenet1k.py:s --workdir gs://B/s
 #   launch/tpu.sh status|delete --name N --zone Z [--queued]
 #   launch/tpu.sh logs --name N --zone Z [--worker K]
 #   launch/tpu.sh ssh --name N --zone Z [--worker K|all] -- COMMAND
-# Options: --project P; --spot: cheaper, may be taken away; --queued: wait in Google's queue for the slice, with --wait 6h at
-# most so long; --version V: the TPU software, else chosen by type; --bucket gs://B[/FOLDER]: data, read-only at /mnt/data;
-# --cache-mb M: of disk for it; --max-restarts K (20); --keep: do not delete; --dry-run: print the commands, call nothing.
-# `run` of a slice that is already running follows it, so a run outlives this terminal. docs/launch.md has the whole story.
+# Options: --project P; --spot: cheaper, may be taken away; --queued: wait in Google's queue for the slice, with --wait 6h
+# at most so long; --version V: the TPU software, else chosen by type; --bucket gs://B[/FOLDER]: data, read-only at
+# /mnt/data; --cache-mb M: of disk for it; --max-restarts K (20); --keep: do not delete; --dry-run: print the commands and
+# call nothing. `run` of a slice that is already running follows it, so a run outlives this terminal. See docs/launch.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -71,6 +71,8 @@ def get_config(arg="digits"):
         config.log_every = 100
         config.optim.warmup_epochs = 1
     if arg == "fashion_mnist_full":
-        config.task.options.update({"rand_augment": "rand-m5-mstd0.5-inc1", "mixup": 0.1})
-        config.ema.decay = 0.999  # an average over the last thousand of 13,000 steps
+        # One operation of small magnitude: this small network underfits under the two of the ImageNet recipe.
+        config.task.options.update({"rand_augment": "rand-m3-n1-mstd0.5-inc1", "mixup": 0.1})
+        config.epochs = 18
+        config.ema.decay = 0.999  # an average over the last thousand of 17,000 steps
     return config

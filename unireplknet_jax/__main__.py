@@ -12,6 +12,7 @@ import sys
 COMMANDS = {
     "models": "list the sizes, what they cost and the published weights",
     "train": "run a recipe",
+    "plan": "compile a recipe's step for a TPU slice: does it fit, what does it cost",
     "evaluate": "measure a checkpoint on a data set",
     "predict": "apply a checkpoint to files",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",

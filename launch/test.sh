@@ -20,5 +20,5 @@ install_package "[test]"
 cd "$repository"
 ruff check .
 ruff format --check .
-shellcheck --external-sources launch/*.sh .ci/run
+shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$tests" "$@"

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import logging
 import pathlib
 import re
 import sys
@@ -23,10 +24,14 @@ def add_arguments(parser):
 def run(args):
     config = load_config(args.config, args.overrides)
 
+    import jax
+
     from unireplknet_jax.train.distributed import Preempted, join
     from unireplknet_jax.train.loop import train
 
     join()
+    if jax.process_index():  # what all processes would say process 0 says
+        logging.getLogger("unireplknet_jax").setLevel(logging.WARNING)
     try:
         train(config, args.workdir, args.profile)
     except Preempted as notice:

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from unireplknet_jax.data.pipeline import train_batches
-from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.models.reparameterize import is_merged, reparameterize
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, save_checkpoint
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
@@ -20,7 +19,7 @@ from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
 from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
 from unireplknet_jax.train.profile import Profiler
-from unireplknet_jax.train.setup import make_task, set_up
+from unireplknet_jax.train.setup import make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, replicated, to_devices
 from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
 from unireplknet_jax.train.workdir import Workdir
@@ -46,7 +45,8 @@ def train(config, workdir, profile=False):
     mesh = make_mesh(config.mesh.fsdp)
     stream = task.dataset(data, data["train_split"], train=True)
     test = task.dataset(data, data["eval_split"], train=False) if data["eval_split"] else None
-    examples = len(task.dataset(data, data["train_split"], train=False))
+    # Counted without looking for broken pictures, whose places others take in training.
+    examples = len(task.dataset(data | {"broken": "refuse"}, data["train_split"], train=False))
 
     # ---- state and steps
     run = set_up(config, task, mesh, examples)
@@ -62,10 +62,9 @@ def train(config, workdir, profile=False):
     step = first = int(state["step"])
     eval_step = make_eval_step(task, mesh, deploy=False)
     writer = MetricWriter(place.local, step)
-    progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task, run.state))
+    progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
-
     best = best_so_far(place.local, task, step)
 
     def forms(state):
@@ -146,9 +145,8 @@ def train(config, workdir, profile=False):
         # ---- what is left behind
         if test is not None:
             if not metrics:
-                metrics = {
-                    k: v for form, variables in forms(state).items() for k, v in measure(form, variables).items()
-                }
+                for form, variables in forms(state).items():
+                    metrics |= measure(form, variables)
             if step > first:
                 merged = _measure_merged(task, mesh, variables_of(state), test, config.eval_batch_size)
                 writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
@@ -197,20 +195,10 @@ def _preview(task, mesh, batch, seed):
     return None if images is None else np.asarray(images.addressable_data(0))[:16]
 
 
-def _utilization(task, state):
-    """The share of all devices' peak that one training example a second takes; None where the peak is not known.
-
-    Three times the forward pass's operations (two for each multiply-accumulate), whatever is computed twice.
-    """
+def _utilization(task):
+    """The share of all devices' peak that one training example a second takes; None where the peak is not known."""
     chip = chip_of(jax.devices()[0].device_kind)
-    if chip is None:
-        return None
-    batch = {
-        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
-    }
-    apply = task.module().apply
-    macs = program_macs(lambda variables, batch: task.predict(apply, variables, batch), variables_of(state), batch)
-    return 6 * macs / (chip.bf16_flops * jax.device_count())
+    return chip and training_flops(task) / (chip.bf16_flops * jax.device_count())
 
 
 def _measure_merged(task, mesh, variables, test, batch_size):

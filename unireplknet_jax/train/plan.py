@@ -18,10 +18,9 @@ import time
 
 import jax
 
-from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.hardware import TPUS
-from unireplknet_jax.train.setup import abstract_batch, make_task, set_up
+from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
 
 _log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ def plan(config, topology, full=False, cache=None):
     report["largest_batch"], report["largest_batch_confirmed"] = _largest(
         compiler, chip, chips, unit, int(asked), report
     )
-    flops = 6 * _macs(task) * config.batch_size
+    flops = training_flops(task) * config.batch_size
     report |= {
         "topology": topology,
         "chips": mesh.size,
@@ -148,24 +147,6 @@ def _bounds(config, chip, chips, flops, report):
         "step_bounds": bounds,
         "epochs_per_day_at_most": 86400 / (seconds * steps) if steps else None,
     }
-
-
-def _macs(task):
-    """Multiply-accumulates of the forward pass over one example."""
-    batch = {
-        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
-    }
-    made = {}
-
-    def forward(batch):
-        def apply(_, *inputs, **options):
-            output, variables = task.module().init_with_output(jax.random.key(0), *inputs, **options)
-            made.update(variables)
-            return output
-
-        return task.predict(apply, {}, batch)
-
-    return program_macs(forward, batch)
 
 
 def _devices(topology):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 
+from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.train.optimizer import cosine_schedule, make_optimizer
 from unireplknet_jax.train.sharding import micro_batch_sharding
@@ -77,3 +78,21 @@ def abstract_batch(task, batch_size, accumulate, mesh):
         name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
         for name, leaf in example.items()
     }
+
+
+def training_flops(task):
+    """The operations of the forward and backward pass over one example, whatever is computed twice.
+
+    Three times those of the forward pass in training form, two for each multiply-accumulate.
+    """
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
+    }
+
+    def forward(batch):
+        def apply(_, *inputs, **options):
+            return task.module().init_with_output(jax.random.key(0), *inputs, **options)[0]
+
+        return task.predict(apply, {}, batch)
+
+    return 6 * program_macs(forward, batch)

@@ -4,6 +4,9 @@ import argparse
 import importlib
 import io
 import logging
+import os
+import pathlib
+import platform
 import subprocess
 import sys
 
@@ -126,3 +129,20 @@ def test_a_closed_pipe_is_no_error():
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait() == 1
+
+
+@pytest.mark.parametrize("cache", ["", "own"])
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_programs_are_kept_where_the_user_wants_them(cache, chosen, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setattr(pathlib.Path, "home", lambda: home)
+    monkeypatch.setenv("XDG_CACHE_HOME", cache and str(tmp_path / cache))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "set")  # so that it is put back at the end
+    if chosen is None:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    else:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
+    monkeypatch.setattr(models_command, "run", lambda args: None)
+    assert main(["models"]) == 0
+    ours = (tmp_path / cache if cache else home / ".cache") / "unireplknet_jax" / "xla" / platform.node()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == (chosen or str(ours))

@@ -1,0 +1,128 @@
+"""Joining a run of several processes, noticing the end of a machine, and arrays back on the host."""
+
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from unireplknet_jax.train import distributed
+from unireplknet_jax.train.distributed import Preemption, gather_rows, join, to_host
+from unireplknet_jax.train.sharding import make_mesh, state_shardings
+
+NAMES = (distributed.COORDINATOR, distributed.PROCESSES, distributed.PROCESS)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """The arguments with which jax was told of other processes; no variable is set."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args: calls.append(args))
+    for name in (*NAMES, distributed.AUTO):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def set_variables(monkeypatch, *values):
+    for name, value in zip(NAMES, values, strict=True):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+
+def test_the_variables_make_a_process_part_of_a_run(joined, monkeypatch):
+    set_variables(monkeypatch, "10.0.0.2:8476", "4", "0")
+    join()
+    assert joined == [("10.0.0.2:8476", 4, 0)]
+
+
+@pytest.mark.parametrize(("auto", "expected"), [(None, []), ("", []), ("no", []), ("auto", [()])])
+def test_without_them_only_auto_joins(joined, monkeypatch, auto, expected):
+    if auto is not None:
+        monkeypatch.setenv(distributed.AUTO, auto)
+    join()
+    assert joined == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ((None, "4", "0"), "UNIREPLKNET_COORDINATOR is missing"),
+        (("host:1", None, "0"), "UNIREPLKNET_PROCESSES is missing"),
+        (("host:1", "4", ""), "UNIREPLKNET_PROCESS is missing"),
+        (("host:1", None, None), "UNIREPLKNET_PROCESSES, UNIREPLKNET_PROCESS is missing"),
+        (("host:1", "four", "0"), "UNIREPLKNET_PROCESSES and UNIREPLKNET_PROCESS must be numbers"),
+        (("host:1", "4", "-1"), "UNIREPLKNET_PROCESSES and UNIREPLKNET_PROCESS must be numbers"),
+    ],
+)
+def test_half_a_description_is_refused(joined, monkeypatch, values, what):
+    set_variables(monkeypatch, *values)
+    monkeypatch.setenv(distributed.AUTO, "auto")
+    with pytest.raises(ValueError, match=f"of several processes, but {what}"):
+        join()
+    assert joined == []
+
+
+def test_a_signal_is_noticed_while_it_is_waited_for():
+    def before(*_):
+        pass
+
+    original = signal.signal(signal.SIGTERM, before)
+    try:
+        with Preemption() as preemption:
+            assert not preemption.reached(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert preemption.reached(2)
+            assert preemption.reached(3)
+        assert signal.getsignal(signal.SIGTERM) is before
+        with pytest.raises(KeyError), Preemption():
+            raise KeyError
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, original)
+
+
+def test_another_thread_leaves_signals_alone():
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+
+    def work():
+        with Preemption() as preemption:
+            seen.extend((preemption.reached(1), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False, before]
+
+
+def test_arrays_come_back_whole():
+    mesh = make_mesh(4)
+    tree = {"split": np.arange(2**13, dtype=np.float32).reshape(128, 64), "whole": np.int32(3)}
+    shardings = state_shardings(mesh, tree)
+    placed = jax.tree.map(jax.device_put, tree, shardings)
+    assert placed["split"].addressable_data(0).shape == (32, 64)
+    found = to_host(mesh, placed)
+    assert {type(leaf) for leaf in found.values()} == {np.ndarray}
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+def test_the_rows_of_one_process_are_all():
+    rows = [{"id": "ü"}, {"id": 2}]
+    assert gather_rows(rows) == rows
+
+
+def test_rows_of_unequal_length_are_put_together(monkeypatch):
+    from jax.experimental import multihost_utils
+
+    rows, others = [{"id": 1}], [{"id": "a long one"}, {"id": 3}]
+    text = b'[{"id": "a long one"}, {"id": 3}]'
+
+    def process_allgather(array):
+        if array.dtype == np.uint8:
+            return np.stack([array, np.frombuffer(text, np.uint8)])
+        return np.array([array, [len(text)]])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", process_allgather)
+    assert gather_rows(rows) == rows + others

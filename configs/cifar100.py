@@ -71,5 +71,5 @@ def _fine_tuned(config, size):
     config.epochs = 30
     config.optim.lr = 1e-4
     config.optim.warmup_epochs = 1
-    config.optim.weight_decay = config.optim.weight_decay_end = 1e-8
+    config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8

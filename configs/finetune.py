@@ -54,6 +54,6 @@ def get_config(arg="a"):
     config.log_every = 10
     config.optim.lr = 1e-4
     config.optim.warmup_epochs = 1
-    config.optim.weight_decay = config.optim.weight_decay_end = 1e-8
+    config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
     return run_locally(config) if "runlocal" in options else config

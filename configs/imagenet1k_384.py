@@ -66,6 +66,6 @@ def get_config(arg="s"):
     config.epochs = epochs
     config.ema.decay = ema_decay
     config.optim.lr = 5e-5
-    config.optim.weight_decay = config.optim.weight_decay_end = 1e-8
+    config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
     return run_locally(config) if "runlocal" in options else config

@@ -34,7 +34,7 @@ ADAMW = ConfigDict(
         "b2": 0.999,
         "eps": 1e-8,
         "weight_decay": 0.05,
-        "weight_decay_end": 0.05,
+        "weight_decay_end": None,
         "layer_decay": 1.0,
         "clip_norm": 0.0,
     }

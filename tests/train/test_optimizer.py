@@ -154,7 +154,7 @@ def test_layers_are_the_originals_for_every_depth(depth):
 
 def test_layer_decay_scales_the_step_and_its_decay():
     params = {"stages_0_0": {"kernel": jnp.ones((2, 2))}, "head": {"kernel": jnp.ones((2, 2))}}
-    optimizer = make_optimizer(adamw(layer_decay=0.5, weight_decay=0.1, weight_decay_end=0.1), np.array([0.01]))
+    optimizer = make_optimizer(adamw(layer_decay=0.5, weight_decay=0.1), np.array([0.01]))
     gradients = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
     step = -0.01 * (1 + 0.1)  # AdamW's first step is 1; the decayed parameters are 1

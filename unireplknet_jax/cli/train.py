@@ -37,19 +37,7 @@ def run(args):
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)
         return AGAIN
-    except (AttributeError, KeyError) as error:
-        if not _raised_by_config(error):
-            raise
-        raise ValueError(f"the recipe {args.config} lacks a field that training needs: {_name_in(error)}.") from error
     return 0
-
-
-def _raised_by_config(error):
-    return traceback.extract_tb(error.__traceback__)[-1].filename.endswith("config_dict.py")
-
-
-def _name_in(error):
-    return str(error).splitlines()[0].strip("\"'")
 
 
 def load_config(recipe, overrides):

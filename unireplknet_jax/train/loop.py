@@ -19,6 +19,7 @@ from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
 from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
 from unireplknet_jax.train.profile import Profiler
+from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, replicated, to_devices
 from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
@@ -38,6 +39,7 @@ def train(config, workdir, profile=False):
     gradient stops being finite, in which case the last finite state is what is on disk.
     """
     # ---- task and data
+    config = completed(config)
     data = {**config.data.to_dict(), "seed": config.seed}
     task = make_task(config)
     if hasattr(task, "fitted_to"):

@@ -67,8 +67,8 @@ def decays(path, leaf):
 def make_optimizer(config, schedule):
     """The optax transformation of a recipe's `optim` section, its learning rate read from the schedule's table.
 
-    Weight decay is decoupled and follows its own cosine from `weight_decay` to `weight_decay_end`; `clip_norm` bounds
-    the global norm of the gradient (0: no bound).
+    Weight decay is decoupled and follows its own cosine from `weight_decay` to `weight_decay_end` (None:
+    constant); `clip_norm` bounds the global norm of the gradient (0: no bound).
     """
     if config.name != "adamw":
         raise ValueError(f"optim.name={config.name!r} is not known; expected 'adamw'.")
@@ -76,7 +76,7 @@ def make_optimizer(config, schedule):
         if config[field] < 0:
             raise ValueError(f"optim.{field}={config[field]} must not be negative.")
     decay = config.weight_decay
-    if config.weight_decay_end != decay:
+    if config.weight_decay_end is not None:
         decay = _lookup(cosine_schedule(decay, config.weight_decay_end, 1, len(schedule)))
 
     def scale_layers(updates, params):

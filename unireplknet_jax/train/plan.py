@@ -20,6 +20,7 @@ import jax
 
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.hardware import TPUS
+from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -40,6 +41,7 @@ def plan(config, topology, full=False, cache=None):
     cache: a folder of earlier reports, None: none. Sizes are bytes on one chip.
     Raises ImportError without libtpu and ValueError for a topology or a batch that cannot be.
     """
+    config = completed(config)
     key = _key(config, topology, full)
     file = None if cache is None else pathlib.Path(cache) / f"{key}.json"
     if file is not None and file.exists():

@@ -1,6 +1,7 @@
 """The fields that every recipe has, and the arguments of recipes."""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def base_config():
@@ -37,7 +38,7 @@ def base_config():
             "min_lr": 1e-6,
             "warmup_epochs": 0.0,
             "weight_decay": 0.05,
-            "weight_decay_end": 0.05,
+            "weight_decay_end": placeholder(float),  # what it approaches on a cosine; None: constant
             "layer_decay": 1.0,  # factor on the learning rate from each of 13 layers to the one below
             "clip_norm": 0.0,  # 0: gradients are not clipped
             "b1": 0.9,
@@ -46,6 +47,19 @@ def base_config():
         }
     )
     return config
+
+
+def completed(config):
+    """A recipe with `base_config`'s values for the fields it does not have.
+
+    Raises ValueError for a field of another type.
+    """
+    whole = base_config()
+    try:
+        whole.update(config.to_dict())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the recipe has a field of the wrong type: {str(error).splitlines()[0]}") from None
+    return whole
 
 
 def parse_argument(arg, sizes, options, recipe):

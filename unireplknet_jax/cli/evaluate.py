@@ -17,8 +17,10 @@ def run(args):
 
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
     from unireplknet_jax.tasks.predict import require_classifier, with_image_size
+    from unireplknet_jax.train.distributed import join
     from unireplknet_jax.train.evaluate import evaluate
 
+    join()
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
     print_notes(with_image_size(checkpoint, args.checkpoint)[1])
@@ -26,6 +28,8 @@ def run(args):
     dataset = checkpoint.task.dataset(data, data["split"], train=False)
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
     metrics = evaluate(checkpoint.task, checkpoint.variables, dataset, batch_size, deploy=checkpoint.merged)
+    if jax.process_index():  # what all processes would print process 0 prints
+        return
     form = "merged" if checkpoint.merged else "training"
     if args.json:
         print_json({"checkpoint": args.checkpoint, "form": form, "data": data, "metrics": metrics})

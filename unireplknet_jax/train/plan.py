@@ -19,7 +19,7 @@ import time
 import jax
 
 from unireplknet_jax.train.collectives import count_collectives
-from unireplknet_jax.train.hardware import TPUS
+from unireplknet_jax.train.hardware import TPUS, Chip
 from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
@@ -167,7 +167,9 @@ def _devices(topology):
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:  # libtpu refuses in several ways
         raise ValueError(f"libtpu knows no topology {topology} ({str(error).splitlines()[0]}).") from error
-    return TPUS[generation], found.devices
+    # A v4 chip is described as its two cores.
+    cores = len(found.devices) / math.prod(int(side) for side in shape.split("x"))
+    return Chip(*(value / cores for value in TPUS[generation])), found.devices
 
 
 def _unit(task, chips):

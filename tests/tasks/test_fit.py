@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from official_files import TINY, assert_equal, leaves, make_state, write
 
+from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.checkpoint import (
     initial_variables,
     load_checkpoint,
@@ -109,6 +110,40 @@ def test_training_starts_from_a_checkpoint_with_a_head_of_its_own(tmp_path, stat
     assert ours["params/head/kernel"].shape == (32, 4)
     assert ours["params/downsample_layers_0/conv1/kernel"].shape == (3, 3, 1, 4)
     np.testing.assert_array_equal(ours["params/norm/scale"], stored["norm.weight"].astype(np.float32))
+
+
+@pytest.mark.parametrize("scale", [0.001, 3.0])
+def test_a_fresh_classifier_is_scaled_by_the_task_and_a_kept_one_is_not(tmp_path, state, scale):
+    path = write(tmp_path / "a.pth", state)
+
+    def start(num_classes, head_init_scale):
+        task = Classification({**TINY, "num_classes": num_classes, "head_init_scale": head_init_scale})
+        return leaves(initial_variables(task, path))
+
+    fresh, scaled = start(2000, 1.0), start(2000, scale)
+    assert np.std(scaled["params/head/kernel"]) == pytest.approx(0.02 * scale, rel=0.015)
+    np.testing.assert_array_equal(scaled["params/norm/scale"], fresh["params/norm/scale"])
+    kept = start(10, scale)
+    np.testing.assert_array_equal(kept["params/head/kernel"], state["head.weight"].T)
+    np.testing.assert_array_equal(kept["params/head/bias"], state["head.bias"])
+
+
+def test_training_fetches_a_published_file_that_is_not_there(tmp_path, monkeypatch, state):
+    weights = zoo.find_weights("unireplknet_s", "in22k_224")
+    cached, asked = write(tmp_path / "cached.pth", state), []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(zoo, "download", lambda wanted: asked.append(wanted) or cached)
+    ours = leaves(initial_variables(Classification(TINY), weights.file))
+    assert asked == [weights]
+    np.testing.assert_array_equal(ours["params/head/kernel"], state["head.weight"].T)
+    other = write(tmp_path / weights.file, {name: value + 1 for name, value in state.items()})
+    for path in (weights.file, str(other)):
+        ours = leaves(initial_variables(Classification(TINY), path))
+        np.testing.assert_array_equal(ours["params/head/kernel"], state["head.weight"].T + 1)
+    assert asked == [weights]
+    with pytest.raises(ValueError, match=r"unpublished\.pth does not exist"):
+        initial_variables(Classification(TINY), "unpublished.pth")
+    assert asked == [weights]
 
 
 def test_training_does_not_start_from_another_network_or_form(tmp_path, state, merged_state):

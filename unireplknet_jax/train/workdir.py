@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import weakref
 
 import jax
 
@@ -30,8 +31,8 @@ class Workdir:
                 ) from error
             return
         self.root = _open_bucket(text)
-        self._scratch = tempfile.TemporaryDirectory(prefix="unireplknet_", ignore_cleanup_errors=True)
-        self.local = pathlib.Path(self._scratch.name)
+        self.local = pathlib.Path(tempfile.mkdtemp(prefix="unireplknet_"))
+        weakref.finalize(self, shutil.rmtree, self.local, ignore_errors=True)
         if (self.root / "metrics.jsonl").exists():
             (self.local / "metrics.jsonl").write_bytes((self.root / "metrics.jsonl").read_bytes())
 

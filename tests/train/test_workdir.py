@@ -1,0 +1,168 @@
+"""The folder of a run: refused early where it cannot hold the run, mirrored where it is a bucket."""
+
+import gc
+import importlib.util
+import re
+import shutil
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from unireplknet_jax.train import workdir as module
+from unireplknet_jax.train.metrics import MetricWriter, read_metrics
+from unireplknet_jax.train.workdir import Workdir
+
+MIB = 2**20
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Workdir("new/folder")
+    assert place.root == place.local == tmp_path / "new" / "folder"
+    assert list(place.root.iterdir()) == []
+    (place.root / "a").write_text("kept")
+    place.publish()
+    assert (Workdir(tmp_path / "new" / "folder").root / "a").read_text() == "kept"
+
+
+@pytest.mark.parametrize(("below", "reason"), [("", "File exists"), ("run", "Not a directory")])
+def test_a_file_in_the_way_is_one_sentence(tmp_path, below, reason):
+    (tmp_path / "file").write_text("precious")
+    path = tmp_path / "file" / below if below else tmp_path / "file"
+    message = f"^the workdir {re.escape(str(path))} cannot be written \\({reason}\\); choose another --workdir\\.$"
+    with pytest.raises(OSError, match=message):
+        Workdir(path)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_that_takes_no_files_is_refused(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OSError, match=r"cannot be written \(Read-only file system\)"):
+        Workdir(tmp_path)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Sets how many bytes the disk has free."""
+    return lambda size: monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
+
+
+def test_too_little_room_is_refused(tmp_path, free):
+    place = Workdir(tmp_path)
+    free(100 * MIB)
+    place.require_room(100 * MIB)
+    message = (
+        f"^the disk of {re.escape(str(tmp_path))} has 100 MiB free, but the checkpoints of this run take 1,500 MiB; "
+        r"free some, or choose another --workdir or a smaller checkpoint\.keep\.$"
+    )
+    with pytest.raises(OSError, match=message):
+        place.require_room(1500 * MIB)
+    with pytest.raises(OSError, match="MiB free"):
+        place.require_room(100 * MIB + 1)
+
+
+def test_what_checkpoints_hold_already_is_room(tmp_path, free):
+    (tmp_path / "checkpoints" / "5" / "state").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "5" / "state" / "data").write_bytes(bytes(1000))
+    (tmp_path / "checkpoints" / "5" / "facts").write_bytes(bytes(10))
+    (tmp_path / "other").write_bytes(bytes(1000))
+    place = Workdir(tmp_path)
+    free(100)
+    place.require_room(1110)
+    with pytest.raises(OSError, match="MiB free"):
+        place.require_room(1111)
+
+
+def test_a_bucket_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = r"^the workdir gs://bucket/run needs the extra gcs: pip install 'unireplknet_jax\[gcs\]'"
+    with pytest.raises(ImportError, match=message):
+        Workdir("gs://bucket/run")
+
+
+def test_another_kind_of_address_is_refused():
+    with pytest.raises(ValueError, match=r"^the workdir s3://bucket/run is neither a folder nor a gs:// address\.$"):
+        Workdir("s3://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(PermissionError("denied.\nmore"), "denied."), (RuntimeError(), "RuntimeError")]
+)
+def test_a_bucket_that_cannot_be_written_is_one_sentence(monkeypatch, error, reason):
+    from etils import epath
+
+    def refuse(text):
+        raise error
+
+    folder = SimpleNamespace(mkdir=lambda **_: refuse(""))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(epath, "Path", lambda text: folder)
+    with pytest.raises(OSError, match=rf"^the workdir gs://bucket/run cannot be written \({re.escape(reason)}\)\.$"):
+        Workdir("gs://bucket/run")
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A folder that stands for gs://bucket/run."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    monkeypatch.setattr(module, "_open_bucket", {"gs://bucket/run": folder}.__getitem__)
+    return folder
+
+
+def test_what_is_written_here_is_mirrored_there(bucket):
+    place = Workdir("gs://bucket/run")
+    assert place.root == bucket
+    assert bucket not in (place.local, *place.local.parents)
+    writer = MetricWriter(place.local)
+    writer.write(1, {"a": 1})
+    (place.local / "model" / "variables").mkdir(parents=True)
+    (place.local / "model" / "variables" / "data").write_bytes(b"\0\1")
+    assert list(bucket.iterdir()) == []
+    place.publish()
+    assert read_metrics(bucket / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+    assert (bucket / "model" / "variables" / "data").read_bytes() == b"\0\1"
+    writer.write(2, {"a": 2})
+    (place.local / "model" / "variables" / "data").write_bytes(b"new")
+    writer.close()
+    place.publish()
+    assert [row["step"] for row in read_metrics(bucket / "metrics.jsonl")] == [1, 2]
+    assert (bucket / "model" / "variables" / "data").read_bytes() == b"new"
+    assert {path.name for path in bucket.iterdir()} == {"metrics.jsonl", "model", "tensorboard"}
+
+
+def test_a_resumed_run_goes_on_with_the_metrics_of_the_bucket(bucket):
+    (bucket / "metrics.jsonl").write_text('{"step": 4, "a": 1.0}\n')
+    place = Workdir("gs://bucket/run")
+    writer = MetricWriter(place.local, first_step=4)
+    writer.write(5, {"a": 2})
+    writer.close()
+    place.publish()
+    assert [row["step"] for row in read_metrics(bucket / "metrics.jsonl")] == [4, 5]
+
+
+def test_only_process_0_writes_into_the_bucket(bucket, monkeypatch):
+    place = Workdir("gs://bucket/run")
+    (place.local / "metrics.jsonl").write_text("{}\n")
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    place.publish()
+    assert list(bucket.iterdir()) == []
+
+
+def test_nothing_stays_outside_the_bucket(bucket):
+    place = Workdir("gs://bucket/run")
+    local = place.local
+    (local / "metrics.jsonl").write_text("{}")
+    assert local.is_dir()
+    del place
+    gc.collect()
+    assert not local.exists()
+
+
+def test_a_bucket_always_has_room(bucket, free):
+    free(0)
+    Workdir("gs://bucket/run").require_room(10**15)

@@ -43,7 +43,7 @@ def rectangles(masks):
 
 
 def test_one_rectangle_of_every_image_is_erased_within_the_bounds():
-    images, masks = erased()
+    _, masks = erased()
     heights, widths = rectangles(masks)[:, 2:].T
     assert len(heights) == 400
     # Sides are rounded to pixels: half a pixel more or less on both.

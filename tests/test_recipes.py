@@ -1,0 +1,250 @@
+"""The recipes in configs/: every argument resolves to a run that can start, with the published values."""
+
+import argparse
+import itertools
+import math
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.metrics import read_metrics
+from unireplknet_jax.train.recipe import completed
+from unireplknet_jax.train.setup import make_task, set_up
+from unireplknet_jax.train.sharding import make_mesh
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+QUICK = ("cifar100:scratch", "finetune:runlocal", "imagenet1k:a,runlocal", "imagenet22k:s", "small_images:digits")
+
+
+def arguments(name):
+    """Every argument of a recipe: a size, an option, a size with an option; "" is the default."""
+    recipe = runpy.run_path(str(CONFIGS / f"{name}.py"))
+    if "ARGUMENTS" in recipe:
+        return ["", *recipe["ARGUMENTS"]]
+    sizes, options = list(recipe["SIZES"]), list(recipe["OPTIONS"])
+    return ["", *sizes, *options, *map(",".join, itertools.product(sizes, options))]
+
+
+ALL = [f"{name}:{arg}".rstrip(":") for name in FILES for arg in arguments(name)]
+
+
+def load(recipe, *overrides):
+    """The recipe "NAME[:ARG]" as the command reads it."""
+    name, colon, arg = recipe.partition(":")
+    return completed(load_config(f"{CONFIGS / name}.py{colon}{arg}", list(overrides)))
+
+
+@pytest.mark.parametrize("recipe", ALL)
+def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
+    config = load(recipe)
+    assert config.batch_size > 0
+    assert config.batch_size % config.accumulate == 0
+    assert config.eval_batch_size > 0
+    assert config.epochs > config.optim.warmup_epochs
+    if recipe.startswith("finetune") and "runlocal" not in recipe:
+        assert config.data.train_examples == 0
+        assert config.task.options.model.num_classes == 0
+    else:
+        assert config.data.train_examples > config.batch_size
+        assert len(config.task.labels) in (0, config.task.options.model.num_classes)
+    if "runlocal" in recipe:
+        assert (config.data.name, config.data.dir, config.init) == ("digits", "", "")
+        assert config.epochs == 2
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(recipe, marks=() if recipe in QUICK else pytest.mark.slow) for recipe in ALL]
+)
+def test_every_argument_makes_a_network_and_its_state(recipe):
+    config = load(recipe)
+    if config.task.options.model.num_classes == 0:
+        config.task.options.model.num_classes = 17
+    examples = config.data.train_examples or 10_000
+    task = make_task(config)
+    run = set_up(config, task, make_mesh(), examples)
+    assert run.steps == math.floor(examples // config.batch_size * config.epochs)
+    assert run.schedule.max() == pytest.approx(config.optim.lr)
+    assert ("ema" in run.state) == (config.ema.decay > 0)
+    kernel = run.state["params"]["head"]["kernel"]
+    assert isinstance(kernel, jax.ShapeDtypeStruct)
+    assert kernel.shape == (task.module().dims[-1], task.module().num_classes)
+
+
+# The released commands; the journal's tables where the options say so.
+COMMON = {"weight_decay": 0.05, "layer_decay": 1.0, "smoothing": 0.1, "ema": 0.0, "head_init_scale": None}
+FINE = {"lr": 5e-5, "weight_decay": 1e-8, "layer_decay": 0.8, "head_init_scale": 0.001, "mixup": 0.0, "cutmix": 0.0}
+K1 = COMMON | {"classes": 1000, "lr": 4e-3, "epochs": 300, "warmup": 20, "pixels": 224, "batch": 4096}
+K22 = COMMON | {"classes": 21841, "epochs": 90, "warmup": 5, "mixup": 0.8, "cutmix": 1.0, "batch": 4096}
+K384 = COMMON | FINE | {"classes": 1000, "warmup": 0, "pixels": 384, "batch": 512}
+PUBLISHED = {
+    "imagenet1k:a": K1 | {"gpus": (4, 128, 8), "drop_path": 0.0, "mixup": 0.3, "cutmix": 0.3},
+    "imagenet1k:f": K1 | {"gpus": (4, 128, 8), "drop_path": 0.0, "mixup": 0.3, "cutmix": 0.3},
+    "imagenet1k:p": K1 | {"gpus": (4, 128, 8), "drop_path": 0.1, "mixup": 0.3, "cutmix": 0.3},
+    "imagenet1k:n": K1 | {"gpus": (4, 128, 8), "drop_path": 0.1, "mixup": 0.5, "cutmix": 0.5},
+    "imagenet1k:t": K1 | {"gpus": (4, 128, 8), "drop_path": 0.2, "mixup": 0.8, "cutmix": 1.0},
+    "imagenet1k:s": K1 | {"gpus": (8, 64, 8), "drop_path": 0.4, "mixup": 0.8, "cutmix": 1.0},
+    "imagenet22k:s": K22 | {"gpus": (16, 32, 8), "lr": 4e-3, "pixels": 224, "drop_path": 0.1},
+    "imagenet22k:b": K22 | {"gpus": (16, 32, 8), "lr": 4e-3, "pixels": 224, "drop_path": 0.1},
+    "imagenet22k:l": K22 | {"gpus": (16, 64, 4), "lr": 1e-3, "pixels": 192, "drop_path": 0.1},
+    "imagenet22k:xl": K22 | {"gpus": (32, 32, 4), "lr": 1e-3, "pixels": 192, "drop_path": 0.2},
+    "imagenet1k_384:s": K384 | {"gpus": (4, 64, 2), "epochs": 30, "drop_path": 0.2},
+    "imagenet1k_384:b": K384 | {"gpus": (4, 64, 2), "epochs": 30, "drop_path": 0.2},
+    "imagenet1k_384:l": K384 | {"gpus": (4, 64, 2), "epochs": 20, "drop_path": 0.3, "smoothing": 0.3, "ema": 0.9999},
+    "imagenet1k_384:xl": K384 | {"gpus": (8, 32, 2), "epochs": 20, "drop_path": 0.3, "smoothing": 0.3, "ema": 0.9999},
+}
+
+
+def values(config):
+    """The fields of a recipe that `PUBLISHED` has, but for its GPUs."""
+    options = config.task.options
+    return {
+        "classes": options.model.num_classes,
+        "drop_path": options.model.drop_path_rate,
+        "head_init_scale": options.model.get("head_init_scale"),
+        "pixels": options.image_size,
+        "mixup": options.mixup,
+        "cutmix": options.cutmix,
+        "smoothing": options.label_smoothing,
+        "lr": config.optim.lr,
+        "weight_decay": config.optim.weight_decay,
+        "layer_decay": config.optim.layer_decay,
+        "warmup": config.optim.warmup_epochs,
+        "epochs": config.epochs,
+        "batch": config.batch_size,
+        "ema": config.ema.decay,
+    }
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_the_values_are_the_published_ones(recipe):
+    config, published = load(recipe), dict(PUBLISHED[recipe])
+    gpus, bn_group, accumulate = published.pop("gpus")
+    assert values(config) == published
+    assert (config.task.options.model.bn_group, config.accumulate) == (bn_group, accumulate)
+    assert gpus * bn_group * accumulate == config.batch_size
+    model, options = config.task.options.model, config.task.options
+    assert model.name == "unireplknet_" + recipe.partition(":")[2]
+    assert (options.random_erasing, options.rand_augment) == (0.25, "rand-m9-mstd0.5-inc1")
+    assert (options.crop_scale, options.flip) == ((0.08, 1.0), True)
+    assert (config.optim.name, config.optim.b1, config.optim.b2, config.optim.eps) == ("adamw", 0.9, 0.999, 1e-8)
+    assert (config.optim.min_lr, config.optim.clip_norm) == (1e-6, 0.0)
+    assert config.optim.weight_decay_end in (None, config.optim.weight_decay)
+
+
+def test_every_published_recipe_is_here():
+    names = {recipe.partition(":")[0] for recipe in PUBLISHED}
+    sizes = {f"{name}:{size}" for name in names for size in runpy.run_path(str(CONFIGS / f"{name}.py"))["SIZES"]}
+    assert sizes == set(PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "changes"),
+    [
+        ("imagenet1k", "s", {"paper": {"warmup": 5}, "ablation": {"epochs": 100, "drop_path": 0.1}}),
+        ("imagenet1k", "a", {"paper": {"warmup": 5}, "ablation": {"epochs": 100, "drop_path": 0.1}}),
+        ("imagenet22k", "xl", {"paper": {"lr": 4e-3}}),
+        ("imagenet22k", "s", {"paper": {}}),
+    ],
+)
+def test_options_change_what_they_say_and_nothing_else(recipe, size, changes):
+    plain = load(f"{recipe}:{size}").to_dict()
+    for option, fields in changes.items():
+        config = load(f"{recipe}:{size},{option}")
+        assert values(config) == values(load(f"{recipe}:{size}")) | fields
+        config.optim.update(plain["optim"])
+        config.epochs = plain["epochs"]
+        config.task.options.model.drop_path_rate = plain["task"]["options"]["model"]["drop_path_rate"]
+        assert config.to_dict() == plain
+    both = load(f"{recipe}:{size},{','.join(changes)}")
+    merged = {name: value for fields in changes.values() for name, value in fields.items()}
+    assert values(both) == values(load(f"{recipe}:{size}")) | merged
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_argument_is_one_sentence(name):
+    with pytest.raises(argparse.ArgumentError) as caught:
+        load(f"{name}:nope")
+    message = str(caught.value)
+    assert f"configs/{name}.py takes" in message
+    assert "not 'nope'." in message
+    assert "\n" not in message
+    assert all(word in message for word in arguments(name) if "," not in word)
+
+
+def test_two_sizes_are_one_too_many():
+    with pytest.raises(argparse.ArgumentError, match=r"configs/imagenet1k\.py takes one size, not a and t\.$"):
+        load("imagenet1k:a,t")
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in ALL if "runlocal" not in recipe])
+def test_starting_weights_are_published_ones_of_the_same_size(recipe):
+    config = load(recipe)
+    name, _, size = recipe.partition(":")
+    if name not in ("cifar100", "finetune", "imagenet1k_384") or size == "scratch" or recipe == "cifar100":
+        assert config.init == ""
+        return
+    model = config.task.options.model.name
+    expected = "in22k" if name == "imagenet1k_384" or size in ("b", "l", "xl") else "in1k"
+    assert config.init.startswith(f"{model}_{expected}")
+    assert config.init.endswith(".pth")
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A folder of two classes."""
+    for split, kind in itertools.product(("train", "val"), ("rose", "tulip")):
+        (tmp_path / split / kind).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((9, 9, 3), 40 * i, np.uint8)).save(tmp_path / split / kind / f"{i}.png")
+    return tmp_path
+
+
+def test_fine_tuning_takes_the_classes_of_the_data(flowers):
+    config = load("finetune:a", f"--config.data.dir={flowers}")
+    task = make_task(config)
+    with pytest.raises(ValueError, match=r"the number of classes is left to the data; give model\.num_classes"):
+        task.module()
+    fitted = task.fitted_to(config.data.to_dict())
+    assert fitted.labels == ("rose", "tulip")
+    assert fitted.module().num_classes == 2
+    assert fitted.module().dims[0] == 40
+    assert len(fitted.dataset({**config.data.to_dict(), "seed": 0}, "train", train=False)) == 4
+
+
+def test_fine_tuning_refuses_other_classes_for_evaluation(flowers):
+    (flowers / "val" / "tulip").rename(flowers / "val" / "violet")
+    config = load("finetune:a", f"--config.data.dir={flowers}")
+    with pytest.raises(ValueError, match="it lacks tulip and also has violet"):
+        make_task(config).fitted_to(config.data.to_dict())
+
+
+@pytest.fixture
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", FILES)
+def test_every_recipe_trains_on_a_laptop(name, tmp_path):
+    config = load(f"{name}:runlocal", "--config.epochs=1")
+    config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.5)
+    metrics = train(config, tmp_path)
+    assert bool(metrics) == bool(config.data.eval_split)
+    assert np.all(np.isfinite(list(metrics.values())))
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert any("train/loss" in row for row in rows)
+    assert np.all(np.isfinite([value for row in rows for value in row.values()]))
+    checkpoint = open_checkpoint(tmp_path / "model")
+    assert checkpoint.module.num_classes == 10
+    assert checkpoint.task.labels == tuple("0123456789")

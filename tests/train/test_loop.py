@@ -1,8 +1,10 @@
 """The whole loop on the digits recipe, a small network and few steps: what it leaves behind, and that it resumes."""
 
 import filecmp
+import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import flax
 import jax
@@ -12,7 +14,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import loop, setup
-from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.loop import best_so_far, train
 from unireplknet_jax.train.metrics import read_metrics
 
 RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
@@ -189,6 +191,71 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
         for name, leaf in expected.items():
             np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
     assert int(started[0]["step"]) == 0
+
+
+def stopped_and_resumed(monkeypatch, workdir, values):
+    """A run whose evaluations at steps 5 and 10 give these top1, stopped in step 7 and started again."""
+    config, left = make_config(), list(values)
+    config.ema.decay = 0.0
+    monkeypatch.setattr(loop, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else left.pop(0)})
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, workdir)
+    assert train(config, workdir) == {"top1": values[1]}
+
+
+@pytest.mark.parametrize(("values", "step"), [((50.0, 40.0), 5), ((50.0, 60.0), 10)])
+def test_the_best_evaluation_stays_the_best_when_a_run_resumes(tmp_path, monkeypatch, values, step):
+    stopped_and_resumed(monkeypatch, tmp_path, values)
+    assert open_checkpoint(tmp_path / "best").source == f"digits, step {step} of 10, top1 {max(values):g}"
+    assert open_checkpoint(tmp_path / "model").source == "digits, 10 steps"
+    assert {path.name for path in tmp_path.iterdir()}.isdisjoint({"model_ema", "best_ema"})
+
+
+def test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint(tmp_path):
+    rows = [
+        {"step": 5, "eval/top1": 50.0, "eval/loss": 9.0, "eval/ema/top1": 20.0, "eval/ema/loss": 9.0},
+        {"step": 5, "train/loss": 99.0, "lr": 99.0},
+        {"step": 10, "eval/top1": 40.0, "eval/loss": 7.0, "eval/ema/top1": 30.0, "eval/ema/loss": 8.0},
+        {"step": 10, "eval/merged/top1": 99.0},
+        {"step": 15, "eval/top1": 90.0, "eval/loss": 1.0, "eval/ema/top1": 90.0, "eval/ema/loss": 1.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    higher, lower = SimpleNamespace(), SimpleNamespace(higher_is_better=False)
+    assert best_so_far(tmp_path, higher, 10) == {"": 50.0, "ema": 30.0}
+    assert best_so_far(tmp_path, higher, 15) == {"": 90.0, "ema": 90.0}
+    assert best_so_far(tmp_path, lower, 10) == {"": -40.0, "ema": -20.0}
+    assert best_so_far(tmp_path, higher, 4) == {"": -np.inf, "ema": -np.inf}
+    assert best_so_far(tmp_path / "new", higher, 10) == {"": -np.inf, "ema": -np.inf}
+
+
+@pytest.fixture(scope="module")
+def unmeasured(tmp_path_factory):
+    """(workdir, metrics, [(step, name, images)] shown) of a run without evaluation."""
+    workdir, shown, config = tmp_path_factory.mktemp("unmeasured"), [], make_config()
+    config.data.eval_split = ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.MetricWriter, "write_images", lambda self, *args: shown.append(args))
+        metrics = train(config, workdir)
+    return workdir, metrics, shown
+
+
+def test_a_run_without_evaluation(unmeasured, finished):
+    workdir, metrics, _ = unmeasured
+    assert metrics == {}
+    assert saved_steps(workdir) == [5, 10]
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {"checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema"}
+    assert rows_of(workdir) == [row for row in rows_of(finished[0]) if "train/loss" in row]
+
+
+def test_training_images_are_shown_once(unmeasured):
+    ((step, name, images),) = unmeasured[2]
+    assert (step, name) == (0, "training images")
+    assert images.shape == (16, 16, 16, 1)
+    assert 0 <= images.min() < images.max() <= 1
+    assert len({image.tobytes() for image in images}) > 8
 
 
 def make_nan_at(monkeypatch, step):

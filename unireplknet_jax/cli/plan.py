@@ -3,7 +3,13 @@
 import os
 import pathlib
 
-from unireplknet_jax.cli.output import print_json, print_table
+from unireplknet_jax.cli.output import print_json, print_notes, print_table
+
+_BOUNDS = {
+    "arithmetic": "matrix units at their peak",
+    "memory": "state once through the memory",
+    "links": "collectives at the links' peak",
+}
 
 
 def add_arguments(parser):
@@ -13,6 +19,7 @@ def add_arguments(parser):
     parser.add_argument("--full", action="store_true", help="compile as the run will, not with low effort (minutes)")
     parser.add_argument("--no-cache", action="store_true", help="compile even if the answer is known")
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
+    parser.epilog = "It compiles at most three times: the recipe's batch, another, and the largest that should fit."
     parser.set_defaults(overrides=[])
 
 
@@ -26,31 +33,43 @@ def run(args):
     if args.json:
         print_json(report)
         return
-    print(f"{args.config} on {args.topology}: {report['chips']} chips, batch {report['batch_size']}")
+    verdict = "FITS" if report["fits"] else "DOES NOT FIT"
+    print(f"{args.config} on {args.topology}, batch {report['batch_size']:,}: {verdict}")
     print_table(["", "value"], _rows(report))
-    if not report["fits"]:
-        print("It does not fit: lower batch_size, raise accumulate or mesh.fsdp, or set task.options.model.remat.")
+    print_notes(report["notes"])
 
 
 def _rows(report):
-    gib = 2**30
-    collectives = [
-        [f"{kind} per step", f"{entry['count']}, {entry['bytes'] / 1e6:.1f} MB"]
-        for kind, entry in report.get("collectives", {}).items()
-    ]
-    confirmed = "compiled" if report["largest_batch_confirmed"] else "estimated"
+    devices, accumulate = report["devices"], report["accumulate"]
+    batch = f"{devices} devices x {report['examples_per_device']} examples"
     bound = max(report["step_bounds"], key=report["step_bounds"].get)
     epochs = report["epochs_per_day_at_most"]
+    versions = report["versions"]
     return [
-        ["memory per chip", f"{report['memory'] / gib:.2f} of {report['chip_memory'] / gib:.2f} GiB"],
-        ["fits", "yes" if report["fits"] else "NO"],
-        ["largest batch that fits", f"{report['largest_batch']} ({confirmed})"],
-        ["model FLOPs per step", f"{report['model_flops_per_step']:.3g}"],
-        *collectives,
-        ["step time", f"at least {1e3 * report['step_seconds_at_least']:.1f} ms ({bound})"],
-        ["epochs per day", f"at most {epochs:.1f}" if epochs else "unknown: data.train_examples is 0"],
-        [
-            "compiler",
-            f"{report['effort']} effort, jax {report['versions']['jax']}, libtpu {report['versions']['libtpu']}",
+        ["batch", batch + (f" x {accumulate} micro-batches" if accumulate > 1 else "")],
+        ["memory per device", f"{_gib(report['memory'])} of {_gib(report['device_memory'])} GiB"],
+        *[[f"  {part}", f"{_gib(size)} GiB"] for part, size in report.get("memory_of", {}).items()],
+        ["largest batch that fits", _largest(report)],
+        ["model FLOPs per step", f"{report['model_flops_per_step']:.3g}, {_tera(report)} T per device"],
+        *[
+            [f"{kind} per step", f"{entry['count']}, {entry['bytes'] / 1e6:,.1f} MB per device"]
+            for kind, entry in report.get("collectives", {}).items()
         ],
+        ["step time, a lower bound", f"{1e3 * report['step_seconds_at_least']:.3g} ms ({_BOUNDS[bound]})"],
+        ["epochs per day, at most", f"{epochs:,.1f}" if epochs else "unknown: data.train_examples is too small"],
+        ["compiler", f"{report['effort']} effort, jax {versions['jax']}, libtpu {versions['libtpu']}"],
     ]
+
+
+def _gib(size):
+    return f"{size / 2**30:.2f}"
+
+
+def _tera(report):
+    return f"{report['model_flops_per_device'] / 1e12:.3g}"
+
+
+def _largest(report):
+    if not report["largest_batch"]:
+        return "none"
+    return f"{report['largest_batch']:,} ({'compiled' if report['largest_batch_compiled'] else 'estimated'})"

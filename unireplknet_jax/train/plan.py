@@ -5,8 +5,6 @@ The step is compiled ahead of time for the slice by libtpu, the TPU compiler, wh
 
 import contextlib
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import logging
 import math
@@ -19,18 +17,14 @@ import time
 import jax
 
 from unireplknet_jax.train.collectives import count_collectives
-from unireplknet_jax.train.hardware import TPUS, Chip
 from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
+from unireplknet_jax.train.slices import libtpu_version, open_slice
 
 _log = logging.getLogger(__name__)
 _LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
-_ENVIRONMENT = {  # libtpu would look for the machine it is on
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def plan(config, topology, full=False, cache=None):
@@ -38,170 +32,226 @@ def plan(config, topology, full=False, cache=None):
 
     full: compile as the run will, which takes minutes; else with low effort, whose memory is close and whose code is
     slower. At most three compilations: the batch of the recipe, another one, and the largest that then should fit.
-    cache: a folder of earlier reports, None: none. Sizes are bytes on one chip.
+    cache: a folder for what has been compiled, None: none. Sizes are bytes on one device, which is a chip (v4: half).
     Raises ImportError without libtpu and ValueError for a topology or a batch that cannot be.
     """
     config = completed(config)
-    key = _key(config, topology, full)
-    file = None if cache is None else pathlib.Path(cache) / f"{key}.json"
-    if file is not None and file.exists():
-        return json.loads(file.read_text()) | {"cached": True}
-    chip, devices = _devices(topology)
-    mesh = make_mesh(config.mesh.fsdp, devices)
-    task = make_task(config)
-    compiler = _Compiler(config, task, mesh, full)
+    chip, devices = open_slice(topology)
+    mesh, task = make_mesh(config.mesh.fsdp, devices), make_task(config)
+    unit = _unit(task, mesh.size)
+    _check(config, mesh.size, unit)
+    store = _Store(cache, config, topology, full)
+    compiler = _Compiler(config, task, mesh, full, store)
 
-    chips, unit = mesh.size * config.accumulate, _unit(task, mesh.size)
-    asked = config.batch_size / chips
-    _check(config, mesh, unit)
+    step = mesh.size * config.accumulate
     report = compiler.compile(config.batch_size)
-    report["fits"] = report["memory"] <= chip.memory
-    report["largest_batch"], report["largest_batch_confirmed"] = _largest(
-        compiler, chip, chips, unit, int(asked), report
+    most, confirmed = _largest(
+        lambda count: compiler.compile(count * step)["memory"],
+        (config.batch_size // step, report["memory"]),
+        chip.memory,
+        unit,
+        max(config.data.train_examples, config.batch_size) // step,
     )
-    flops = training_flops(task) * config.batch_size
-    report |= {
+    report = {
         "topology": topology,
-        "chips": mesh.size,
+        "devices": mesh.size,
         "batch_size": config.batch_size,
         "accumulate": config.accumulate,
-        "chip_memory": chip.memory,
-        "model_flops_per_step": flops,
+        "examples_per_device": config.batch_size // step,
+        **report,
+        "device_memory": chip.memory,
+        "fits": report["memory"] <= chip.memory,
+        "largest_batch": most * step,
+        "largest_batch_compiled": confirmed,
+        **_bounds(config, chip, mesh.size, store.once("flops", lambda: training_flops(task)), report),
         "effort": "full" if full else "low",
-        "versions": _versions(),
-        **_bounds(config, chip, mesh.size, flops, report),
+        "versions": {"jax": jax.__version__, "libtpu": libtpu_version()},
     }
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(report, indent=2) + "\n")
-    return report | {"cached": False}
+    return report | {"notes": _notes(config, report, mesh.size, unit, most)}
 
 
 class _Compiler:
     """Compiles the step for one batch size after the other."""
 
-    def __init__(self, config, task, mesh, full):
-        self._config, self._task, self._mesh = config, task, mesh
+    def __init__(self, config, task, mesh, full, store):
+        self._config, self._task, self._mesh, self._store = config, task, mesh, store
         self._options = None if full else _LOW_EFFORT
-        self.count = 0
+        self._count = 0
 
     def compile(self, batch_size):
-        """{"memory", "state_memory", "collectives", "seconds"}; of a program that is too large "memory" alone."""
-        self.count += 1
+        """{"memory", "memory_of": {part: bytes}, "moved", "collectives"} of one device and step.
+
+        moved: bytes of what the step takes and gives. Of a program that is too large there is "memory" alone.
+        """
+        self._count += 1
+        return self._store.once(str(batch_size), lambda: self._compile(batch_size))
+
+    def _compile(self, batch_size):
         config = self._config.copy_and_resolve_references()
-        config.batch_size = batch_size
-        config.eval_batch_size = self._mesh.size
+        config.batch_size, config.eval_batch_size = batch_size, self._mesh.size
         run = set_up(config, self._task, self._mesh, max(config.data.train_examples, batch_size))
         batch = abstract_batch(self._task, batch_size, config.accumulate, self._mesh)
-        began = time.monotonic()
-        with _heartbeat(f"compiling the step for batch {batch_size} ({self.count} of at most 3)"):
+        with _heartbeat(f"compiling the step for batch {batch_size} ({self._count} of at most 3)"):
             with jax.set_mesh(self._mesh):
                 lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
             try:
                 compiled = lowered.compile(compiler_options=self._options)
             except jax.errors.JaxRuntimeError as error:
-                return {"memory": _needed(error), "seconds": time.monotonic() - began}
-        memory = compiled.memory_analysis()
-        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
-        total += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return {
-            "memory": total,
-            "state_memory": memory.argument_size_in_bytes,
-            "collectives": count_collectives(compiled.as_text()),
-            "seconds": time.monotonic() - began,
+                return {"memory": needed_bytes(error, _bytes_of((run.state, batch)))}
+        sizes = compiled.memory_analysis()
+        parts = {
+            "arguments": sizes.argument_size_in_bytes,
+            "results": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
+            "temporaries": sizes.temp_size_in_bytes,
+            "program": sizes.generated_code_size_in_bytes,
         }
+        collectives = count_collectives(compiled.as_text(), self._mesh.size)
+        moved = sizes.argument_size_in_bytes + sizes.output_size_in_bytes
+        return {"memory": sum(parts.values()), "memory_of": parts, "moved": moved, "collectives": collectives}
 
 
-def _largest(compiler, chip, chips, unit, asked, report):
-    """(largest batch that fits, whether it was compiled): memory taken as linear in the examples on a chip."""
-    other = asked // 2 // unit * unit or asked + unit
-    second = compiler.compile(other * chips)
-    (few, little), (many, much) = sorted([(asked, report["memory"]), (other, second["memory"])])
-    slope = (much - little) / (many - few)
-    if slope <= 0:
-        return max(many, few) * chips, much <= chip.memory
-    most = int((chip.memory - little) / slope + few) // unit * unit
+def needed_bytes(error, arguments):
+    """The bytes that a program needs which the compiler refused as too large; `error` itself for another refusal.
+
+    libtpu either has placed everything, or has stopped before that at the temporaries, to which the arguments add.
+    """
+    total = re.search(r"Used ([\d.]+)([KMGT]?) of ", str(error))
+    temporaries = re.search(r"required for HLO temporaries \(([\d.]+)([KMGT]?)\)", str(error))
+    found = total or temporaries
+    if "RESOURCE_EXHAUSTED" not in str(error) or not found:
+        raise error
+    size = float(found.group(1)) * 2.0 ** _UNITS[found.group(2)]
+    return int(size) if total else int(size) + arguments
+
+
+def _bytes_of(tree):
+    """What arrays of these shapes and shardings take on one device, but for padding."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _largest(memory_for, first, limit, unit, cap):
+    """(examples of a micro-batch on a device that fit, whether that was compiled), in at most two compilations.
+
+    memory_for: examples -> bytes, compiles; first: (examples, bytes). Memory is taken as linear in the examples, which
+    come in multiples of `unit`, at most `cap`.
+    """
+    known, cap = dict([first]), max(cap // unit * unit, unit)
+    other = first[0] // 2 // unit * unit or first[0] + unit
+    known[other] = memory_for(other)
+    (few, little), (many, much) = sorted(known.items())
+    slope = max((much - little) / (many - few), 0)
+    most = min(cap, int((limit - little) / slope + few) if slope else cap)
+    most -= most % (math.lcm(unit, 8) if most >= math.lcm(unit, 8) else unit)
     if most < unit:
-        return 0, True
-    known = {few: little, many: much}
+        return 0, False
     if most not in known:
-        known[most] = compiler.compile(most * chips)["memory"]
-    if known[most] <= chip.memory:
-        return most * chips, True
-    fitting = [n for n, memory in known.items() if memory <= chip.memory]
-    (few, little) = max(((n, known[n]) for n in fitting), default=(0, 0))
-    estimate = few + (most - few) * (chip.memory - little) / (known[most] - little) if fitting else 0
-    return max(few, int(estimate) // unit * unit - unit) * chips, False
+        known[most] = memory_for(most)
+    if known[most] <= limit:
+        return most, True
+    fitting = [(count, size) for count, size in known.items() if size <= limit]
+    if not fitting:
+        return 0, False
+    count, size = max(fitting)
+    between = count + (most - count) * (limit - size) / (known[most] - size)
+    below = int(between) // unit * unit
+    return (below, False) if below > count else (count, True)
 
 
-def _bounds(config, chip, chips, flops, report):
-    """What a step takes at least, and so how many epochs a day holds at most."""
-    traffic = sum(kind["bytes"] for kind in report.get("collectives", {}).values())
+def _bounds(config, chip, devices, flops_per_example, report):
+    """What a step takes at least, and so how many epochs a day holds at most.
+
+    Arithmetic: the model's operations, whatever is computed twice, at the matrix units' peak; memory: everything a step
+    takes is read once and everything it gives written once; links: what a device sends. Traffic of temporaries is not
+    in it: the compiler's own count passes over loops once and does not tell the memory on the chip from the other.
+    """
+    flops = flops_per_example * config.batch_size
+    sent = sum(entry["sent"] for entry in report.get("collectives", {}).values())
     bounds = {
-        "arithmetic": flops / chips / chip.bf16_flops,
-        "memory": 2 * report.get("state_memory", 0) / chip.memory_bandwidth,
-        "links": traffic / chip.link_bandwidth,
+        "arithmetic": flops / devices / chip.bf16_flops,
+        "memory": report.get("moved", 0) / chip.memory_bandwidth,
+        "links": sent / chip.link_bandwidth,
     }
     seconds = max(bounds.values())
     steps = config.data.train_examples // config.batch_size
     return {
+        "model_flops_per_step": flops,
+        "model_flops_per_device": flops / devices,
         "step_seconds_at_least": seconds,
         "step_bounds": bounds,
         "epochs_per_day_at_most": 86400 / (seconds * steps) if steps else None,
     }
 
 
-def _devices(topology):
-    """(chip, the devices of a topology that libtpu describes)."""
-    if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(f'plan needs the TPU compiler (no TPU): pip install "jax[tpu]=={jax.__version__}".')
-    generation, _, shape = topology.partition(":")
-    if generation not in TPUS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise ValueError(f"{topology!r} is no topology; expected {', '.join(TPUS)} and a shape, for example v5e:4x4.")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from jax.experimental import topologies
-
-    options = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
-    except Exception as error:  # libtpu refuses in several ways
-        raise ValueError(f"libtpu knows no topology {topology} ({str(error).splitlines()[0]}).") from error
-    # A v4 chip is described as its two cores.
-    cores = len(found.devices) / math.prod(int(side) for side in shape.split("x"))
-    return Chip(*(value / cores for value in TPUS[generation])), found.devices
-
-
-def _unit(task, chips):
-    """The smallest number of examples on a chip that makes whole groups of shared statistics over all chips."""
+def _unit(task, devices):
+    """The smallest number of examples on a device that makes whole groups of shared statistics over all devices."""
     group = getattr(task.module(), "bn_group", None) or 1
-    return group // math.gcd(group, chips)
+    return group // math.gcd(group, devices)
 
 
-def _check(config, mesh, unit):
-    """Raise ValueError, with an accumulation that works, if the batch does not divide over the chips."""
-    step = mesh.size * unit
+def _check(config, devices, unit):
+    """Raise ValueError, with an accumulation that works, if the batch does not divide over the devices."""
+    step = devices * unit
     if config.batch_size % (config.accumulate * step) == 0:
         return
-    works = [k for k in range(config.accumulate, 0, -1) if config.batch_size % (k * step) == 0]
-    hint = f"--config.accumulate={works[0]} works" if works else f"batch_size must be a multiple of {step}"
-    raise ValueError(
-        f"batch_size={config.batch_size} in {config.accumulate} micro-batches does not divide over {mesh.size} chips; "
-        f"{hint}."
-    )
+    works = next((k for k in range(config.accumulate, 0, -1) if config.batch_size % (k * step) == 0), None)
+    hint = f"--config.accumulate={works} works" if works else f"batch_size must be a multiple of {step}"
+    parts = "in one piece" if config.accumulate == 1 else f"in {config.accumulate} micro-batches"
+    raise ValueError(f"batch_size={config.batch_size} {parts} does not divide over {devices} devices; {hint}.")
 
 
-def _needed(error):
-    """The bytes that a program needs which the compiler refused as too large."""
-    used = re.search(r"Used ([\d.]+)([KMGT]?) of ", str(error))
-    if "RESOURCE_EXHAUSTED" not in str(error) or not used:
-        raise error
-    return float(used.group(1)) * 2.0 ** {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[used.group(2)]
+def _notes(config, report, devices, unit, most):
+    """Sentences for the user: what to do where it does not fit, and what else stands in the way."""
+    notes = []
+    if not report["fits"]:
+        works = [
+            k
+            for k in range(config.accumulate + 1, config.batch_size // (devices * unit) + 1)
+            if config.batch_size % (k * devices * unit) == 0 and config.batch_size // (k * devices) <= most
+        ]
+        alternatives = "a larger mesh.fsdp splits the state, task.options.model.remat=True computes activations twice"
+        hint = f"--config.accumulate={works[0]} should fit" if works else "no accumulate makes this batch fit"
+        notes.append(f"it does not fit; {hint}, {alternatives}, more chips take less each.")
+    if config.eval_batch_size % devices:
+        notes.append(f"training refuses eval_batch_size={config.eval_batch_size}: no multiple of {devices} devices.")
+    if report["topology"].startswith("v4"):
+        notes.append("a v4 chip counts as two devices here, with half of its memory each; a run sees it as one.")
+    if report["effort"] == "low":
+        notes.append("compiled with low effort: a run's program differs, and so does its memory; --full compiles it.")
+    return notes
+
+
+class _Store:
+    """What has been computed for a recipe, a slice and this code, kept in a folder: an interrupted plan goes on."""
+
+    def __init__(self, folder, config, topology, full):
+        package = pathlib.Path(__file__).parents[1]
+        code = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
+        parts = [config.to_json(), topology, str(full), jax.__version__, libtpu_version(), str(sorted(_flags()))]
+        digest = hashlib.sha256("\n".join(parts).encode() + code).hexdigest()[:24]
+        self._file = None if folder is None else pathlib.Path(folder) / f"{digest}.json"
+        self._known = json.loads(self._file.read_text()) if self._file is not None and self._file.exists() else {}
+
+    def once(self, name, compute):
+        """The value of that name, computed if it is not known."""
+        if name not in self._known:
+            self._known[name] = compute()
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                part = self._file.with_suffix(f".{os.getpid()}")
+                part.write_text(json.dumps(self._known, indent=2) + "\n")
+                part.replace(self._file)
+        return self._known[name]
+
+
+def _flags():
+    """The environment that changes what the compiler does."""
+    return [(name, os.environ[name]) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if name in os.environ]
 
 
 @contextlib.contextmanager
 def _heartbeat(text, seconds=20):
-    """Log that something long goes on."""
+    """Log that something long goes on, and how long it took."""
     began, done = time.monotonic(), threading.Event()
 
     def beat():
@@ -216,15 +266,4 @@ def _heartbeat(text, seconds=20):
     finally:
         done.set()
         thread.join()
-
-
-def _versions():
-    return {"jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}
-
-
-def _key(config, topology, full):
-    """A name for a report: the same for the same recipe, compiler and code of this package."""
-    package = pathlib.Path(__file__).parents[1]
-    code = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
-    parts = [config.to_json(), topology, str(full), jax.__version__, hashlib.sha256(code).hexdigest()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+        _log.info("%s: took %.0f s", text, time.monotonic() - began)

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.train import plan as planning
+from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.hardware import TPUS
 from unireplknet_jax.train.plan import needed_bytes, plan
 from unireplknet_jax.train.setup import training_flops
@@ -225,6 +226,12 @@ def test_the_bytes_on_one_device_follow_the_sharding():
     assert planning._bytes_of(tree) == 2 * 3 * 4 + 5
 
 
+def test_nothing_reaches_the_cache_of_compiled_programs():
+    with planning._without_program_cache():
+        assert not jax.config.jax_enable_compilation_cache
+    assert jax.config.jax_enable_compilation_cache
+
+
 def test_progress_is_logged_while_something_long_goes_on(caplog):
     caplog.set_level("INFO", logger="unireplknet_jax")
     with planning._heartbeat("compiling", seconds=0.01):
@@ -234,13 +241,17 @@ def test_progress_is_logged_while_something_long_goes_on(caplog):
     assert caplog.messages[-1] == "compiling: took 0 s"
 
 
-def test_libtpu_compiles_the_step_of_a_small_recipe(recipe, tmp_path, monkeypatch):
+def test_libtpu_compiles_the_step_of_a_small_recipe(recipe, monkeypatch):
     pytest.importorskip("libtpu")
+    texts = []
     monkeypatch.setattr(planning, "_largest", lambda memory_for, first, *_: (first[0], True))
+    monkeypatch.setattr(planning, "count_collectives", lambda *args: texts.append(args[0]) or count_collectives(*args))
     report = plan(recipe("batch_size=64", "accumulate=2"), "v5e:2x2")
     assert report["fits"]
     assert report["memory"] == sum(report["memory_of"].values())
     assert 10_000 < report["memory_of"]["arguments"] < report["memory"] < GIB
+    assert 0 < report["memory_of"]["results"] < 10_000  # the new state lies where the old one was
+    assert "feature_group_count=8" in texts[0]  # XLA's depthwise convolution, as on a TPU: a CPU's form has none
     gradients = report["collectives"]["all-reduce"]
     assert gradients["count"] >= 2  # at least one of each micro-batch
     assert gradients["count"] % 2 == 0

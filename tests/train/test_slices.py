@@ -1,6 +1,7 @@
 import importlib.util
 import os
 import re
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -56,6 +57,21 @@ def test_libtpu_describes_the_slices(topology, devices, kind, environment):
     assert (len(found), {device.device_kind for device in found}) == (devices, {kind})
     assert chip.memory == (15.25 if kind == "TPU v4" else slices.TPUS[topology.split(":")[0]].memory / 2**30) * 2**30
     assert jax.devices()[0].platform == "cpu"
+
+
+def test_libtpu_is_kept_from_looking_for_a_tpu_unless_the_user_says_otherwise(environment, monkeypatch):
+    seen = {}
+
+    def describe(**_):
+        seen.update(os.environ)
+        return SimpleNamespace(devices=jax.devices()[:4])
+
+    monkeypatch.setattr(slices, "libtpu_version", lambda: "0")
+    monkeypatch.setattr(topologies, "get_topology_desc", describe)
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "mine")
+    open_slice("v5e:2x2")
+    assert (seen["TPU_SKIP_MDS_QUERY"], seen["TPU_WORKER_HOSTNAMES"]) == ("1", "mine")
 
 
 def test_what_libtpu_refuses_is_a_value_error(environment, monkeypatch):

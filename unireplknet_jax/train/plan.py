@@ -95,7 +95,8 @@ class _Compiler:
             with jax.set_mesh(self._mesh):
                 lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
             try:
-                compiled = lowered.compile(compiler_options=self._options)
+                with _without_program_cache():
+                    compiled = lowered.compile(compiler_options=self._options)
             except jax.errors.JaxRuntimeError as error:
                 return {"memory": needed_bytes(error, _bytes_of((run.state, batch)))}
         sizes = compiled.memory_analysis()
@@ -242,6 +243,17 @@ class _Store:
                 part.write_text(json.dumps(self._known, indent=2) + "\n")
                 part.replace(self._file)
         return self._known[name]
+
+
+@contextlib.contextmanager
+def _without_program_cache():
+    """jax would write what is compiled here to its own cache, and complain that it cannot read it without a TPU."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _flags():

@@ -41,7 +41,7 @@ def run(args):
 
 def _rows(report):
     devices, accumulate = report["devices"], report["accumulate"]
-    batch = f"{devices} devices x {report['examples_per_device']} examples"
+    batch = f"{devices} device{'s' * (devices > 1)} x {report['examples_per_device']} examples"
     bound = max(report["step_bounds"], key=report["step_bounds"].get)
     epochs = report["epochs_per_day_at_most"]
     versions = report["versions"]

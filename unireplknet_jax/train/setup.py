@@ -49,7 +49,9 @@ def set_up(config, task, mesh, examples):
     check_batch("eval_batch_size", config.eval_batch_size, mesh.size, f"the {mesh.size} devices of this run")
     steps_per_epoch = examples // config.batch_size
     if not steps_per_epoch:
-        raise ValueError(f"batch_size={config.batch_size} is larger than the training set of {examples} examples; lower it.")
+        raise ValueError(
+            f"batch_size={config.batch_size} is larger than the training set of {examples} examples; lower it."
+        )
     optim = config.optim
     schedule = cosine_schedule(optim.lr, optim.min_lr, config.epochs, steps_per_epoch, optim.warmup_epochs)
     optimizer = make_optimizer(optim, schedule)

@@ -11,11 +11,11 @@ import pytest
 
 NAME = "unireplknet_jax"
 PACKAGE = Path(__file__).parents[1] / NAME
-FLOORS = ("ops", "nn", "models", "tasks", "train", "cli")
+FLOORS = ("ops", "nn", "models", "tasks", "train", "benchmark", "cli")
 MAY_IMPORT = {floor: {*FLOORS[: height + 1]} for height, floor in enumerate(FLOORS)} | {"data": {"data"}}
-for _floor in ("tasks", "train", "cli"):
+for _floor in ("tasks", "train", "benchmark", "cli"):
     MAY_IMPORT[_floor].add("data")
-LIBRARIES = {"ops": {"jax"}, "nn": {"jax", "flax", "numpy"}, "models": {"jax", "flax", "numpy", "ml_dtypes"}}
+LIBRARIES = {"ops": {"jax", "numpy"}, "nn": {"jax", "flax", "numpy"}, "models": {"jax", "flax", "numpy", "ml_dtypes"}}
 MODALITIES = {
     "audio",
     "speech",

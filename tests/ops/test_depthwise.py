@@ -9,7 +9,13 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from unireplknet_jax.ops import depthwise
-from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, crop_kernel, depthwise_conv2d
+from unireplknet_jax.ops.depthwise import (
+    IMPLEMENTATIONS,
+    crop_kernel,
+    depthwise_conv2d,
+    prepare_kernel,
+    prepared_conv2d,
+)
 
 IMPLS = ("auto", *IMPLEMENTATIONS)
 # (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel.
@@ -22,9 +28,12 @@ SHAPES = [
     ((3, 5, 6, 1), (5, 3), 1),
     ((2, 3, 2, 4), (17, 17), 1),
     ((1, 1, 1, 6), (13, 13), 1),
+    ((2, 28, 28, 4), (13, 13), 1),
+    ((1, 24, 12, 4), (7, 7), 2),
+    ((1, 44, 41, 2), (9, 9), 1),
 ]
 # Of the largest value. An FFT spreads the rounding of the largest over all outputs; bfloat16 keeps 8 bits.
-TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "auto": 5e-6}
+TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "auto": 5e-6}
 
 
 def reference(x, kernel, g, dilation):
@@ -153,8 +162,35 @@ def test_a_batch_that_the_mesh_does_not_divide_still_works():
         np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
 
+def test_the_largest_map_of_the_networks():
+    x, kernel, g = inputs((1, 224, 224, 2), (13, 13))
+    for ours, expected in zip(jax.jit(forward_and_gradients)(x, kernel, g), reference(x, kernel, g, 1), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize(("side", "size", "dilation"), [(14, 13, 1), (7, 13, 1), (28, 13, 1), (14, 3, 2), (50, 13, 1)])
+def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation):
+    x, kernel, _ = inputs((2, side, side, 8), (size, size))
+    options = dict(dtype=x.dtype, platform=platform, dilation=dilation)
+    prepared = jax.jit(lambda kernel: prepare_kernel(kernel, (side, side), **options))(kernel)
+    chosen = depthwise.choose(platform, "prepared", kernel.shape, (side, side))
+    assert list(prepared) == ([chosen] if hasattr(IMPLEMENTATIONS[chosen], "prepare") else [])
+    if prepared:
+        ours = jax.jit(lambda x, p: prepared_conv2d(x, p, kernel.shape, dilation=dilation))(x, prepared)
+        expected = depthwise_conv2d(x, kernel, dilation=dilation, impl=chosen)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_kernel_prepared_for_another_size_is_refused():
+    x, kernel, _ = inputs((1, 14, 14, 4), (13, 13))
+    prepared = prepare_kernel(kernel, (12, 12), dtype=x.dtype, platform="cpu")
+    with pytest.raises(ValueError, match=r"maps of another size than \(14, 14\)"):
+        prepared_conv2d(x, prepared, kernel.shape)
+
+
 def test_auto_follows_the_platform_of_the_lowering():
-    x, kernel, _ = inputs((1, 28, 28, 8), (13, 13))
+    x, kernel, _ = inputs((1, 50, 50, 8), (13, 13))
     traced = jax.jit(depthwise_conv2d).trace(x, kernel)
     cpu, tpu = (traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu"))
     assert "fft" in cpu
@@ -193,5 +229,5 @@ def test_mixed_dtypes_are_refused():
 
 
 def test_every_choice_of_auto_is_an_implementation():
-    chosen = {name for passes in depthwise._LARGEST_KERNEL.values() for rows in passes.values() for _, name in rows}
+    chosen = {name for uses in depthwise._BEST.values() for rows in uses.values() for *_, name in rows}
     assert chosen <= set(IMPLEMENTATIONS)

@@ -1,23 +1,41 @@
 """Depthwise convolution: one function, several formulations, and the only place that chooses between them."""
 
 import functools
+import math
 import types
 
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.ops import depthwise_fft, depthwise_shift, depthwise_xla
+from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
 
-IMPLEMENTATIONS = types.MappingProxyType({"xla": depthwise_xla, "shift": depthwise_shift, "fft": depthwise_fft})
+IMPLEMENTATIONS = types.MappingProxyType(
+    {
+        "xla": depthwise_xla,
+        "shift": depthwise_shift,
+        "fft": depthwise_fft,
+        "dft": depthwise_dft,
+        "toeplitz": depthwise_toeplitz,
+    }
+)
 
-# What `impl="auto"` takes: by platform and pass, the first row whose kernel size is not exceeded (float32, 2 cores,
-# maps of 7 to 56; docs/speed.md). Platforms that are not listed take XLA's convolution.
-_LARGEST_KERNEL = {
-    "cpu": {
-        "convolve": ((5, "shift"), (None, "fft")),
-        "kernel_gradient": ((5, "shift"), (None, "fft")),
-    },
-}
+# What `impl="auto"` takes, by platform and by what is computed: the first row that holds the kernel's larger side and
+# the map's larger side (None: any). `unireplknet benchmark depthwise` prints the measurements. "prepared": with a
+# kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not listed take XLA's convolution.
+_BEST = types.MappingProxyType(
+    {
+        "cpu": {
+            "convolve": ((5, None, "shift"), (None, 40, "dft"), (None, None, "fft")),
+            "kernel_gradient": ((5, None, "shift"), (None, 40, "dft"), (None, None, "fft")),
+            "prepared": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
+        },
+        "tpu": {
+            "convolve": ((7, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "kernel_gradient": ((7, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "prepared": ((5, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+        },
+    }
+)
 
 
 def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto"):
@@ -33,6 +51,35 @@ def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto"):
     _check(x, kernel, dilation, impl)
     kernel = crop_kernel(kernel, x.shape[1:3], dilation)
     return _convolve(x, kernel, dilation, impl)
+
+
+def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
+    """What a convolution computes from its kernel alone, ahead of time: {implementation: array}, {} if nothing.
+
+    kernel: (kh, kw, 1, c), map_size: (h, w) of the inputs, dtype and platform ("cpu", "tpu", "gpu", ...): those of the
+    convolution. The array has a form of the implementation's own, in float32 or, where products are exact, in dtype.
+    """
+    kernel = crop_kernel(kernel.astype(dtype), map_size, dilation)
+    name = choose(platform, "prepared", kernel.shape, map_size)
+    prepare = getattr(IMPLEMENTATIONS[name], "prepare", None)
+    return {} if prepare is None else {name: prepare(kernel, map_size, dilation)}
+
+
+def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):
+    """`depthwise_conv2d` of x (n, h, w, c) with a kernel (kh, kw, 1, c) in the form that `prepare_kernel` gave.
+
+    Raises ValueError if it was prepared for maps of another size.
+    """
+    ((name, array),) = prepared.items()
+    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
+    kernel = jax.eval_shape(lambda kernel: crop_kernel(kernel, x.shape[1:3], dilation), kernel)
+    expected = jax.eval_shape(lambda kernel: IMPLEMENTATIONS[name].prepare(kernel, x.shape[1:3], dilation), kernel)
+    if array.shape != expected.shape:
+        raise ValueError(
+            f"a kernel was prepared for maps of another size than {x.shape[1:3]} (its {name} form is {array.shape}, "
+            f"not {expected.shape}): call unireplknet_jax.prepare for this input size."
+        )
+    return IMPLEMENTATIONS[name].convolve_prepared(x, array, kernel.shape, dilation)
 
 
 def crop_kernel(kernel, map_size, dilation=1):
@@ -72,14 +119,17 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl):
 
     if impl != "auto":
         return run(impl, x, other)
-    best = {platform: _best(platform, function, kernel_shape) for platform in _LARGEST_KERNEL}
+    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3]) for platform in _BEST}
     branches = {platform: functools.partial(run, name) for platform, name in best.items()}
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
-def _best(platform, function, kernel_shape):
-    rows = _LARGEST_KERNEL[platform][function]
-    return next(name for limit, name in rows if limit is None or max(kernel_shape[:2]) <= limit)
+def choose(platform, use, kernel_shape, map_size):
+    """The name of the implementation that a platform takes."""
+    for largest_kernel, largest_map, name in _BEST.get(platform, {}).get(use, ()):
+        if max(kernel_shape[:2]) <= (largest_kernel or math.inf) and max(map_size) <= (largest_map or math.inf):
+            return name
+    return "xla"
 
 
 def _check(x, kernel, dilation, impl):

@@ -15,20 +15,31 @@ from unireplknet_jax.ops.fold import dilate_kernel
 def convolve(x, kernel, dilation):
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
 
-    def local(x, kernel):
-        size = _transform_size(x.shape, kernel.shape, dilation)
-        taps = dilate_kernel(kernel, dilation)[None, :, :, 0, :]
-        product = _input_spectrum(x, size, kernel.shape, dilation) * _spectrum(taps, size).conj()
+    return convolve_prepared(x, prepare(kernel, x.shape[1:3], dilation), kernel.shape, dilation)
+
+
+def prepare(kernel, map_size, dilation):
+    """The spectrum, complex (P, Q / 2 + 1, c), of kernel (kh, kw, 1, c) on maps of `map_size`."""
+    size = _transform_size(map_size, kernel.shape, dilation)
+    return _spectrum(dilate_kernel(kernel, dilation)[None, :, :, 0], size)[0].conj()
+
+
+def convolve_prepared(x, spectrum, kernel_shape, dilation):
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
+
+    def local(x, spectrum):
+        size = _transform_size(x.shape[1:3], kernel_shape, dilation)
+        product = _input_spectrum(x, size, kernel_shape, dilation) * spectrum
         return _inverse(product, size)[:, : x.shape[1], : x.shape[2], :].astype(x.dtype)
 
-    return over_batch_shards(local, (x,), (kernel,))
+    return over_batch_shards(local, (x,), (spectrum,))
 
 
 def kernel_gradient(x, g, kernel_shape, dilation):
     """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
 
     def local(x, g):
-        size = _transform_size(x.shape, kernel_shape, dilation)
+        size = _transform_size(x.shape[1:3], kernel_shape, dilation)
         product = jnp.sum(_input_spectrum(x, size, kernel_shape, dilation) * _spectrum(g, size).conj(), axis=0)
         rows, columns = ((k - 1) * dilation + 1 for k in kernel_shape[:2])
         return _inverse(product[None], size)[0, :rows:dilation, :columns:dilation, None, :].astype(x.dtype)
@@ -40,8 +51,8 @@ def _radius(kernel_shape, dilation):
     return tuple(k // 2 * dilation for k in kernel_shape[:2])
 
 
-def _transform_size(x_shape, kernel_shape, dilation):
-    return tuple(length + radius for length, radius in zip(x_shape[1:3], _radius(kernel_shape, dilation), strict=True))
+def _transform_size(map_size, kernel_shape, dilation):
+    return tuple(length + radius for length, radius in zip(map_size, _radius(kernel_shape, dilation), strict=True))
 
 
 def _input_spectrum(x, size, kernel_shape, dilation):

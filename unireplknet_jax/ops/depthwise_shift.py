@@ -1,25 +1,29 @@
-"""Depthwise convolution as a sum of shifted, scaled copies of the input: one multiply-add per tap, for small kernels.
-
-The taps are unrolled, so the compiled program grows with kh * kw: meant for kernels up to 5 x 5.
-"""
+"""Depthwise convolution as a sum of shifted and scaled inputs: one multiply-add per tap; for small kernels."""
 
 import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.ops.batch import over_batch_shards
 
+_UNROLLED = 25  # taps of the largest kernel that is unrolled: the compiled program grows with them
+
 
 def convolve(x, kernel, dilation):
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
-    h, w = x.shape[1:3]
     kh, kw = kernel.shape[:2]
     accumulate = jnp.promote_types(x.dtype, jnp.float32)
     padded = _pad(x, kernel.shape, dilation)
+    taps = kernel.reshape(kh * kw, -1).astype(accumulate)
+
+    def add(tap, y):
+        corner = (0, tap // kw * dilation, tap % kw * dilation, 0)
+        return y + jax.lax.dynamic_slice(padded, corner, x.shape).astype(accumulate) * taps[tap]
+
     y = jnp.zeros(x.shape, accumulate)
-    for i in range(kh):
-        for j in range(kw):
-            tap = padded[:, i * dilation : i * dilation + h, j * dilation : j * dilation + w, :]
-            y = y + tap.astype(accumulate) * kernel[i, j, 0].astype(accumulate)
+    if kh * kw > _UNROLLED:
+        return jax.lax.fori_loop(0, kh * kw, add, y).astype(x.dtype)
+    for tap in range(kh * kw):
+        y = add(tap, y)
     return y.astype(x.dtype)
 
 

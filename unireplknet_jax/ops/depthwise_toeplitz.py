@@ -1,0 +1,110 @@
+"""Depthwise convolution as one matrix product per channel: exact products on the matrix unit, for maps up to 40 pixels.
+
+The map is cut into tiles of whole rows. What a tile's outputs see of the input, its window, times a banded (Toeplitz)
+matrix made of the kernel's taps, is the tile. Small maps are a single tile, and their own window.
+"""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from unireplknet_jax.ops.batch import over_batch_shards
+
+_ONE_TILE = 256  # outputs of a map that is not cut
+_TILE = 128  # outputs of a tile, at most: the width of a matrix unit
+
+
+def convolve(x, kernel, dilation):
+    """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
+    return convolve_prepared(x, prepare(kernel, x.shape[1:3], dilation), kernel.shape, dilation)
+
+
+def prepare(kernel, map_size, dilation):
+    """The matrix (c, window, tile) of kernel (kh, kw, 1, c) on maps of `map_size`, of the kernel's dtype."""
+    tiling = _tile(map_size, kernel.shape, dilation)
+    return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
+
+
+def convolve_prepared(x, matrix, kernel_shape, dilation):
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
+    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix.astype(x.dtype)).astype(x.dtype)
+    n, h, w, c = x.shape
+    return y.reshape(c, n, tiling.count * tiling.tile, w)[:, :, :h].transpose(1, 2, 3, 0)
+
+
+def kernel_gradient(x, g, kernel_shape, dilation):
+    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
+    w, c = x.shape[2:]
+    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+
+    def local(x, g):
+        matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
+        taps = jax.ShapeDtypeStruct((c, *kernel_shape[:2]), matrix.dtype)
+        (gradient,) = jax.linear_transpose(lambda taps: _matrix(taps, w, tiling, dilation), taps)(matrix)
+        return gradient
+
+    gradient = over_batch_shards(local, (x, g), (), sum_output=True)
+    return gradient.transpose(1, 2, 0)[:, :, None].astype(x.dtype)
+
+
+class _Tiling(typing.NamedTuple):
+    """Rows of a tile, of its window, from the window's first to the tile's first, and the number of tiles."""
+
+    tile: int
+    window: int
+    above: int
+    count: int
+
+
+def _tile(map_size, kernel_shape, dilation):
+    (h, w), radius = map_size, kernel_shape[0] // 2 * dilation
+    if h * w <= _ONE_TILE:
+        return _Tiling(h, h, 0, 1)
+    tile = max(_TILE // w, 1)
+    return _Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
+
+
+def _matrix(taps, w, tiling, dilation):
+    """taps: (c, kh, kw) -> (c, window rows * w, tile rows * w): row q and column p hold the tap at offset q - p."""
+    bands = _bands(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
+    bands = _bands(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
+    return bands.transpose(0, 3, 1, 4, 2).reshape(len(taps), tiling.window * w, tiling.tile * w)
+
+
+def _bands(taps, window, tile, above, dilation):
+    """taps: (..., k) -> (..., window, tile): [a, i] is the tap at the offset a - above - i, 0 where there is none."""
+    length = (taps.shape[-1] - 1) * dilation + 1
+    before = tile - 1 + above - length // 2
+    padding = (before, window + tile - 1 - length - before, dilation - 1)
+    line = lax.pad(taps, jnp.zeros((), taps.dtype), [(0, 0, 0)] * (taps.ndim - 1) + [padding])
+    return jnp.stack([line[..., tile - 1 - i :][..., :window] for i in range(tile)], axis=-1)
+
+
+def _windows(x, tiling):
+    """x: (n, h, w, c) -> (c, n, tiles, window rows * w)."""
+    (n, h, w, c), (tile, window, above, count) = x.shape, tiling
+    x = x.transpose(3, 0, 1, 2).reshape(c, n, h * w)
+    below = (count - 1) * tile + window - above - h
+    x = jnp.pad(x, ((0, 0), (0, 0), (above * w, below * w)))
+    return jnp.stack([x[:, :, t * tile * w :][:, :, : window * w] for t in range(count)], axis=2)
+
+
+def _tiles(x, tiling):
+    """x: (n, h, w, c) -> (c, n, tiles, tile rows * w)."""
+    n, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, tiling.count * tiling.tile - h), (0, 0), (0, 0)))
+    return x.transpose(3, 0, 1, 2).reshape(c, n, tiling.count, tiling.tile * w)
+
+
+def _product(equation, x, other):
+    """A product of matrices for every channel, accumulated in float32 at least."""
+    return jnp.einsum(
+        equation,
+        x,
+        other,
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+    )

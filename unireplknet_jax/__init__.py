@@ -9,6 +9,7 @@ _HOME = {
     "list_models": "models.variants",
     "create_model": "models.variants",
     "reparameterize": "models.reparameterize",
+    "prepare": "models.prepare",
     "load_checkpoint": "tasks.checkpoint",
     "load_pretrained": "tasks.checkpoint",
     "save_torch_checkpoint": "tasks.checkpoint",

@@ -13,7 +13,7 @@ from unireplknet_jax.nn.layers import (
     gelu,
     kernel_init,
 )
-from unireplknet_jax.ops.depthwise import depthwise_conv2d
+from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -30,7 +30,10 @@ KERNEL_SIZES = (0, 3, 5, *sorted(BRANCHES))
 
 
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution with "same" padding; `use_bias` in merged form only."""
+    """A depthwise convolution with "same" padding; `use_bias` in merged form only.
+
+    A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs.
+    """
 
     kernel_size: int
     dilation: int = 1
@@ -43,7 +46,12 @@ class DepthwiseConv(nn.Module):
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
         kernel = self.param("kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c), jnp.float32)
-        y = depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation, impl=self.impl)
+        x = x.astype(self.dtype)
+        prepared = self.variables.get("prepared")
+        if prepared:
+            y = prepared_conv2d(x, prepared, kernel.shape, dilation=self.dilation)
+        else:
+            y = depthwise_conv2d(x, kernel.astype(self.dtype), dilation=self.dilation, impl=self.impl)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
         return y

@@ -1,0 +1,77 @@
+"""Merged variables prepared for one input size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import lively, small_model
+
+import unireplknet_jax as urk
+from unireplknet_jax.models.torch_names import abstract_variables
+
+
+@pytest.fixture(scope="module")
+def merged():
+    return urk.reparameterize(lively(abstract_variables(small_model())))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(deploy=True)
+
+
+@pytest.mark.parametrize("size", [224, (96, 160), 33])
+def test_prepared_variables_give_the_same_logits(merged, model, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    images = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+    prepared = urk.prepare(merged, size, "cpu")
+    expected = jax.jit(model.apply)(merged, images)
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(prepared, images), expected, rtol=0, atol=1e-6 * np.abs(expected).max()
+    )
+
+
+def test_large_kernels_are_prepared_for_the_platform_and_the_rest_stays(merged):
+    before = jax.tree.map(np.array, merged)
+    cpu = urk.prepare(merged, 224, "cpu")["prepared"]
+    assert list(cpu) == ["stages_1_0", "stages_3_0"]  # the blocks of 13x13 and 7x7
+    assert list(cpu["stages_1_0"]["dwconv"]["lk_origin"]) == ["dft"]
+    assert list(cpu["stages_3_0"]["dwconv"]["lk_origin"]) == ["toeplitz"]
+    tpu = urk.prepare(merged, 224, "tpu", jnp.bfloat16)["prepared"]
+    (matrix,) = tpu["stages_1_0"]["dwconv"]["lk_origin"].values()
+    assert matrix.dtype == jnp.bfloat16
+    assert urk.prepare(merged, 224, "rocm")["prepared"] == {}
+    jax.tree.map(np.testing.assert_array_equal, merged, before)
+
+
+def test_it_reaches_backbones_inside_of_other_networks(merged):
+    nested = {"params": {"backbone": merged["params"], "decode": {"kernel": jnp.ones((1, 1))}}}
+    alone = urk.prepare(merged, 64, "cpu")["prepared"]
+    jax.tree.map(np.testing.assert_array_equal, urk.prepare(nested, 64, "cpu")["prepared"], {"backbone": alone})
+
+
+def test_it_is_jittable(merged):
+    jitted = jax.jit(lambda tree: urk.prepare(tree, 64, "cpu"))(merged)
+    expected = urk.prepare(merged, 64, "cpu")
+    assert jax.tree.structure(jitted) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), jitted, expected)
+
+
+def test_inputs_of_another_size_are_refused(merged, model):
+    prepared = urk.prepare(merged, 224, "cpu")
+    with pytest.raises(ValueError, match=r"another size .* call unireplknet_jax.prepare"):
+        model.apply(prepared, jnp.zeros((1, 192, 192, 3)))
+
+
+@pytest.mark.parametrize("size", [0, -3, (224,), (224, 0), 2.5, "224"])
+def test_sizes_that_cannot_be_are_refused(merged, size):
+    with pytest.raises(ValueError, match="image_size must be a positive integer or two of them"):
+        urk.prepare(merged, size, "cpu")
+
+
+def test_variables_that_are_not_merged_are_refused():
+    variables = lively(abstract_variables(small_model()))
+    with pytest.raises(ValueError, match="only merged variables can be prepared"):
+        urk.prepare(variables, 224)
+    with pytest.raises(ValueError, match="only merged variables can be prepared"):
+        urk.prepare({}, 224)

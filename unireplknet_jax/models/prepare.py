@@ -1,0 +1,52 @@
+"""Preparing merged variables for inputs of one size: what convolutions compute from their kernels alone, done once."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+
+from unireplknet_jax.models.reparameterize import is_merged
+from unireplknet_jax.ops.depthwise import prepare_kernel
+
+_STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
+
+
+def prepare(variables, image_size, platform=None, dtype=jnp.float32):
+    """Merged variables and a collection "prepared": depthwise kernels in the form that their convolution eats.
+
+    variables: as `reparameterize` gives them, of any module with UniRepLKNet stages at any depth; nothing is mutated.
+    image_size: of the inputs, an int or (h, w); the prepared variables serve no other. platform: where they will run
+    ("cpu", "tpu", ...), None: jax's default backend. dtype: that of the computation. The numbers stay those of the
+    merged form. Works under `jax.jit` and `jax.eval_shape` with the last three arguments fixed.
+    Raises ValueError for variables that are not merged and for a size that is not positive.
+    """
+    if not hasattr(variables, "items") or "params" not in variables or not is_merged(variables):
+        raise ValueError('only merged variables can be prepared: {"params": ...} as reparameterize returns them.')
+    size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"image_size must be a positive integer or two of them, but is {image_size!r}.")
+    prepared = _prepare_tree(variables["params"], size, platform or jax.default_backend(), jnp.dtype(dtype))
+    return {**variables, "prepared": prepared}
+
+
+def _prepare_tree(params, image_size, platform, dtype, map_size=None):
+    """The "prepared" tree of a parameter tree; map_size: of the stage it belongs to, None outside of stages."""
+    prepared = {}
+    for name, child in params.items():
+        if not hasattr(child, "items"):
+            continue
+        stage = re.fullmatch(r"stages_(\d)_\d+", name)
+        size = _map_size(image_size, int(stage.group(1))) if stage else map_size
+        if size and name in ("dwconv", "lk_origin") and "kernel" in child:
+            below = prepare_kernel(child["kernel"], size, dtype=dtype, platform=platform)
+        else:
+            below = _prepare_tree(child, image_size, platform, dtype, size)
+        if below:
+            prepared[name] = below
+    return prepared
+
+
+def _map_size(image_size, stage):
+    """(h, w) of a stage's maps: every strided convolution halves and rounds up."""
+    factor = 2 ** (_STEM_HALVINGS + stage)
+    return tuple(-(-side // factor) for side in image_size)

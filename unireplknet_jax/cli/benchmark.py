@@ -18,6 +18,102 @@ def run(args):
     return args.run_part(args)
 
 
+def _add_timing_arguments(parser, rounds):
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, with --static bfloat16")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"runs of each (default: {rounds})")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the medians")
+
+
+def _add_static_argument(parser):
+    parser.add_argument(
+        "--static", metavar="CHIP", help="count the cost on a TPU (v5e, v6e, v5p, v4) instead, without one"
+    )
+
+
+# ---- depthwise
+
+
+def _add_depthwise_arguments(parser):
+    parser.add_argument("--case", action="append", metavar="SHAPE", help='as "8x14x14x320 k13" or "8x14x14x160 k3 d5"')
+    parser.add_argument("--form", action="append", metavar="NAME", help="an implementation (default: all)")
+    _add_timing_arguments(parser, 9)
+    _add_static_argument(parser)
+
+
+def _run_depthwise(args):
+    from unireplknet_jax.benchmark import depthwise
+
+    if args.static:
+        from unireplknet_jax.benchmark.static_cost import depthwise_rows
+
+        args.dtype = args.dtype or "bfloat16"
+        rows = depthwise_rows(args.static, args.case, args.form, args.dtype)
+        _report_static(args, rows, ["case", "pass", "form"], "times xla")
+        return
+    cases = [depthwise.parse_case(text) for text in args.case] if args.case else depthwise.CASES
+    rows = [row for case in cases for row in depthwise.measure_case(case, args.dtype, args.rounds, args.form)]
+    _report(args, rows, ["case", "pass", "form"], ["times xla", "roofline"])
+
+
+# ---- block
+
+
+def _add_block_arguments(parser):
+    parser.add_argument("--case", action="append", metavar="SHAPE", help='as "8x14x14x160 k13"')
+    _add_timing_arguments(parser, 9)
+    _add_static_argument(parser)
+
+
+def _run_block(args):
+    from unireplknet_jax.benchmark import block, depthwise
+
+    if args.static:
+        from unireplknet_jax.benchmark.static_cost import block_rows
+
+        args.dtype = args.dtype or "bfloat16"
+        _report_static(args, block_rows(args.static, args.case, args.dtype), ["case", "form"], "times one kernel, xla")
+        return
+    cases = [depthwise.parse_case(text) for text in args.case] if args.case else block.CASES
+    rows = [row for case in cases for row in block.measure_case(case, args.dtype, args.rounds)]
+    _report(args, rows, ["case", "form"], ["times one kernel", "temporary_bytes"])
+
+
+# ---- model, train
+
+
+def _add_network_arguments(parser):
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: unireplknet_a unireplknet_t")
+    parser.add_argument("--batch", action="append", type=int, metavar="N", help="default: 1 and 8, in training 8")
+    parser.add_argument("--size", type=int, default=224, metavar="S", help="pixels (default: 224)")
+    parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
+    _add_timing_arguments(parser, 9)
+
+
+def _run_model(args):
+    from unireplknet_jax.benchmark.network import measure_inference
+
+    _run_network(args, measure_inference, (1, 8), ("unireplknet_a", "unireplknet_t"))
+
+
+def _run_train(args):
+    from unireplknet_jax.benchmark.network import measure_training
+
+    _run_network(args, measure_training, (8,), ("unireplknet_a",))
+
+
+def _run_network(args, measure, batches, models):
+    rows = [
+        row
+        for model in args.models or models
+        for batch in args.batch or batches
+        for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla)
+    ]
+    _report(args, rows, ["model", "batch", "form"], ["times torch"])
+
+
+# ---- input
+
+
 def _add_input_arguments(parser):
     parser.add_argument("--data-dir", metavar="DIR", help="a folder of pictures (default: synthetic ones are made)")
     parser.add_argument("--pictures", type=int, default=100, metavar="N", help="how many pictures (default: 100)")
@@ -59,5 +155,63 @@ def _run_input(args):
     )
 
 
+# ---- printing
+
+
+def _report(args, rows, keys, extras):
+    """Print rows of timings, and draw them."""
+    from unireplknet_jax.benchmark.plot import draw_rows
+    from unireplknet_jax.benchmark.timing import environment
+
+    facts = {**environment(), "dtype": args.dtype, "rounds": args.rounds}
+    if args.plot:
+        draw_rows(args.plot, rows, keys, "median")
+    if args.json:
+        print_json({**facts, "unit": "seconds", "rows": rows})
+        return
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    columns = [*keys, "median ms", "fastest", "slowest", *extras, "compile s"]
+    print_table(columns, [[*_cells(row, keys), *_times(row), *_cells(row, extras), _seconds(row)] for row in rows])
+
+
+def _report_static(args, rows, keys, ratio):
+    """Print rows of static costs, and draw them."""
+    from unireplknet_jax.benchmark.plot import draw_rows
+    from unireplknet_jax.train.slices import libtpu_version
+
+    facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
+    if args.plot:
+        draw_rows(args.plot, rows, keys, "seconds")
+    if args.json:
+        print_json({**facts, "unit": "seconds", "rows": rows})
+        return
+    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
+    columns = [*keys, "static ms", "at most", "memory ms", ratio, "scratch MB", "compile s"]
+    cells = [
+        [f"{1e3 * row[name]:.3f}" for name in ("seconds", "seconds_if_long", "memory_seconds")]
+        + [f"{row[ratio]:.2f}" if row[ratio] else None, f"{row['scratch_bytes'] / 1e6:.0f}", _seconds(row)]
+        for row in rows
+    ]
+    print_table(columns, [[*_cells(row, keys), *rest] for row, rest in zip(rows, cells, strict=True)])
+
+
+def _cells(row, names):
+    return [f"{value:.2f}" if isinstance(value := row[name], float) else value for name in names]
+
+
+def _times(row):
+    return [f"{1e3 * row[name]:.2f}" for name in ("median", "fastest", "slowest")]
+
+
+def _seconds(row):
+    return None if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}"
+
+
 # What can be measured: name -> (summary, its arguments, its run).
-PARTS = {"input": ("the pictures that one core prepares for training in a second", _add_input_arguments, _run_input)}
+PARTS = {
+    "input": ("the pictures that one core prepares for training in a second", _add_input_arguments, _run_input),
+    "depthwise": ("the depthwise convolution, form by form", _add_depthwise_arguments, _run_depthwise),
+    "block": ("a training block beside one large kernel", _add_block_arguments, _run_block),
+    "model": ("merged inference beside an equal PyTorch network", _add_network_arguments, _run_model),
+    "train": ("a training step beside an equal PyTorch network", _add_network_arguments, _run_train),
+}

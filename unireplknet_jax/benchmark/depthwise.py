@@ -1,0 +1,185 @@
+"""The depthwise convolution, form by form: forward pass, input gradient and kernel gradient."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unireplknet_jax.benchmark.timing import Program, jax_program, measure, measured_roofline, torch_or_none
+from unireplknet_jax.ops import depthwise
+from unireplknet_jax.ops.depthwise import (
+    IMPLEMENTATIONS,
+    crop_kernel,
+    depthwise_conv2d,
+    prepare_kernel,
+    prepared_conv2d,
+)
+
+PASSES = ("forward", "input gradient", "kernel gradient")
+
+
+class Case(NamedTuple):
+    """One shape: batch, side of the map, channels, kernel size, dilation."""
+
+    n: int
+    side: int
+    c: int
+    k: int
+    dilation: int = 1
+
+    def __str__(self):
+        dilated = f" d{self.dilation}" if self.dilation > 1 else ""
+        return f"{self.n}x{self.side}x{self.side}x{self.c} k{self.k}{dilated}"
+
+
+# The stages of A and S at 224 pixels, and the branches of a training block.
+CASES = (
+    *(Case(8, 56, 40, k) for k in (3,)),
+    *(Case(8, 28, 80, k) for k in (3, 13)),
+    *(Case(8, 14, 160, k, d) for k, d in ((3, 1), (3, 5), (5, 1), (7, 2), (13, 1))),
+    Case(8, 14, 320, 13),
+    Case(8, 7, 320, 13),
+    Case(8, 7, 640, 13),
+)
+
+
+def parse_case(text):
+    """The `Case` "8x14x14x320 k13" or "8x14x14x320 k3 d5"; ValueError for another form."""
+    try:
+        shape, kernel, *dilation = text.split()
+        n, h, w, c = map(int, shape.split("x"))
+        k = int(kernel.removeprefix("k"))
+        dilation = int(dilation[0].removeprefix("d")) if dilation else 1
+    except ValueError:
+        raise ValueError(f'{text!r} is no shape; expected NxHxWxC kK [dD], as in "8x14x14x320 k13".') from None
+    if h != w or min(n, h, c, k, dilation) < 1 or k % 2 == 0:
+        raise ValueError(f"{text!r} is no shape that is measured: the map must be square and the kernel odd.")
+    return Case(n, h, c, k, dilation)
+
+
+def operands(case, dtype):
+    """(x, kernel, cotangent) of a case, random."""
+    rng = np.random.default_rng(0)
+    shapes = (case.n, case.side, case.side, case.c), (case.k, case.k, 1, case.c), (case.n, case.side, case.side, case.c)
+    return tuple(jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes)
+
+
+def pass_of(name, impl, dilation):
+    """The function (x, kernel, cotangent) -> result of one of PASSES by one implementation, or "auto"."""
+
+    def convolve(x, kernel):
+        return depthwise_conv2d(x, kernel, dilation=dilation, impl=impl)
+
+    return {
+        "forward": lambda x, kernel, g: convolve(x, kernel),
+        "input gradient": lambda x, kernel, g: jax.vjp(lambda x: convolve(x, kernel), x)[1](g)[0],
+        "kernel gradient": lambda x, kernel, g: jax.vjp(lambda kernel: convolve(x, kernel), kernel)[1](g)[0],
+    }[name]
+
+
+def measure_case(case, dtype="float32", rounds=9, forms=None):
+    """Rows {"case", "pass", "form", "seconds", ..., "times xla", "share of roofline"} of one case.
+
+    forms: names of implementations, None: all. "prepared" is the chosen one with the kernel's part done ahead.
+    """
+    dtype = jnp.dtype(dtype)
+    arrays, forms = operands(case, dtype), list(forms or IMPLEMENTATIONS)
+    rows = []
+    for name in PASSES:
+        programs = {form: jax_program(pass_of(name, form, case.dilation), *arrays) for form in forms}
+        if name == "forward":
+            programs |= _prepared(case, arrays, dtype)
+        programs |= _torch_programs(name, case, arrays)
+        timings, floor = measure(programs, rounds), _floor(case, dtype)
+        rows += [
+            {
+                "case": str(case),
+                "pass": name,
+                "form": form,
+                **timing._asdict(),
+                "times xla": timing.median / timings["xla"].median if "xla" in timings else None,
+                "roofline": floor / timing.median,
+            }
+            for form, timing in timings.items()
+        ]
+    return rows
+
+
+def chosen(case, platform):
+    """{pass: the form that "auto" takes for a case on a platform}, "prepared" among them."""
+    kernel = jax.eval_shape(
+        lambda k: crop_kernel(k, (case.side, case.side), case.dilation),
+        jax.ShapeDtypeStruct((case.k, case.k, 1, case.c), jnp.float32),
+    )
+    uses = {"forward": "convolve", "input gradient": "convolve", "kernel gradient": "kernel_gradient"}
+    best = {name: depthwise.choose(platform, use, kernel.shape, (case.side,) * 2) for name, use in uses.items()}
+    return best | {"prepared": depthwise.choose(platform, "prepared", kernel.shape, (case.side,) * 2)}
+
+
+def _prepared(case, arrays, dtype):
+    x, kernel, _ = arrays
+    options = dict(dtype=dtype, platform=jax.default_backend(), dilation=case.dilation)
+    prepared = prepare_kernel(kernel, (case.side, case.side), **options)
+    if not prepared:
+        return {}
+    (form,) = prepared
+
+    def run(x, prepared):
+        return prepared_conv2d(x, prepared, kernel.shape, dilation=case.dilation)
+
+    return {f"{form}, prepared": jax_program(run, x, prepared)}
+
+
+def _torch_programs(name, case, arrays):
+    """PyTorch's own convolution, on maps (n, c, h, w) that lie in memory as such, or as (n, h, w, c)."""
+    torch = torch_or_none()
+    if torch is None:
+        return {}
+    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
+    x, kernel, g = (
+        torch.from_numpy(np.array(array.astype(jnp.float32)))
+        .permute(order)
+        .contiguous()
+        .to(device, getattr(torch, str(arrays[0].dtype)))
+        for array, order in zip(arrays, ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)), strict=True)
+    )
+    padding = case.k // 2 * case.dilation
+
+    def program(layout):
+        own_x, own_g = (a.contiguous(memory_format=layout) for a in (x, g))
+
+        def run():
+            with torch.set_grad_enabled(name != "forward"):
+                if name == "forward":
+                    torch.conv2d(own_x, kernel, None, 1, padding, case.dilation, case.c)
+                else:
+                    torch.ops.aten.convolution_backward(
+                        own_g, own_x, kernel, None, (1, 1), (padding,) * 2, (case.dilation,) * 2, False, (0, 0), case.c,
+                        (name == "input gradient", name == "kernel gradient", False),
+                    )  # fmt: skip
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return Program(run)
+
+    return {
+        "torch": program(torch.contiguous_format),
+        "torch, channels last": program(torch.channels_last),
+    }
+
+
+_roofline = None
+
+
+def _floor(case, dtype):
+    """Seconds below which no form gets here: every tap that meets the map once, every array through memory once."""
+    global _roofline
+    if _roofline is None:
+        _roofline = measured_roofline()
+    positions = np.arange(case.side)
+    taps = case.dilation * (np.arange(case.k) - case.k // 2)
+    valid = np.sum((positions[:, None] + taps >= 0) & (positions[:, None] + taps < case.side))
+    flops = 2 * case.n * case.c * float(valid) ** 2
+    moved = dtype.itemsize * (2 * case.n * case.c * case.side**2 + case.k**2 * case.c)
+    return max(flops / _roofline[0], moved / _roofline[1])

@@ -1,0 +1,134 @@
+"""Whole networks: merged inference and a training step, beside an equal PyTorch network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from unireplknet_jax.benchmark.timing import Program, jax_program, measure, torch_or_none
+from unireplknet_jax.models.prepare import prepare
+from unireplknet_jax.models.reparameterize import reparameterize
+from unireplknet_jax.models.variants import create_model
+
+
+def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True):
+    """Rows {"model", "batch", "form", "seconds", ..., "times torch"} of the merged model on (batch, size, size, 3)."""
+    dtype = jnp.dtype(dtype)
+    model = create_model(name, dtype=dtype)
+    images = _images(batch, size)
+    merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
+    model = model.clone(deploy=True)
+    trees = {"prepared": prepare(merged, size, dtype=dtype), "merged": merged}
+    programs = {form: jax_program(model.apply, tree, images) for form, tree in trees.items()}
+    if with_xla:
+        programs["merged, xla"] = jax_program(model.clone(impl="xla").apply, merged, images)
+    programs["no depthwise"] = jax_program(_without_depthwise(model), merged, images)
+
+    def work(torch, network, layout):
+        inputs = _torch_images(torch, images, layout)
+
+        def run():
+            with torch.inference_mode():
+                network(inputs)
+
+        return run
+
+    return _rows(name, batch, programs | _torch_programs(model, work), rounds)
+
+
+def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=False):
+    """Rows as `measure_inference` of a step: forward, backward, AdamW; "no depthwise" is the floor of the rest."""
+    dtype = jnp.dtype(dtype)
+    model = create_model(name, dtype=dtype)
+    images, labels = _images(batch, size), jnp.arange(batch) % 1000
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
+    optimizer = optax.adamw(1e-3)
+    state = variables, optimizer.init(variables["params"])
+    forms = {"training": model} | ({"training, xla": model.clone(impl="xla")} if with_xla else {})
+    programs = {form: _step(module.apply, optimizer, state, images, labels) for form, module in forms.items()}
+    programs["no depthwise"] = _step(_without_depthwise(model), optimizer, state, images, labels)
+
+    def work(torch, network, layout):
+        inputs, targets = _torch_images(torch, images, layout), torch.arange(batch) % 1000
+        torch_optimizer = torch.optim.AdamW(network.train().parameters())
+
+        def run():
+            torch_optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(inputs), targets).backward()
+            torch_optimizer.step()
+
+        return run
+
+    return _rows(name, batch, programs | _torch_programs(model, work), rounds)
+
+
+def _step(apply, optimizer, state, images, labels):
+    def step(state, images, labels):
+        variables, moments = state
+
+        def loss(params):
+            tree = variables | {"params": params}
+            logits, updates = apply(tree, images, train=True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
+
+        gradients, updates = jax.grad(loss, has_aux=True)(variables["params"])
+        changes, moments = optimizer.update(gradients, moments, variables["params"])
+        return {"params": optax.apply_updates(variables["params"], changes), **updates}, moments
+
+    return jax_program(step, state, images, labels)
+
+
+def _without_depthwise(model):
+    """`model.apply` with every depthwise convolution left out: what is left is the floor for the rest."""
+    from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
+
+    def skip(next_function, args, kwargs, context):
+        if isinstance(context.module, DepthwiseConv | DilatedReparamBlock) and context.method_name == "__call__":
+            return args[0]
+        return next_function(*args, **kwargs)
+
+    def apply(variables, images, **options):
+        import flax.linen as nn
+
+        with nn.intercept_methods(skip):
+            return model.apply(variables, images, **options)
+
+    return apply
+
+
+def _images(batch, size):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((batch, size, size, 3)), jnp.float32)
+
+
+def _torch_programs(model, work):
+    """Both memory layouts of the equal PyTorch network, where PyTorch is installed; on a CPU and in float32."""
+    torch = torch_or_none()
+    if torch is None or jax.default_backend() != "cpu" or model.dtype != jnp.float32:
+        return {}
+    from unireplknet_jax.benchmark.torch_network import Network
+
+    fields = model.depths, model.dims, model.kernel_sizes, model.num_classes, model.in_chans, model.deploy
+    layouts = {"torch": torch.contiguous_format, "torch, channels last": torch.channels_last}
+    return {
+        name: Program(work(torch, Network(*fields).eval().to(memory_format=layout), layout))
+        for name, layout in layouts.items()
+    }
+
+
+def _torch_images(torch, images, layout):
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
+
+def _rows(name, batch, programs, rounds):
+    timings = measure(programs, rounds)
+    torch = [timing.median for form, timing in timings.items() if form.startswith("torch")]
+    return [
+        {
+            "model": name,
+            "batch": batch,
+            "form": form,
+            **timing._asdict(),
+            "times torch": timing.median / min(torch) if torch else None,
+        }
+        for form, timing in timings.items()
+    ]

@@ -1,0 +1,184 @@
+"""What a program costs on a TPU core, counted in the compiler's own output, without a TPU.
+
+libtpu compiles for one chip and writes down the final instruction bundles of every kernel; a core issues one a cycle.
+The count times the turns of the loops around them is the static cost. It leaves out waiting for memory, so the time
+through the memory stands beside it, and it reads loops that the matrix unit holds up 17 % low; differences below a
+third mean nothing. The dump is undocumented and libtpu's own, so this belongs into no test of a number.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from unireplknet_jax.benchmark import block, depthwise
+from unireplknet_jax.train.slices import libtpu_version, open_slice
+
+CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assumed
+_ONE_CHIP = {"v4": "v4:2x2x1", "v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
+_MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
+
+
+def static_cost(chip, program, *arguments):
+    """The cost of one program on a chip such as "v5e", from a process of its own.
+
+    program and arguments: "depthwise", form, pass, case, dtype, or "block", name, case, dtype; cases as texts.
+    {"seconds": static cost, "seconds_if_long": with every loop whose turns cannot be read run 8 times, "unknown_loops",
+    "memory_seconds": arguments in and results out once, "scratch_bytes": in the chip's memory, "compile_seconds"}.
+    Raises ImportError without libtpu, ValueError for an unknown chip and RuntimeError where the compiler fails.
+    """
+    if chip not in CLOCK:
+        raise ValueError(f"{chip!r} is no chip whose cost can be counted; expected one of {', '.join(CLOCK)}.")
+    libtpu_version()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final.*"
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, chip, folder, program, *map(str, arguments)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags, "TPU_LOG_DIR": "disabled"},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise RuntimeError(f"{program} {' '.join(map(str, arguments))}: {done.stderr.strip().splitlines()[-1][:300]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# The shapes of S at 224 pixels, of 192 and 384 pixels, and of B, L and XL.
+_SIDES_AND_WIDTHS = (
+    *((14, 384), (7, 768), (28, 192)),
+    *((12, 384), (24, 192), (6, 768)),
+    *((14, 512), (7, 1024), (28, 256)),
+    *((14, 768), (7, 1536), (28, 384)),
+    *((14, 1024), (7, 2048), (28, 512)),
+)
+DEPTHWISE_CASES = (
+    *(f"128x{side}x{side}x{c} k13" for side, c in _SIDES_AND_WIDTHS),
+    *(f"128x{side}x{side}x{c} k3" for side, c in _SIDES_AND_WIDTHS[:3]),
+)
+BLOCK_CASES = tuple(f"128x{side}x{side}x{c} k13" for side, c in _SIDES_AND_WIDTHS[:3])
+
+
+def depthwise_rows(chip, cases=None, forms=None, dtype="bfloat16"):
+    """Rows of `static_cost`, "times xla" among them, of every pass of the cases by "xla" and "auto", or by `forms`."""
+    forms = list(forms or ("xla", "auto"))
+    rows = []
+    for case in cases or DEPTHWISE_CASES:
+        for name in depthwise.PASSES:
+            costs = {form: static_cost(chip, "depthwise", form, name, case, dtype) for form in forms}
+            rows += _beside({"case": case, "pass": name}, costs, "xla", "times xla")
+    return rows
+
+
+def block_rows(chip, cases=None, dtype="bfloat16"):
+    """Rows of `static_cost` of forward and backward through a training block, beside one large kernel by XLA."""
+    rows, names = [], ("one kernel, xla", "one kernel", "block")
+    for case in cases or BLOCK_CASES:
+        costs = {name: static_cost(chip, "block", name, case, dtype) for name in names}
+        rows += _beside({"case": case}, costs, "one kernel, xla", "times one kernel, xla")
+    return rows
+
+
+def _beside(facts, costs, first, ratio):
+    """Rows of costs {form: cost}; a ratio is of the larger of static cost and time through the memory."""
+    bounds = {form: max(cost["seconds"], cost["memory_seconds"]) for form, cost in costs.items()}
+    return [
+        {**facts, "form": form, **cost, ratio: bounds[form] / bounds[first] if first in bounds else None}
+        for form, cost in costs.items()
+    ]
+
+
+def _function(program, *arguments):
+    """(function, shapes of its arguments)."""
+    if program == "block":
+        name, case, dtype = arguments
+        case = depthwise.parse_case(case)
+        module = block.modules(case.k, dtype)[name]
+        return block.training_pass(module), block.abstract_arguments(module, case, dtype)
+    form, name, case, dtype = arguments
+    case = depthwise.parse_case(case)
+    shapes = jax.eval_shape(lambda: depthwise.operands(case, dtype))
+    return depthwise.pass_of(name, form, case.dilation), shapes
+
+
+def _measure(chip, folder, program, *arguments):
+    function, shapes = _function(program, *arguments)
+    numbers, devices = open_slice(_ONE_CHIP[chip])
+    one = SingleDeviceSharding(devices[0])
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), shapes)
+    lowered = jax.jit(function, out_shardings=one).trace(*shapes).lower(lowering_platforms=("tpu",))
+    began = time.monotonic()
+    compiled = lowered.compile()
+    seconds, memory = time.monotonic() - began, compiled.memory_analysis()
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    cycles, unknown = count_cycles(folder, 1)
+    return {
+        "seconds": cycles / CLOCK[chip],
+        "seconds_if_long": count_cycles(folder, _MANY)[0] / CLOCK[chip],
+        "unknown_loops": unknown,
+        "memory_seconds": moved / numbers.memory_bandwidth,
+        "scratch_bytes": memory.temp_size_in_bytes,
+        "compile_seconds": seconds,
+    }
+
+
+def count_cycles(folder, unknown_turns):
+    """(cycles of every kernel in a folder of dumps, number of loops whose turns cannot be read)."""
+    cycles = unknown = 0
+    for path in sorted(Path(folder).glob("*-final_bundles.txt")):
+        if re.search(r"schedule-analysis|late-|TLP", path.name):
+            continue
+        bundles = _bundles(path.read_text(errors="replace"))
+        turns = [1.0] * len(bundles)
+        for first, last, count in _loops(bundles):
+            unknown += count is None
+            for index in range(first, last + 1):
+                turns[index] *= unknown_turns if count is None else max(1, count)
+        cycles += sum(turns)
+    return cycles, unknown
+
+
+def _bundles(text):
+    """The texts of a kernel's bundles in order; a bundle may go over several lines."""
+    bundles = []
+    for line in text.splitlines():
+        if re.match(r"\s*(?:0x[0-9a-f]+|\d+)\s+(?:(?:LH|LB|LE|PB|PF|CT):?\s*)*:\s*(?:>\s*)*\{", line):
+            bundles.append(line)
+        elif bundles:
+            bundles[-1] += "\n" + line
+    return bundles
+
+
+def _loops(bundles):
+    """(first bundle, last bundle, turns or None) of every loop: a branch back, and the comparison that decides it."""
+    starts = {}
+    for index, text in enumerate(bundles):
+        for region in re.findall(r"Start region (\d+)", text):
+            starts.setdefault(region, index)
+    for last, text in enumerate(bundles):
+        branch = re.search(r"sbr\.rel \(!?(%p\d+)(?:_p\d+)?\) target = \$region(\d+)", text)
+        if branch and starts.get(branch.group(2), last + 1) <= last:
+            first = starts[branch.group(2)]
+            yield first, last, _turns(bundles[first : last + 1], branch.group(1))
+
+
+def _turns(body, predicate):
+    """How often a loop runs whose last comparison sets `predicate`; None where that is no constant."""
+    test = re.compile(rf"{re.escape(predicate)}(?:_p\d+)? = scmp\.(?:ge|gt|eq|ne|lt)\.[\w.]+ [^,]+, (\S+)")
+    bound = next((found.group(1) for text in reversed(body) if (found := test.search(text))), "")
+    bound = bound.rstrip(",;")
+    if not re.fullmatch(r"-?\d+", bound):
+        return None
+    # A software pipeline takes two turns more than its body runs, to fill and to drain.
+    pipelined = "loop exit test" in "".join(body[-40:]) and "iteration index, stage" in "".join(body[:12])
+    return max(1, int(bound) - 2) if pipelined and int(bound) else int(bound)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(*sys.argv[1:])))

@@ -1,0 +1,105 @@
+"""Timing of several programs that do the same work, side by side in one run."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
+
+
+class Program(NamedTuple):
+    """A program to time: `run` does the work once and returns when it is done, `compile_seconds` it took before."""
+
+    run: Callable[[], object]
+    compile_seconds: float | None = None
+
+
+class Timing(NamedTuple):
+    """Seconds of one run: the median over the rounds, the fastest and the slowest one."""
+
+    median: float
+    fastest: float
+    slowest: float
+    compile_seconds: float | None
+
+
+def jax_program(function, *arguments, static=()):
+    """The `Program` of a function of arrays, compiled for the default device."""
+    began = time.perf_counter()
+    compiled = jax.jit(function, static_argnums=static).lower(*arguments).compile()
+    seconds = time.perf_counter() - began
+    return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds)
+
+
+def measure(programs, rounds=9):
+    """{name: Timing} of {name: Program}: a round runs every program, each round begins with another one.
+
+    So a machine that other work slows down slows all of them; ratios are more certain than the times. One run of each
+    comes before, as a warm-up.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds} must be at least 1.")
+    names, repeats = list(programs), {}
+    for name, program in programs.items():
+        program.run()
+        repeats[name] = max(1, round(_SHORTEST / max(_seconds(program, 1), 1e-7)))
+    seconds = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            seconds[name].append(_seconds(programs[name], repeats[name]))
+    return {
+        name: Timing(statistics.median(own), min(own), max(own), programs[name].compile_seconds)
+        for name, own in seconds.items()
+    }
+
+
+def _seconds(program, repeats):
+    began = time.perf_counter()
+    for _ in range(repeats):
+        program.run()
+    return (time.perf_counter() - began) / repeats
+
+
+def measured_roofline():
+    """(FLOP/s, bytes/s) that this device reaches: a float32 product of 2048 x 2048 matrices, a copy of 256 MiB."""
+    matrix, long = jnp.ones((2048, 2048)), jnp.ones((2**26,))
+    programs = {
+        "product": jax_program(lambda a: jnp.matmul(a, a, precision=jax.lax.Precision.HIGHEST), matrix),
+        "copy": jax_program(lambda a: -a, long),
+    }
+    found = measure(programs, 5)
+    return 2 * 2048**3 / found["product"].fastest, 2 * long.nbytes / found["copy"].fastest
+
+
+def torch_or_none():
+    """PyTorch where it is installed, else None."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    return torch
+
+
+def environment():
+    """{"device", "threads", versions ...}: what a measurement depends on and does not say itself."""
+    device = jax.devices()[0]
+    names = ("jax", "jaxlib", "flax", "numpy", "torch")
+    versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
+    kind = _processor() if device.platform == "cpu" else device.device_kind
+    return {"device": kind, "platform": device.platform, "threads": os.cpu_count(), **versions}
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "cpu"

@@ -104,7 +104,7 @@ def test_wrong_recipes_are_one_line(text, argument, message, tmp_path, no_traini
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({}, "batch_size=0 must be positive"), ({"optim": {"lr": "high"}}, "the recipe has a field of the wrong type")],
+    [({}, "batch_size=0 must be 1 or more"), ({"optim": {"lr": "high"}}, "the recipe has a field of the wrong type")],
 )
 def test_a_recipe_without_its_fields_is_told_so(fields, message, tmp_path, capsys):
     recipe = tmp_path / "recipe.py"

@@ -37,7 +37,8 @@ def plan(config, topology, full=False, cache=None):
     """
     config = completed(config)
     chip, devices = open_slice(topology)
-    mesh, task = make_mesh(config.mesh.fsdp, devices), make_task(config)
+    task = make_task(config)
+    mesh = make_mesh(config.mesh.fsdp, devices)
     unit = _unit(task, mesh.size)
     _check(config, mesh.size, unit)
     store = _Store(cache, config, topology, full)

@@ -31,6 +31,7 @@ class Task(Protocol):
     name: str
     labels: tuple[str, ...]
     units: Mapping[str, str]  # of the metrics that have one
+    makes_records: bool  # in an evaluation; False: sums suffice, and predictions stay where they are. Default: True
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -68,6 +68,7 @@ class Classification:
     mixup_switch_prob: float = 0.5
 
     name: ClassVar[str] = "classification"
+    makes_records: ClassVar[bool] = False
     units: ClassVar[Mapping[str, str]] = {"top1": "%", "top5": "%", "loss": "nats", "count": "examples"}
 
     def __post_init__(self):

@@ -17,8 +17,9 @@ Data: shards that `unireplknet shards` made, or --config.data.name=folder; a cla
 unireplknet_jax/data/labels/imagenet22k.txt.
 Hardware: as in configs/imagenet1k.py; the batch is 4096. l and xl split their state over devices with
 --config.mesh.fsdp=8 (`unireplknet plan` tells what fits). Computation is in bfloat16 where the release used float32.
-Nobody has trained this recipe with this code: the accuracies are the published ones. Input: --config.data.workers=N, see
-configs/imagenet1k.py; a bucket's shards are read from a mounted folder (launch/tpu.sh --bucket: /mnt/data).
+Nobody has trained this recipe with this code: the accuracies are the published ones.
+Input: --config.data.workers=N, see configs/imagenet1k.py; a bucket's shards are read from a mounted folder
+(launch/tpu.sh --bucket: /mnt/data).
 """
 
 from unireplknet_jax.data.label_names import read_labels

@@ -17,7 +17,7 @@ def base_config():
             "train_split": "train",
             "eval_split": "test",  # "": no evaluation
             "train_examples": 0,  # for `plan`, which has no data; training counts them
-            "broken": "refuse",  # broken pictures end the run; "skip": training takes the next one, evaluation leaves them out
+            "broken": "refuse",  # broken pictures end the run; "skip": training takes the next, evaluation none
             "num_threads": 2,  # batches that are built at the same time in each process, whose threads share one GIL
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }

@@ -3,7 +3,8 @@
     unireplknet train --config configs/finetune.py:a --config.data.dir=flowers --workdir runs/flowers
 
 The folder holds a class per folder below train/ and val/ (flowers/train/rose/1.jpg, ...); its classes become those of
-the model. Any other labelled set works alike: --config.data.name=tfds:oxford_flowers102 --config.data.eval_split=test.
+the model. Pictures that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Any other
+labelled set works alike: --config.data.name=tfds:oxford_flowers102 --config.data.eval_split=test.
 
 Sizes a f p n t s start from the ImageNet-1K weights at 224 pixels, b l xl from ImageNet-22K. Option after the size:
 - runlocal: a minute on a CPU, with a small network and the digits bundled with scikit-learn.

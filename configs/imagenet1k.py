@@ -23,6 +23,11 @@ the original, mixup draws once for as many. `accumulate` is the released one; on
 (`unireplknet plan` tells what fits). Computation is in bfloat16 where the release used float32:
 --config.task.options.model.dtype=float32 for that. Nobody has trained this recipe with this code: the accuracies are
 the published ones.
+
+Input: the 16 threads of a host's one process share its GIL. On a host with many cores let --config.data.workers=N
+processes of --config.data.num_threads=M threads each build the batches, N x M about the cores. The best N depends on
+host and storage and has not been measured on a TPU host, so the recipe starts none; `unireplknet benchmark input` tells
+what a core prepares.
 """
 
 from unireplknet_jax.data.label_names import read_labels

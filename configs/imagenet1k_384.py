@@ -17,7 +17,7 @@ names of another model; the layer ids are the original's. Option after the size:
 scaled by 0.001. Images are resized to 384 x 384 as a whole for evaluation, without a crop.
 Hardware: the batch is 512; xl splits its state over devices with --config.mesh.fsdp=8 (`unireplknet plan` tells what
 fits). Computation is in bfloat16 where the release used float32. Nobody has trained this recipe with this code: the
-accuracies are the published ones.
+accuracies are the published ones. Input: --config.data.workers=N, see configs/imagenet1k.py.
 """
 
 from unireplknet_jax.data.label_names import read_labels

@@ -14,10 +14,12 @@ Values: the released commands (Image/README.md of the original). Options after t
 - runlocal: a minute on a CPU, with a small network and the digits bundled with scikit-learn.
 
 Data: shards that `unireplknet shards` made, or --config.data.name=folder; a class per folder, in the order of
-data/labels/imagenet22k.txt.
+unireplknet_jax/data/labels/imagenet22k.txt.
 Hardware: as in configs/imagenet1k.py; the batch is 4096. l and xl split their state over devices with
 --config.mesh.fsdp=8 (`unireplknet plan` tells what fits). Computation is in bfloat16 where the release used float32.
 Nobody has trained this recipe with this code: the accuracies are the published ones.
+Input: --config.data.workers=N, see configs/imagenet1k.py; a bucket's shards are read from a mounted folder
+(launch/tpu.sh --bucket: /mnt/data).
 """
 
 from unireplknet_jax.data.label_names import read_labels

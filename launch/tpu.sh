@@ -9,7 +9,8 @@
 # Options: --project P; --spot: cheaper, may be taken away; --queued: wait in Google's queue for the slice, with --wait 6h
 # at most so long; --version V: the TPU software, else chosen by type; --bucket gs://B[/FOLDER]: data, read-only at
 # /mnt/data; --cache-mb M: of disk for it; --max-restarts K (20); --keep: do not delete; --dry-run: print the commands and
-# call nothing. `run` of a slice that is already running follows it, so a run outlives this terminal. See docs/launch.md.
+# call nothing. The workdir must be a bucket. `run` of a slice that is already running follows it, so a run outlives this
+# terminal. See docs/launch.md.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -67,18 +68,48 @@ check() {
   [[ -n $zone ]] || fail "--zone is missing, for example --zone us-west4-a; which zones have which TPU: https://cloud.google.com/tpu/docs/regions-zones."
   [[ $command != ssh || ${#arguments[@]} -gt 0 ]] || fail "there is no command after --."
   if [[ $command == run ]]; then
-    [[ -n $type ]] || fail "--type is missing, for example --type v5litepod-16."
-    [[ ${arguments[0]:-} == train ]] || fail "write the run after --, for example -- train --config configs/imagenet1k.py:s --workdir gs://BUCKET/s."
-    [[ -z $bucket || $bucket == gs://?* ]] || fail "--bucket is '$bucket'; expected an address such as gs://my-bucket/imagenet."
-    [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts is '$max_restarts'; expected a number."
-    [[ -n $queued || -z $wait_limit ]] || fail "--wait needs --queued: only a queued request waits in Google's queue."
-    if [[ -z $version ]]; then
-      choose_version
-    fi
-    git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 || fail "$repository is no git checkout; the files that git knows are what is copied."
+    check_run
   fi
   [[ -n $dry_run ]] || command -v gcloud >/dev/null ||
     fail "gcloud was not found: install it (https://cloud.google.com/sdk/docs/install) and run 'gcloud init'."
+}
+
+check_run() {
+  local example="for example -- train --config configs/imagenet1k.py:s --workdir gs://BUCKET/s" workdir recipe
+  [[ -n $type ]] || fail "--type is missing, for example --type v5litepod-16."
+  [[ ${arguments[0]:-} == train ]] || fail "write the run after --, $example."
+  [[ -z $bucket || $bucket == gs://?* ]] || fail "--bucket is '$bucket'; expected an address such as gs://my-bucket/imagenet."
+  [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts is '$max_restarts'; expected a number."
+  [[ -n $queued || -z $wait_limit ]] || fail "--wait needs --queued: only a queued request waits in Google's queue."
+  if [[ -z $version ]]; then
+    choose_version
+  fi
+  git -C "$repository" rev-parse --git-dir >/dev/null 2>&1 || fail "$repository is no git checkout; the files that git knows are what is copied."
+  workdir="$(train_option --workdir)"
+  [[ $workdir =~ ^gs://[^/] ]] ||
+    fail "--workdir of the run is ${workdir:-missing}; expected a bucket, since the disks of a slice go with it: $example."
+  recipe="$(train_option --config)"
+  [[ -n $recipe ]] || fail "--config of the run is missing, $example."
+  recipe="${recipe%%:*}"
+  [[ -f $repository/$recipe && -n "$(known_files "$recipe" | tr -d '\0')" ]] ||
+    fail "there is no recipe $recipe among the files that are copied; expected its path in $repository, such as configs/imagenet1k.py."
+}
+
+# The value of the option $1 of the train command, the last one if there are several; nothing where it is not there.
+train_option() {
+  local i value=""
+  for ((i = 1; i < ${#arguments[@]}; i++)); do
+    case "${arguments[i]}" in
+      "$1") value="${arguments[i + 1]:-}" ;;
+      "$1="*) value="${arguments[i]#*=}" ;;
+    esac
+  done
+  printf '%s' "$value"
+}
+
+# The files that are copied, all or those at the paths in $@, with a NUL after each.
+known_files() {
+  git -C "$repository" --literal-pathspecs ls-files -z --cached --others --exclude-standard -- "$@" 2>/dev/null
 }
 
 # https://cloud.google.com/tpu/docs/runtimes
@@ -98,7 +129,7 @@ pack() {
     if [[ -e $repository/$file ]]; then
       files+=("$file")
     fi
-  done < <(git -C "$repository" ls-files -z --cached --others --exclude-standard)
+  done < <(known_files)
   tar -czf "$folder/unireplknet.tar.gz" -C "$repository" "${files[@]}"
 }
 

@@ -44,6 +44,13 @@ def test_other_sources_and_splits_can_be_written(tmp_path, capsys):
     assert "360 pictures of 10 classes" in capsys.readouterr().out
 
 
+def test_a_file_as_the_destination_is_one_line(root, tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert main(["shards", "--data-dir", str(root), "--shards", "2", str(tmp_path / "out")]) == 1
+    sentence = f"{tmp_path}/out is a file; give a folder, in which the split becomes one"
+    assert capsys.readouterr().err == f"unireplknet shards: error: {sentence}\n"
+
+
 def test_broken_pictures_are_refused_listed_or_left_out(root, tmp_path, capsys):
     (root / "train/a/1.png").write_bytes(b"no picture")
     (root / "train/b/4.png").write_bytes(b"")

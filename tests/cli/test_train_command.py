@@ -104,7 +104,7 @@ def test_wrong_recipes_are_one_line(text, argument, message, tmp_path, no_traini
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({}, "batch_size=0 must be positive"), ({"optim": {"lr": "high"}}, "the recipe has a field of the wrong type")],
+    [({}, "batch_size=0 must be 1 or more"), ({"optim": {"lr": "high"}}, "the recipe has a field of the wrong type")],
 )
 def test_a_recipe_without_its_fields_is_told_so(fields, message, tmp_path, capsys):
     recipe = tmp_path / "recipe.py"
@@ -126,13 +126,43 @@ def test_errors_of_the_run_are_one_line(tmp_path, capsys):
         ([], "does not say which data it belongs to"),
         (["--data", "mnst"], "there is no image source 'mnst'"),
         (["--data", "digits", "--split", "dev"], "digits has no split 'dev'"),
-        (["--data", "digits", "--batch-size", "0"], "batch"),
+        (["--data", "digits", "--batch-size", "12"], "the batch of 12 is not a multiple of the 8 devices"),
     ],
 )
 def test_evaluation_without_good_data_is_one_line(words, message, small, capsys):
     assert main(["evaluate", small, *words]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size must be 1 or more, not 0."),
+        (["--threads", "0"], "--threads must be 1 or more, not 0."),
+        (["--workers", "-1"], "--workers must be 0 or more, not -1."),
+    ],
+)
+def test_numbers_of_evaluate_that_cannot_be_are_usage_errors(words, message, capsys):
+    assert main(["evaluate", "absent", *words]) == 2
+    assert capsys.readouterr().err == f"unireplknet evaluate: error: {message}\n"
+
+
+def test_a_broken_picture_is_named_with_the_flag_that_passes_over_it(small, pictures, tmp_path, capsys):
+    for label, picture in enumerate(pictures[:10]):
+        folder = tmp_path / "data" / "test" / str(label)
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(Path(picture).read_bytes())
+    (tmp_path / "data" / "test" / "7" / "a.png").write_bytes(b"no picture")
+    words = ["evaluate", small, "--data", "folder", "--data-dir", str(tmp_path / "data"), "--json"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "7/a.png is not an image" in line
+    assert "train --config.data.broken=skip, evaluate --broken skip" in line
+    assert main([*words, "--broken", "skip", "--threads", "3"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["metrics"]["count"] == 9
+    assert "left out: " in captured.err
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +197,7 @@ def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     before = evaluated(model, capsys)
     assert before["form"] == "training"
-    assert before["data"] == {"name": "digits", "dir": None, "split": "test"}
+    assert before["data"] == {"name": "digits", "dir": None, "split": "test", "broken": "refuse"}
     assert before["metrics"]["count"] == 360
     assert before["metrics"]["top1"] == pytest.approx(rows[-2]["eval/top1"])
     assert before["metrics"]["top1"] > 50  # 10 is chance

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -235,6 +236,39 @@ def test_a_missing_or_truncated_shard_is_named_at_once(written):
     shard(written).unlink()
     with pytest.raises(ValueError, match=r"train-00001-of-00003\.array_record is missing; copy it again"):
         open_source("array_record", "train", written)
+
+
+def test_the_shards_are_looked_at_once_until_the_card_changes(written, monkeypatch):
+    looked, check = [], array_records._check_size
+    monkeypatch.setattr(array_records, "_check_size", lambda path, size: (looked.append(path.name), check(path, size)))
+    sources = [open_source("array_record", "train", written) for _ in range(3)]
+    assert sorted(looked) == [shard(written, k).name for k in range(3)]
+    assert [source[4]["id"] for source in sources] == [4] * 3
+    card = written / "train/records.json"
+    card.write_text(card.read_text() + "\n")
+    assert len(open_source("array_record", "train", written)) == 11
+    assert len(looked) == 6
+
+
+def test_shards_are_looked_at_beside_each_other(written, monkeypatch):
+    barrier = threading.Barrier(3, timeout=30)  # one after the other they would wait for each other in vain
+    monkeypatch.setattr(array_records, "_check_size", lambda path, size: barrier.wait())
+    assert len(open_source("array_record", "train", written)) == 11
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still", "train"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_way_is_named(source, tmp_path, below, overwrite):
+    file = tmp_path / "file"
+    file.touch()
+    if below == "train":
+        file = tmp_path / "out" / "train"
+        file.parent.mkdir()
+        file.touch()
+    with pytest.raises(FileExistsError, match=rf"^{file} is a file; give a folder"):
+        write_array_records(
+            source, tmp_path / "out" if below == "train" else file / below, "train", 2, overwrite=overwrite
+        )
 
 
 def test_a_damaged_shard_is_named_when_it_is_read(written):

@@ -106,6 +106,14 @@ def test_worker_processes_change_nothing():
     iterator.close()
 
 
+@pytest.mark.slow
+def test_worker_processes_change_nothing_in_evaluation():
+    for workers in (1, 3):  # of two batches
+        iterator = eval_batches(Numbers(7), 4, workers=workers)
+        assert_same(list(eval_batches(Numbers(7), 4)), list(iterator))
+        iterator.close()
+
+
 def test_entries_keep_their_dtype_and_python_numbers_have_32_bits():
     batch = next(train_batches(stream(), 4))
     assert {name: (value.dtype.name, value.shape) for name, value in batch.items()} == {

@@ -6,14 +6,16 @@ import os
 import pickle
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from etils import epath
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from unireplknet_jax.data import fashion_mnist
+from unireplknet_jax.data import fashion_mnist, tfds_sets
 from unireplknet_jax.data.fashion_mnist import read_idx
 from unireplknet_jax.data.image import read_image
 from unireplknet_jax.data.sources import open_source
@@ -86,12 +88,38 @@ def test_a_source_is_picklable_and_gives_python_integers():
         ("cats", "train", "expected one of digits, fashion_mnist, cifar10, cifar100, folder, array_record, tfds:NAME"),
         ("digits", "val", "digits has no split 'val'; expected one of train, test"),
         ("fashion_mnist", "valid", "fashion_mnist has no split 'valid'; expected one of train, test"),
+        ("tfds:", "train", "the image source 'tfds:' names no set; write one after it, such as tfds:imagenet2012"),
         ("tfds:fashion_mnst", "train", "TFDS has no set 'fashion_mnst'; did you mean fashion_mnist"),
     ],
 )
 def test_unknown_names_and_splits_are_answered(name, split, message):
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         open_source(name, split)
+
+
+@pytest.mark.parametrize("name", ["folder", "array_record", "fashion_mnist", "cifar10", "cifar100"])
+def test_a_bucket_has_to_be_mounted(name):
+    with pytest.raises(ValueError, match=r"gs://b/x is none; mount the bucket with gcsfuse .launch/tpu\.sh --bucket"):
+        open_source(name, "train", "gs://b/x")
+
+
+def test_an_address_reaches_tfds_as_it_is(monkeypatch):
+    asked = []
+
+    def builder(name, **options):
+        asked.append((name, options["data_dir"]))
+        raise ValueError("not here")
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(ValueError, match="TFDS cannot open 'imagenet2012': not here"):
+        open_source("tfds:imagenet2012", "train", "gs://b/x")
+    assert asked == [("imagenet2012", "gs://b/x")]
+
+
+def test_tfds_looks_for_files_by_hand_in_the_bucket():
+    info = SimpleNamespace(full_name="set/1.0.0")
+    builder = SimpleNamespace(data_path=epath.Path("gs://b/x/set/1.0.0"), info=info)
+    assert str(tfds_sets._data_dir(builder)) == "gs://b/x"
 
 
 def test_fashion_mnist_is_read_from_idx_files(tmp_path, offline):

@@ -126,3 +126,10 @@ class Cloud:
         for file in self.folder.glob("w*/unireplknet_run/pid"):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int(file.read_text()), signal.SIGKILL)
+
+
+def check_error(done, *parts, code=1):
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert all(part in errors[0] for part in parts), errors[0]

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cloud import Cloud
 
 ROOT = Path(__file__).parents[2]
 TOOLS = """
@@ -39,3 +40,12 @@ def repository(tmp_path):
     (folder / "not added.py").write_text("new")
     (folder / "big.ignored").write_text("data")
     return folder
+
+
+@pytest.fixture
+def cloud(tmp_path, repository, tools):
+    folder = tmp_path / "cloud"
+    folder.mkdir()
+    cloud = Cloud(folder, repository, tools)
+    yield cloud
+    cloud.end()

@@ -5,24 +5,8 @@ import shlex
 import signal
 
 import pytest
-from cloud import PLACE, TRAIN, Cloud
+from cloud import PLACE, TRAIN, check_error
 from stand_ins import write_script
-
-
-@pytest.fixture
-def cloud(tmp_path, repository, tools):
-    folder = tmp_path / "cloud"
-    folder.mkdir()
-    cloud = Cloud(folder, repository, tools)
-    yield cloud
-    cloud.end()
-
-
-def check_error(done, *parts, code=1):
-    assert done.returncode == code, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert all(part in errors[0] for part in parts), errors[0]
 
 
 def test_a_run_from_creation_to_deletion(cloud):
@@ -350,50 +334,3 @@ def test_status_logs_and_commands(cloud):
     assert "hello from 1" in cloud.run("logs", *PLACE, "--worker", "1").stdout
     assert cloud.run("delete", *PLACE).returncode == 0
     check_error(cloud.run("delete", *PLACE), "could not be deleted")
-
-
-@pytest.mark.parametrize(
-    ("kind", "version"),
-    [
-        ("v2-8", "tpu-ubuntu2204-base"),
-        ("v4-32", "tpu-ubuntu2204-base"),
-        ("v5p-8", "v2-alpha-tpuv5"),
-        ("v5litepod-8", "v2-alpha-tpuv5-lite"),
-        ("v6e-16", "v2-alpha-tpuv6e"),
-    ],
-)
-def test_software_version_fits_the_type(cloud, kind, version):
-    out = cloud.run("run", *PLACE, "--type", kind, "--dry-run", "--", *TRAIN).stdout
-    assert f" --version={version} " in out
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        ([], "write "),
-        (["begin"], "got 'begin'"),
-        (["run", "--zone", "z"], "--name"),
-        (["run", "--name", "n"], "--zone"),
-        (["run", *PLACE], "--type"),
-        (["run", *PLACE, "--type"], "--type needs a value"),
-        (["run", *PLACE, "--type", "--", "train"], "--type needs a value"),
-        (["run", *PLACE, "--type", "v5p-8"], "-- train"),
-        (["run", *PLACE, "--type", "v5p-8", "--", "python"], "-- train"),
-        (["run", *PLACE, "--type", "v99-8", "--", "train"], "--version"),
-        (["run", *PLACE, "--type", "v5p-8", "--bucket", "b", "--", "train"], "gs://"),
-        (["run", *PLACE, "--type", "v5p-8", "--wait", "6h", "--", "train"], "--queued"),
-        (["run", *PLACE, "--type", "v5p-8", "--max-restarts", "x", "--", "train"], "--max-restarts"),
-        (["run", *PLACE, "--typ", "v5p-8"], "unknown option '--typ'"),
-        (["ssh", *PLACE], "no command"),
-    ],
-)
-def test_wrong_usage_is_one_sentence(cloud, words, part):
-    done = cloud.run(*words)
-    check_error(done, part)
-    assert len(done.stderr.splitlines()) == 1
-    assert cloud.calls == []
-
-
-def test_without_gcloud_it_says_where_to_get_it(cloud):
-    (cloud.tools / "gcloud").unlink()
-    check_error(cloud.run_training(), "gcloud was not found", "https://cloud.google.com/sdk")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from unireplknet_jax.data.pipeline import training_stream
+from unireplknet_jax.data.pipeline import train_batches, training_stream
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.tasks import base
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.train import loop
+from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
 
 SLOPES = np.array([2.0, -1.0, 0.5])
@@ -124,6 +126,25 @@ def test_a_made_up_task_trains_and_comes_back(tmp_path, monkeypatch):
     # Offsets up to 12 round the residuals to 1e-6.
     assert metrics["worst"] == pytest.approx(np.abs(errors).max(), abs=1e-5)
     assert metrics["mse"] == pytest.approx(np.mean(errors**2), abs=1e-8)
+
+
+def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
+    asked = []
+
+    def noted(*args, num_threads, workers, **options):
+        asked.append((options.get("deploy", False), num_threads, workers))
+        return evaluate(*args, **options)
+
+    monkeypatch.setattr(loop, "evaluate", noted)
+    monkeypatch.setattr(loop, "train_batches", lambda *args: train_batches(*args[:-1], 0))  # no processes here
+    config = ConfigDict({**RECIPE, "epochs": 1, "data": {**RECIPE["data"], "num_threads": 3, "workers": 2}})
+    config.optim.warmup_epochs = 0
+    # As if the network had a merged form.
+    monkeypatch.setattr(loop, "is_merged", lambda variables: False)
+    monkeypatch.setattr(loop, "reparameterize", lambda variables: variables)
+    train(config, tmp_path)
+    assert asked == [(False, 3, 2), (True, 3, 2)]
 
 
 def test_an_unknown_task_lists_the_known_ones():

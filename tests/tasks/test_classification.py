@@ -1,6 +1,7 @@
 """Image classification by numbers; the networks here are functions that return what the test wants."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,40 @@ def test_tasks_that_differ_are_not_equal():
 def test_options_that_contradict_each_other(options, message):
     with pytest.raises(ValueError, match=message):
         make_task(**options)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("label_smoothing", (-0.1, 1.0, np.nan)),
+        ("mixup", (-0.1, np.nan, np.inf)),
+        ("cutmix", (-0.1, np.nan, np.inf)),
+        ("mixup_prob", (-0.1, 1.1, np.nan)),
+        ("mixup_switch_prob", (-0.1, 1.1, np.nan)),
+        ("random_erasing", (-0.1, 1.1, np.nan)),
+        ("crop_padding", (-1, 0.5)),
+        ("image_size", (0, 16.0)),
+        ("crop_scale", ((0.0, 1.0), (0.5, 0.2), (0.5, 1.1), (np.nan, 1.0), (0.5, np.nan), (0.5,))),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_its_name(field, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{field}={value}')} must be "):
+            make_task(**{field: value})
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_a_deviation_that_cannot_be_divided_by_is_refused(value):
+    with pytest.raises(ValueError, match=f"^std={value} must be above 0"):
+        make_task(std=(value,))
+    with pytest.raises(ValueError, match=r"^mean=inf must be from 0 to 1"):
+        make_task(mean=(np.inf,))
+
+
+@pytest.mark.parametrize("policy", ["rand-m9", "rand-m11-inc1", "auto", "rand-m9-q2-inc1"])
+def test_a_wrong_augmentation_policy_is_refused_at_once(policy):
+    with pytest.raises(ValueError, match=r"augmentation policy|RandAugment has magnitude 11"):
+        make_task(rand_augment=policy)
 
 
 # Training.

@@ -117,7 +117,20 @@ def test_damaged_variables_are_one_sentence(saved, damage):
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
-    assert "is not a checkpoint of ours: its card.json cannot be read" in refusal(tmp_path)
+    assert refusal(tmp_path).endswith(f"{tmp_path} is not a checkpoint of ours: it has no card.json.")
+
+
+@pytest.mark.parametrize("given", ["", "checkpoints", "checkpoints/20"])
+def test_the_workdir_of_a_training_says_where_its_checkpoints_are(tmp_path, checkpoint, given):
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints" / "20").mkdir(parents=True)
+    sentence = (
+        f"{workdir / given} is not a checkpoint of ours: it has no card.json; {workdir} is the workdir of a training"
+    )
+    assert refusal(workdir / given) == f"{sentence}: best/ comes with its first evaluation, model/ at its end."
+    for name in ("best", "model"):
+        save_checkpoint(workdir / name, checkpoint)
+    assert refusal(workdir / given) == f"{sentence}: give {workdir / 'model'} or {workdir / 'best'}."
 
 
 def test_ema_is_for_official_files(saved):

@@ -1,6 +1,7 @@
 """Evaluation counts every example once, whatever the batch size: exact counts of fixed logits on 8 devices."""
 
 import dataclasses
+from typing import ClassVar
 
 import grain
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from unireplknet_jax.tasks.classification import Classification
-from unireplknet_jax.train.evaluate import evaluate
-from unireplknet_jax.train.sharding import make_mesh
+from unireplknet_jax.train import evaluate as evaluation
+from unireplknet_jax.train.evaluate import _totals_alone, evaluate
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 from unireplknet_jax.train.step import make_eval_step
 
 MODEL = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "kernel_sizes": ((3,),) * 4, "num_classes": 7}
@@ -18,6 +20,8 @@ MODEL = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "kernel_sizes": ((3,),) *
 @dataclasses.dataclass(frozen=True)
 class Fixed(Classification):
     """Predicts the logits that the examples bring along, times a weight."""
+
+    makes_records: ClassVar[bool] = True
 
     def predict(self, apply, variables, batch):
         return {"logits": variables["weight"] * batch["logits"]}
@@ -59,6 +63,61 @@ def test_a_compiled_step_serves_again():
     for n in (9, 20):
         assert evaluate(TASK, WEIGHT, make_examples(n), 8, eval_step=step)["count"] == n
     assert step._cache_size() == 1
+
+
+class Summed(Fixed):
+    """Needs no records, and would fail if it were asked for one."""
+
+    makes_records: ClassVar[bool] = False
+
+    def record(self, pred, example):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("n", [1, 37])
+def test_where_sums_suffice_no_predictions_are_fetched(n):
+    examples = make_examples(n)
+    summed, fixed = (evaluate(kind(MODEL), WEIGHT, examples, 16) for kind in (Summed, Fixed))
+    assert summed == fixed | {"records": []}
+
+
+def test_where_sums_suffice_no_predictions_are_gathered_on_all_devices():
+    task, mesh = Summed(MODEL), make_mesh()
+    step = make_eval_step(task, mesh, deploy=False)
+    names = {"logits": ((8, 7), np.float32), "label": ((8,), np.int32), "mask": ((8,), np.float32)}
+    batch = {name: jax.ShapeDtypeStruct(*kind, sharding=batch_sharding(mesh)) for name, kind in names.items()}
+    programs = [one.lower(WEIGHT, batch).compile().as_text() for one in (step, _totals_alone(step))]
+    assert ["all-gather" in text for text in programs] == [True, False]
+
+
+def test_a_batch_is_fetched_while_the_next_one_is_computed():
+    order = []
+
+    class Noted(Fixed):
+        def record(self, pred, example):
+            order.append(int(example["id"]) // 80)
+
+    task, mesh = Noted(MODEL), make_mesh()
+    step = make_eval_step(task, mesh, deploy=False)
+
+    def noted(variables, batch):
+        order.append("step")
+        return step(variables, batch)
+
+    evaluate(task, WEIGHT, make_examples(20), 8, mesh=mesh, eval_step=noted)
+    assert order == ["step", "step", *[0] * 8, "step", *[1] * 8, *[2] * 4]
+
+
+def test_threads_and_workers_read_the_batches(monkeypatch):
+    read, asked = evaluation.eval_batches, []
+
+    def noted(*args):
+        asked.append(args[2:])
+        return read(*args[:-1], 0)
+
+    monkeypatch.setattr(evaluation, "eval_batches", noted)
+    evaluate(TASK, WEIGHT, make_examples(9), 8, num_threads=5, workers=3)
+    assert asked == [(0, 1, 5, 3)]
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():

@@ -296,13 +296,13 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"log_every": 0}, "log_every=0 must be positive"),
+        ({"log_every": 0}, "log_every=0 must be 1 or more"),
         ({"batch_size": 100}, "batch_size=100 is not a multiple of the 8 devices"),
         ({"eval_batch_size": 100}, "eval_batch_size=100 is not a multiple of the 8 devices"),
         ({"batch_size": 2000}, "batch_size=2000 is larger than the training set of 1437 examples"),
         ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
         ({"accumulate": 4}, "batch_size=240 is not a multiple of accumulate=4 times the 8 devices"),
-        ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be in"),
+        ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be 0 or more and below 1"),
         ({"data": {"name": "digts"}}, "digts"),
         ({"optim": {"name": "lion"}}, "'lion' is not known"),
         ({"optim": {"warmup_epochs": 5}}, "warmup_epochs=5 does not fit a run of 2 epochs"),

@@ -95,17 +95,39 @@ def test_examples_that_share_statistics_stay_together(made_up, recipe):
     report = plan(recipe("batch_size=80", "task.options.model.bn_group=40"), "v5e:2x4")
     assert fake.batches == [80, 40]
     assert (report["largest_batch"], report["largest_batch_compiled"]) == (80, True)
-    with pytest.raises(ValueError, match="batch_size must be a multiple of 40"):
+    message = (
+        "batch_size=64 is not a multiple of 40: 8 devices x 5 examples, for whole groups of "
+        "task.options.model.bn_group; --config.batch_size=80 works."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan(recipe("batch_size=64", "task.options.model.bn_group=40"), "v5e:2x4")
 
 
 def test_a_batch_that_does_not_divide_names_the_accumulation_that_works(made_up, recipe):
     made_up(0, 1)
-    message = "batch_size=96 in 8 micro-batches does not divide over 8 devices; --config.accumulate=6 works."
+    message = (
+        "batch_size=96 is not a multiple of 64: accumulate=8 x 8 devices; "
+        "--config.accumulate=6 or --config.batch_size=128 works."
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         plan(recipe("batch_size=96", "accumulate=8"), "v5e:2x4")
-    with pytest.raises(ValueError, match=r"batch_size=100 in one piece .*; batch_size must be a multiple of 8\."):
+    with pytest.raises(ValueError, match=r"100 is not a multiple of 8: 8 devices; --config\.batch_size=96 works\.$"):
         plan(recipe("batch_size=100"), "v5e:2x4")
+
+
+@pytest.mark.parametrize(("batch_size", "works"), [(100, 256), (400, 512), (5, 256)])
+def test_a_batch_that_no_accumulation_divides_names_one_that_works(made_up, recipe, batch_size, works):
+    made_up(0, 1)
+    fields = ("accumulate=8", "task.options.model.bn_group=32")  # of 8 devices, each has 4 of a group
+    message = f"batch_size={batch_size} is not a multiple of 256: accumulate=8 x 8 devices x 4 examples, "
+    with pytest.raises(ValueError, match=rf"^{message}.*; --config\.batch_size={works} works\.$"):
+        plan(recipe(f"batch_size={batch_size}", *fields), "v5e:2x4")
+    assert plan(recipe(f"batch_size={works}", *fields), "v5e:2x4")["fits"]
+
+
+def test_a_slice_that_cannot_be_is_said_before_the_batch(recipe):
+    with pytest.raises(ValueError, match=r"there is no slice v5e:3x5"):
+        plan(recipe("batch_size=100"), "v5e:3x5")
 
 
 def test_what_would_stop_the_run_later_is_noted(made_up, recipe):

@@ -27,6 +27,8 @@ def environment(monkeypatch):
         ("v5e:0x4", "is no topology"),
         ("v5e:2x2x2", "a v5e slice has two sides, as in v5e:4x4"),
         ("v5p:4x4", "a v5p slice has three sides, as in v5p:2x2x1"),
+        ("v5e:3x5", "there is no slice v5e:3x5; a v5e slice has sides of 1, 2, 4, 8 or 16 chips, as in 4x8."),
+        ("v6e:2x12", "there is no slice v6e:2x12; a v6e slice has sides of"),
         ("v6e:16x32", "v6e:16x32 has 512 chips; a v6e slice has at most 256, 16x16."),
     ],
 )

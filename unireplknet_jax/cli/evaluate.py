@@ -1,5 +1,8 @@
 """`evaluate`: the metrics of a checkpoint on a data set."""
 
+import argparse
+import os
+
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
 
@@ -9,10 +12,23 @@ def add_arguments(parser):
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
     parser.add_argument("--split", metavar="S", help="the split (default: the checkpoint's own, else test)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="examples at a time (default: 32 for each device)")
+    parser.add_argument(
+        "--broken", choices=("refuse", "skip"), help="what to do with broken pictures (default: refuse)"
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")
+    parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
 
 
 def run(args):
+    for flag, value, least in (
+        ("--batch-size", args.batch_size, 1),
+        ("--threads", args.threads, 1),
+        ("--workers", args.workers, 0),
+    ):
+        if value is not None and value < least:
+            raise argparse.ArgumentError(None, f"{flag} must be {least} or more, not {value}.")
+
     import jax
 
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
@@ -27,7 +43,15 @@ def run(args):
     data = _data(args, checkpoint.data)
     dataset = checkpoint.task.dataset(data, data["split"], train=False)
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-    metrics = evaluate(checkpoint.task, checkpoint.variables, dataset, batch_size, deploy=checkpoint.merged)
+    metrics = evaluate(
+        checkpoint.task,
+        checkpoint.variables,
+        dataset,
+        batch_size,
+        deploy=checkpoint.merged,
+        num_threads=args.threads or min(os.cpu_count() or 1, 16),
+        workers=args.workers,
+    )
     if jax.process_index():  # what all processes would print process 0 prints
         return
     form = "merged" if checkpoint.merged else "training"
@@ -42,7 +66,7 @@ def run(args):
 
 
 def _data(args, own):
-    """{"name", "dir", "split"}: the flags, else what the checkpoint says."""
+    """{"name", "dir", "split", "broken"}: the flags, else what the checkpoint says."""
     if not (args.data or own):
         raise ValueError(
             f"{args.checkpoint} does not say which data it belongs to; name it, for example --data fashion_mnist."
@@ -52,4 +76,5 @@ def _data(args, own):
         "name": args.data or own["name"],
         "dir": args.data_dir or own.get("dir") or None,
         "split": args.split or own.get("eval_split", "test"),
+        "broken": args.broken or own.get("broken", "refuse"),
     }

@@ -8,12 +8,14 @@ file), "label", "id" and "name" (where the picture came from).
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,9 @@ def write_array_records(
 
 def check_destination(path: Path, overwrite: bool = False) -> None:
     """Raise FileExistsError where a split may not be written to `path`: see `write_array_records`."""
+    file = next((place for place in (path, *path.parents) if place.is_file()), None)
+    if file is not None:
+        raise FileExistsError(f"{file} is a file; give a folder, in which the split becomes one")
     if path.exists() and not overwrite:
         raise FileExistsError(
             f"{path} exists already; remove it, choose another folder, or ask for it to be overwritten"
@@ -142,6 +147,7 @@ class ArrayRecordSource:
 def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
     """The split that `write_array_records` wrote to root/split: reads the card and the sizes of the shards, no more.
 
+    The sizes are looked at once in a process, until the card changes; a shard that is damaged later is named when read.
     Raises ValueError where there is no such split, or one of its shards is missing or not of the size in the card.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -155,15 +161,26 @@ def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
             f"{path} holds no picture records (no {CARD}); the splits in {root} are: {listed(found) or 'none'}; "
             "`unireplknet shards` writes them"
         )
-    card = _read_card(path / CARD)
+    stamp = (path / CARD).stat()
+    card = _checked_card(path, split, (stamp.st_mtime_ns, stamp.st_size))
     counts, shards = card["records"], len(card["records"])
     files = tuple(_file(split, k, shards) for k in range(shards))
-    for file, size in zip(files, card["bytes"], strict=True):
-        _check_size(path / file, size)
     instructions = [_Instruction(str(path / file), 0, count, count) for file, count in zip(files, counts, strict=True)]
     return ArrayRecordSource(
         str(path), ArrayRecordDataSource(instructions), files, np.cumsum(counts), tuple(card["labels"])
     )
+
+
+@functools.lru_cache(maxsize=8)  # a run opens each split several times, and a bucket answers slowly
+def _checked_card(path: Path, split: str, stamp: tuple[int, ...]) -> dict[str, Any]:
+    """The card of a split whose shards are all there and whole."""
+    del stamp  # a part of the key: another card is read anew
+    card = _read_card(path / CARD)
+    shards = len(card["bytes"])
+    with ThreadPoolExecutor(16) as pool:
+        for _ in pool.map(_check_size, [path / _file(split, k, shards) for k in range(shards)], card["bytes"]):
+            pass
+    return card
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from unireplknet_jax.data.image import read_image
 
 POLICIES = ("refuse", "skip")
 MOST_REPLACED = 100  # in a row; a data set that is worse off needs mending, not skipping
+_TO_SKIP = "to pass over such pictures: train --config.data.broken=skip, evaluate --broken skip"
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +69,7 @@ class AugmentedExamples:
                 if reason is None:  # the picture is whole: the transform itself is at fault
                     raise
                 if self.broken == "refuse":
-                    raise ValueError(f'{reason}; broken="skip" would pass over it') from error
+                    raise ValueError(f"{reason}; {_TO_SKIP}") from error
                 self._log_once(reason)
         raise ValueError(
             f"{MOST_REPLACED:,} pictures in a row, or all there are, cannot be decoded, the last one "
@@ -99,7 +100,7 @@ class TransformedExamples:
             reason = why_broken(example)
             if reason is None:
                 raise
-            raise ValueError(f'{reason}; broken="skip" would pass over it') from error
+            raise ValueError(f"{reason}; {_TO_SKIP}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +193,6 @@ def refuse_all(found: Sequence[BrokenPicture]) -> None:
     """Raise one ValueError for all broken pictures that were found, if there are any."""
     if found:
         raise ValueError(
-            f'{len(found):,} of the pictures cannot be decoded, and broken="skip" would leave them out: '
+            f"{len(found):,} of the pictures cannot be decoded, and shards --broken skip leaves them out: "
             f"{listed([picture.reason for picture in found], most=20)}"
         )

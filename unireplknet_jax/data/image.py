@@ -90,9 +90,9 @@ class TrainTransform:
     scale, ratio: the ranges of `random_resized_crop`.
     flip: mirror left to right with probability 1/2.
     rand_augment: a policy as `RandAugment.from_policy` reads it; None for none.
-    crop_padding: pixels; the whole picture is brought to `size`, if it has another one, and then cropped as by
-        `random_crop_pad`, instead of the random resized crop. None takes the original's rule: 4 for sizes up to 32,
-        above that the random resized crop.
+    crop_padding: pixels; instead of the random resized crop the whole picture is brought to `size`, if it has another
+        one, given a zero border this wide, and a window of `size` is cut out of it, anywhere. None takes the original's
+        rule: 4 for sizes up to 32, above that the random resized crop.
     fill: the colour that RandAugment's rotations, shears and translations bring in from outside.
     """
 
@@ -109,8 +109,8 @@ class TrainTransform:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_size(self.size)
         _check_ranges(self.scale, self.ratio)
-        if self.crop_padding is not None:
-            _check_padding(self.crop_padding)
+        if self.crop_padding is not None and self.crop_padding < 0:
+            raise ValueError(f"crop_padding is {self.crop_padding}; expected 0 or a positive number of pixels")
         if self.rand_augment is not None:
             _rand_augment(self.rand_augment, self.fill)
 
@@ -153,24 +153,6 @@ def random_resized_crop(
     _check_ranges(scale, ratio)
     left, top, width, height = _random_window(picture.width, picture.height, rng, scale, ratio)
     return _resize(picture.crop((left, top, left + width, top + height)), (size, size))
-
-
-def random_crop_pad(image: np.ndarray, pad: int, rng: np.random.Generator) -> np.ndarray:
-    """Put a zero border of `pad` pixels around (h, w, c) and cut a window of (h, w, c) out of it, anywhere.
-
-    The original's first training step for inputs up to 32 pixels, with pad 4.
-    """
-    _check_array(image)
-    _check_padding(pad)
-    top, left = rng.integers(0, 2 * pad, endpoint=True, size=2)
-    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return np.ascontiguousarray(padded[top : top + image.shape[0], left : left + image.shape[1]])
-
-
-def horizontal_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror (h, w, c) left to right with probability 1/2."""
-    _check_array(image)
-    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
 
 
 def _decode(open_image, name: str) -> Image.Image:
@@ -252,24 +234,16 @@ def _resize(picture, size):
 
 
 def _as_pil(image: np.ndarray) -> Image.Image:
-    _check_array(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        raise ValueError(
+            f"the image is {image.dtype} {image.shape}; expected a uint8 array of shape (h, w, 1) or (h, w, 3)"
+        )
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
-def _check_array(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"the image is {found}; expected a uint8 array of shape (h, w, 1) or (h, w, 3)")
 
 
 def _check_size(size: int) -> None:
     if size < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels")
-
-
-def _check_padding(pad: int) -> None:
-    if pad < 0:
-        raise ValueError(f"pad is {pad}; expected 0 or a positive number of pixels")
 
 
 def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:

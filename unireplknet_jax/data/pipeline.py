@@ -50,11 +50,11 @@ def train_batches(
 
     batch_size: rows of a global batch, over all processes; must be a multiple of process_count.
     num_threads: batches that are built at the same time in each process (0: when they are asked for).
-    workers: processes that build batches (0: this one builds them). They import the main module again, which therefore
+    workers: processes that build batches (0: this one builds them), each with `num_threads` threads. The
+        threads of one process share its GIL: decoding and resizing run beside each other, the Python around them does
+        not, so a host with many cores needs workers. They import the main module again, which therefore
         needs its `if __name__ == "__main__"`; call the iterator's `close()` at the end.
     """
-    import grain
-
     rows = _rows_per_process(batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; expected 0 or a positive step")
@@ -64,14 +64,7 @@ def train_batches(
     # Batches of `rows` are contiguous, so process p of P owns every P-th of them, beginning with the p-th.
     batches = stream.batch(rows, drop_remainder=True, batch_fn=_stack)
     batches = batches[start_step * process_count + process_index : steps * process_count : process_count]
-    dataset = batches.to_iter_dataset(_read_options(num_threads))
-    if workers:
-        from absl import flags
-
-        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own as it starts workers
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
-    return iter(dataset)
+    return _built(batches, num_threads, workers)
 
 
 def eval_batches(
@@ -80,6 +73,7 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_threads: int = 2,
+    workers: int = 0,
 ) -> Iterator[Batch]:
     """This process's rows of all batches of a dataset: over all processes every example once, in order.
 
@@ -87,6 +81,7 @@ def eval_batches(
     filled up with zeros; the added entry "mask", (n,) float32, is 1 on examples and 0 on such filling.
 
     batch_size: rows of a global batch, over all processes; must be a multiple of process_count.
+    num_threads, workers: as of `train_batches`.
     """
     import grain
 
@@ -100,7 +95,21 @@ def eval_batches(
         blank = {name: np.zeros_like(_as_array(name, value)) for name, value in masked[0].items()}
         masked = grain.MapDataset.concatenate([masked, grain.MapDataset.source([blank]).repeat(padding)])
     batches = masked.batch(rows, batch_fn=_stack)[process_index::process_count]
-    return iter(batches.to_iter_dataset(_read_options(num_threads)))
+    return _built(batches, num_threads, workers)
+
+
+def _built(batches: grain.MapDataset, num_threads: int, workers: int) -> Iterator[Batch]:
+    """The batches of a dataset in order, built by threads of this process or of `workers` others."""
+    import grain
+
+    dataset = batches.to_iter_dataset(_read_options(num_threads))
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain reads a flag of its own as it starts workers
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(dataset)
 
 
 def _map_dataset(source: Sequence[Example]) -> grain.MapDataset:

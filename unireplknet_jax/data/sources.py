@@ -35,11 +35,23 @@ def open_source(name: str, split: str, data_dir: str | Path | None = None) -> Im
       split as TFDS writes it ("train", "train[:90%]"). Read through ArrayRecord files, without TensorFlow; some sets
       need TensorFlow once, to be prepared, and some, like imagenet2012, files that TFDS may not download.
 
-    data_dir: a folder as stated above; for "tfds:NAME" and downloads TFDS's (its default: ~/tensorflow_datasets).
+    data_dir: a folder as stated above; for "tfds:NAME" and downloads TFDS's (its default: ~/tensorflow_datasets). For
+        "tfds:NAME" it may be an address such as gs://BUCKET/FOLDER, handed to TFDS as it is; for all else mount the
+        bucket as a folder.
 
-    Raises ValueError for an unknown name or split and for damaged files, FileNotFoundError where a set is in none of
-    its places, ImportError where scikit-learn or TensorFlow is needed and missing.
+    Raises ValueError for an unknown name or split, for an address in place of a folder and for damaged files,
+    FileNotFoundError where a set is in none of its places, ImportError where a package is needed and missing:
+    scikit-learn, TensorFlow, or gcsfs for gs://.
     """
+    if name.startswith("tfds:"):
+        if not name.removeprefix("tfds:"):
+            raise ValueError(f"the image source {name!r} names no set; write one after it, such as tfds:imagenet2012")
+        return open_tfds(tfds_builder(name.removeprefix("tfds:"), data_dir), name, split)
+    if "://" in str(data_dir):
+        raise ValueError(
+            f"the data of {name} are files in a folder, and {data_dir} is none; mount the bucket with gcsfuse "
+            "(launch/tpu.sh --bucket mounts it at /mnt/data) and give its folder"
+        )
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     if name == "digits":
         return _open_digits(split)
@@ -51,8 +63,6 @@ def open_source(name: str, split: str, data_dir: str | Path | None = None) -> Im
         return open_folder(split, data_dir)
     if name == "array_record":
         return open_array_records(split, data_dir)
-    if name.startswith("tfds:"):
-        return open_tfds(tfds_builder(name.removeprefix("tfds:"), data_dir), name, split)
     raise ValueError(f"there is no image source {name!r}; {nearest(name, SOURCES)}")
 
 

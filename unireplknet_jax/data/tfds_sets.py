@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.request
 from collections.abc import Sequence
@@ -40,11 +41,15 @@ class TfdsSource:
         ]
 
 
-def tfds_builder(name: str, data_dir: Path | None):
-    """The TFDS builder of a set, for ArrayRecord files. Raises ValueError for an unknown or unreadable one."""
+def tfds_builder(name: str, data_dir: str | Path | None):
+    """The TFDS builder of a set, for ArrayRecord files; data_dir may be an address such as gs://BUCKET/FOLDER.
+
+    Raises ValueError for an unknown or unreadable one.
+    """
     import tensorflow_datasets as tfds
 
     try:
+        data_dir = data_dir and os.path.expanduser(data_dir)  # not a Path, which would make gs:/ of gs://
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
@@ -129,6 +134,6 @@ def _by_hand(builder, manual: Path) -> str:
     return f"{instructions.rstrip('.')} (that folder is the manual_dir), then run once: {command}"
 
 
-def _data_dir(builder) -> Path:
-    """TFDS's folder: a set lies in NAME/VERSION or NAME/CONFIG/VERSION below it."""
-    return Path(builder.data_path).parents[builder.info.full_name.count("/")]
+def _data_dir(builder):
+    """TFDS's folder, an epath.Path: a set lies in NAME/VERSION or NAME/CONFIG/VERSION below it."""
+    return builder.data_path.parents[builder.info.full_name.count("/")]

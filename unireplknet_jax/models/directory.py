@@ -12,6 +12,7 @@ import numpy as np
 
 CARD = "card.json"
 VARIABLES = "variables"
+STATES = "checkpoints"  # in the workdir of a training: what it resumes from
 
 
 def is_directory(path):
@@ -77,6 +78,16 @@ def staging(path):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _of_a_run(path):
+    """The end of a sentence about a directory that is no checkpoint: where those are, if it belongs to a training."""
+    workdir = next((place.parent for place in (path, *path.parents) if place.name == STATES), path)
+    if not (workdir / STATES).is_dir():
+        return ""
+    found = [str(workdir / name) for name in ("model", "model_ema", "best", "best_ema") if is_directory(workdir / name)]
+    where = f"give {' or '.join(found)}" if found else "best/ comes with its first evaluation, model/ at its end"
+    return f"; {workdir} is the workdir of a training: {where}"
+
+
 def read_directory(path):
     """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
 
@@ -85,6 +96,8 @@ def read_directory(path):
     import orbax.checkpoint as ocp
 
     path = pathlib.Path(path).absolute()
+    if path.is_dir() and not is_directory(path):
+        raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path)}.")
     try:
         card = json.loads((path / CARD).read_text())
     except (OSError, ValueError) as error:  # no JSON, no text

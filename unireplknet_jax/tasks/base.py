@@ -1,6 +1,8 @@
 """What a task is: everything between a user's file and a metric that is not backbone, loop or checkpoint."""
 
 import importlib
+import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -8,6 +10,15 @@ import flax.linen as nn
 import grain
 import jax
 
+_LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
+_RANGES = {
+    "1 or more": (1, _LARGEST),
+    "0 or more": (0, _LARGEST),
+    "above 0": (_SMALLEST, _LARGEST),
+    "from 0 to 1": (0, 1),
+    "0 or more and below 1": (0, _BELOW_1),
+    "above 0 and at most 1": (_SMALLEST, 1),
+}
 TASKS = {"classification": "unireplknet_jax.tasks.classification:Classification"}
 
 
@@ -20,6 +31,7 @@ class Task(Protocol):
     name: str
     labels: tuple[str, ...]
     units: Mapping[str, str]  # of the metrics that have one
+    makes_records: bool  # in an evaluation; False: sums suffice, and predictions stay where they are. Default: True
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -81,6 +93,13 @@ def get_task(name: str, **options) -> Task:
         return task_class(name)(**options)
     except TypeError as error:
         raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
+
+
+def check_number(name: str, value: float, allowed: str) -> None:
+    """Raise ValueError unless a number is finite and `allowed`, one of `_RANGES`."""
+    low, high = _RANGES[allowed]
+    if not low <= value <= high:  # so written NaN is outside
+        raise ValueError(f"{name}={value} must be {allowed}{'' if math.isfinite(value) else ', and finite'}.")
 
 
 def task_class(name: str):

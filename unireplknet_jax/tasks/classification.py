@@ -21,6 +21,18 @@ from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.ops.augment import mix_batch, random_erasing
+from unireplknet_jax.tasks.base import check_number
+
+_NUMBERS = {
+    "image_size": "1 or more",
+    "label_smoothing": "0 or more and below 1",
+    "crop_padding": "0 or more",
+    "random_erasing": "from 0 to 1",
+    "mixup": "0 or more",
+    "cutmix": "0 or more",
+    "mixup_prob": "from 0 to 1",
+    "mixup_switch_prob": "from 0 to 1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Classification:
     mixup_switch_prob: float = 0.5
 
     name: ClassVar[str] = "classification"
+    makes_records: ClassVar[bool] = False
     units: ClassVar[Mapping[str, str]] = {"top1": "%", "top5": "%", "loss": "nats", "count": "examples"}
 
     def __post_init__(self):
@@ -67,13 +80,19 @@ class Classification:
                 raise ValueError(f"{len(self.labels)} labels do not fit a model of {network.num_classes} classes.")
             if not len(self.mean) == len(self.std) == network.in_chans:
                 raise ValueError(f"mean and std need one value for each of {network.in_chans} channels.")
-        if not 0 <= self.random_erasing <= 1 or min(self.mixup, self.cutmix) < 0:
-            raise ValueError(
-                f"random_erasing={self.random_erasing} must be a probability, mixup={self.mixup} and "
-                f"cutmix={self.cutmix} must not be negative."
-            )
-        if not isinstance(self.image_size, int) or self.image_size < 1 or not all(value > 0 for value in self.std):
-            raise ValueError(f"image_size={self.image_size!r} must be a positive integer and std={self.std} positive.")
+        for field, allowed in _NUMBERS.items():
+            check_number(field, getattr(self, field), allowed)
+        for field in ("image_size", "crop_padding"):
+            if not isinstance(getattr(self, field), int):
+                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
+        for field, allowed in (("mean", "from 0 to 1"), ("std", "above 0")):
+            for value in getattr(self, field):
+                check_number(field, value, allowed)
+        if self.crop_scale is not None and not (
+            len(self.crop_scale) == 2 and 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1
+        ):
+            raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, 0 < low <= high <= 1.")
+        _train_transform(self)  # so that a wrong rand_augment is refused now, not in the first batch
 
     @property
     def options(self):

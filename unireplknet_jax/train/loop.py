@@ -75,7 +75,10 @@ def train(config, workdir, profile=False):
 
     def measure(form, variables):
         """{"top1": ...}, or {"ema/top1": ...}."""
-        found = evaluate(task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step)
+        found = evaluate(
+            task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step,
+            num_threads=config.data.num_threads, workers=config.data.workers,
+        )  # fmt: skip
         return {f"{form}/{name}" if form else name: value for name, value in found.items()}
 
     def export(name, form, variables, note):
@@ -150,7 +153,7 @@ def train(config, workdir, profile=False):
                 for form, variables in forms(state).items():
                     metrics |= measure(form, variables)
             if step > first:
-                merged = _measure_merged(task, mesh, variables_of(state), test, config.eval_batch_size)
+                merged = _measure_merged(task, mesh, variables_of(state), test, config)
                 writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
         for form, variables in forms(state).items():
             export("model", form, variables, f"{steps} steps")
@@ -203,12 +206,15 @@ def _utilization(task):
     return chip and training_flops(task) / (chip.bf16_flops * jax.device_count())
 
 
-def _measure_merged(task, mesh, variables, test, batch_size):
+def _measure_merged(task, mesh, variables, test, config):
     """The metrics of the merged form; nothing for a network that has none."""
     if is_merged(variables):
         return {}
     with_deploy = jax.jit(reparameterize)(variables)
-    metrics = evaluate(task, with_deploy, test, batch_size, mesh=mesh, deploy=True)
+    metrics = evaluate(
+        task, with_deploy, test, config.eval_batch_size, mesh=mesh, deploy=True,
+        num_threads=config.data.num_threads, workers=config.data.workers,
+    )  # fmt: skip
     _log.info("merged form: %s", _listed(metrics))
     return metrics
 

@@ -19,7 +19,7 @@ def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0):
     """
     total, warmup = round(epochs * steps_per_epoch), round(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup <= total or total < 1:
-        raise ValueError(f"warmup_epochs={warmup_epochs:g} does not fit a run of {epochs:g} epochs.")
+        raise ValueError(f"optim.warmup_epochs={warmup_epochs:g} does not fit a run of {epochs:g} epochs.")
     rising = np.linspace(0, base, warmup)
     t = np.arange(total - warmup)
     falling = final + 0.5 * (base - final) * (1 + np.cos(np.pi * t / max(total - warmup, 1)))
@@ -72,9 +72,6 @@ def make_optimizer(config, schedule):
     """
     if config.name != "adamw":
         raise ValueError(f"optim.name={config.name!r} is not known; expected 'adamw'.")
-    for field in ("clip_norm", "weight_decay", "layer_decay"):
-        if config[field] < 0:
-            raise ValueError(f"optim.{field}={config[field]} must not be negative.")
     decay = config.weight_decay
     if config.weight_decay_end is not None:
         decay = _lookup(cosine_schedule(decay, config.weight_decay_end, 1, len(schedule)))

@@ -37,7 +37,8 @@ def plan(config, topology, full=False, cache=None):
     """
     config = completed(config)
     chip, devices = open_slice(topology)
-    mesh, task = make_mesh(config.mesh.fsdp, devices), make_task(config)
+    task = make_task(config)
+    mesh = make_mesh(config.mesh.fsdp, devices)
     unit = _unit(task, mesh.size)
     _check(config, mesh.size, unit)
     store = _Store(cache, config, topology, full)
@@ -191,14 +192,17 @@ def _unit(task, devices):
 
 
 def _check(config, devices, unit):
-    """Raise ValueError, with an accumulation that works, if the batch does not divide over the devices."""
-    step = devices * unit
-    if config.batch_size % (config.accumulate * step) == 0:
+    """Raise ValueError, with an accumulation or a batch that works, if the batch does not divide over the devices."""
+    accumulate, step = config.accumulate, devices * unit
+    if config.batch_size % (accumulate * step) == 0:
         return
-    works = next((k for k in range(config.accumulate, 0, -1) if config.batch_size % (k * step) == 0), None)
-    hint = f"--config.accumulate={works} works" if works else f"batch_size must be a multiple of {step}"
-    parts = "in one piece" if config.accumulate == 1 else f"in {config.accumulate} micro-batches"
-    raise ValueError(f"batch_size={config.batch_size} {parts} does not divide over {devices} devices; {hint}.")
+    factors = [f"accumulate={accumulate}"] * (accumulate > 1) + [f"{devices} device{'s' * (devices > 1)}"]
+    factors += [f"{unit} examples, for whole groups of task.options.model.bn_group"] * (unit > 1)
+    whole = accumulate * step
+    works = next((k for k in range(accumulate, 0, -1) if config.batch_size % (k * step) == 0), None)
+    batch = f"--config.batch_size={max(round(config.batch_size / whole), 1) * whole}"
+    hint = f"--config.accumulate={works} or {batch} works" if works else f"{batch} works"
+    raise ValueError(f"batch_size={config.batch_size} is not a multiple of {whole}: {' x '.join(factors)}; {hint}.")
 
 
 def _notes(config, report, devices, unit, most):

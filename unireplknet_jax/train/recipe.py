@@ -13,13 +13,13 @@ def base_config():
     config.data = ConfigDict(
         {
             "name": "",  # as data.sources.open_source takes it
-            "dir": "",
+            "dir": "",  # a folder, where the source needs one; for tfds:NAME an address such as gs://B/F, too
             "train_split": "train",
             "eval_split": "test",  # "": no evaluation
             "train_examples": 0,  # for `plan`, which has no data; training counts them
-            "broken": "refuse",  # a picture that cannot be read ends the run; "skip": the next one takes its place
-            "num_threads": 2,  # batches that are built at the same time in each process
-            "workers": 0,  # processes that build batches, for hosts with many cores
+            "broken": "refuse",  # broken pictures end the run; "skip": training takes the next, evaluation none
+            "num_threads": 2,  # batches that are built at the same time in each process, whose threads share one GIL
+            "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }
     )
     config.batch_size = 0  # examples of one optimizer step, over all devices

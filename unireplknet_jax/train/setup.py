@@ -1,5 +1,6 @@
 """From a recipe to the parts of a run: what the loop trains with, and `plan` compiles."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,12 +8,36 @@ import numpy as np
 import optax
 
 from unireplknet_jax.models.complexity import program_macs
-from unireplknet_jax.tasks.base import Task, get_task
+from unireplknet_jax.tasks.base import Task, check_number, get_task
 from unireplknet_jax.train.optimizer import cosine_schedule, make_optimizer
 from unireplknet_jax.train.sharding import micro_batch_sharding
 from unireplknet_jax.train.step import abstract_state, make_train_step
 
-_POSITIVE = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every", "eval_every_epochs")
+_NUMBERS = {
+    "batch_size": "1 or more",
+    "accumulate": "1 or more",
+    "eval_batch_size": "1 or more",
+    "epochs": "above 0",
+    "eval_every_epochs": "above 0",
+    "log_every": "1 or more",
+    "data.train_examples": "0 or more",
+    "data.num_threads": "0 or more",
+    "data.workers": "0 or more",
+    "checkpoint.every_steps": "1 or more",
+    "checkpoint.keep": "1 or more",
+    "mesh.fsdp": "1 or more",
+    "ema.decay": "0 or more and below 1",
+    "optim.lr": "above 0",
+    "optim.min_lr": "0 or more",
+    "optim.warmup_epochs": "0 or more",
+    "optim.weight_decay": "0 or more",
+    "optim.weight_decay_end": "0 or more",
+    "optim.layer_decay": "above 0 and at most 1",
+    "optim.clip_norm": "0 or more",
+    "optim.b1": "0 or more and below 1",
+    "optim.b2": "0 or more and below 1",
+    "optim.eps": "above 0",
+}
 
 
 class Run(NamedTuple):
@@ -32,11 +57,10 @@ class Run(NamedTuple):
 
 def make_task(config):
     """The task of a recipe; ValueError where the recipe's numbers cannot be."""
-    for name in _POSITIVE:
-        if config[name] <= 0:
-            raise ValueError(f"{name}={config[name]} must be positive.")
-    if not 0 <= config.ema.decay < 1:
-        raise ValueError(f"ema.decay={config.ema.decay} must be in [0, 1); 0 keeps no moving average.")
+    for field, allowed in _NUMBERS.items():
+        value = functools.reduce(lambda node, name: node[name], field.split("."), config)
+        if value is not None:  # weight_decay_end
+            check_number(field, value, allowed)
     return get_task(config.task.name, **config.task.options.to_dict(), labels=tuple(config.task.get("labels", ())))
 
 

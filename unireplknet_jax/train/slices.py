@@ -61,4 +61,7 @@ def _parse(topology):
         raise ValueError(f"{topology!r} is no topology: a {generation} slice has {expected}.")
     if generation in _FLAT and math.prod(sides) > 256:
         raise ValueError(f"{topology} has {math.prod(sides)} chips; a {generation} slice has at most 256, 16x16.")
+    if generation in _FLAT and not {*sides} <= {1, 2, 4, 8, 16}:
+        expected = "sides of 1, 2, 4, 8 or 16 chips, as in 4x8"
+        raise ValueError(f"there is no slice {topology}; a {generation} slice has {expected}.")
     return generation, sides

@@ -1,0 +1,58 @@
+"""A recipe's numbers are checked before anything else is done with it."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.train.recipe import base_config
+from unireplknet_jax.train.setup import make_task
+
+RECIPE = str(Path(__file__).parents[2] / "configs" / "small_images.py") + ":digits"
+NAN, INF = math.nan, math.inf
+COUNTS = ("batch_size", "accumulate", "eval_batch_size", "log_every", "checkpoint.every_steps", "checkpoint.keep")
+WRONG = {
+    **dict.fromkeys((*COUNTS, "mesh.fsdp"), (0, -1)),
+    **dict.fromkeys(("data.workers", "data.num_threads", "data.train_examples"), (-1,)),
+    **dict.fromkeys(("epochs", "eval_every_epochs", "optim.lr", "optim.eps"), (0.0, -1.0, NAN, INF)),
+    **dict.fromkeys(("optim.min_lr", "optim.warmup_epochs", "optim.clip_norm"), (-0.1, NAN, INF)),
+    **dict.fromkeys(("optim.weight_decay", "optim.weight_decay_end"), (-0.1, NAN, INF)),
+    **dict.fromkeys(("ema.decay", "optim.b1", "optim.b2"), (-0.1, 1.0, NAN)),
+    "optim.layer_decay": (0.0, -0.1, 1.1, NAN),
+}
+FIRST = {**dict.fromkeys(WRONG, 0), **dict.fromkeys((*COUNTS, "mesh.fsdp", "optim.layer_decay"), 1), "optim.eps": 1e-30}
+FIRST |= {"epochs": 1e-3, "eval_every_epochs": 1e-3, "optim.lr": 1e-30}
+
+
+def recipe(field, value):
+    return load_config(RECIPE, [f"--config.{field}={value}"])
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_a_number_that_cannot_be_is_refused_by_its_field(field, value):
+    with pytest.raises(ValueError, match=rf"^{re.escape(f'{field}={value}')} must be "):
+        make_task(recipe(field, value))
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_the_smallest_number_that_can_be_is_taken(field):
+    assert make_task(recipe(field, FIRST[field])).name == "classification"
+
+
+def test_every_number_of_a_recipe_is_checked():
+    numbers = set()
+    for name, value in base_config().items():
+        fields = {f"{name}.{key}": part for key, part in value.items()} if hasattr(value, "items") else {name: value}
+        numbers |= {field for field, part in fields.items() if isinstance(part, int | float)}
+    assert numbers - {"seed"} == set(WRONG) - {"optim.weight_decay_end"}  # `training_stream` checks the seed
+
+
+def test_the_sentence_says_what_can_be():
+    with pytest.raises(ValueError, match=r"^mesh\.fsdp=0 must be 1 or more\.$"):
+        make_task(recipe("mesh.fsdp", 0))
+    with pytest.raises(ValueError, match=r"^ema\.decay=1\.0 must be 0 or more and below 1\.$"):
+        make_task(recipe("ema.decay", 1.0))
+    with pytest.raises(ValueError, match=r"^optim\.lr=inf must be above 0, and finite\.$"):
+        make_task(recipe("optim.lr", INF))

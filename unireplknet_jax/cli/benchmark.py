@@ -15,6 +15,8 @@ def add_arguments(parser):
 
 
 def run(args):
+    if hasattr(args, "dtype"):
+        args.dtype = args.dtype or ("bfloat16" if getattr(args, "static", None) else "float32")
     return args.run_part(args)
 
 
@@ -46,7 +48,6 @@ def _run_depthwise(args):
     if args.static:
         from unireplknet_jax.benchmark.static_cost import depthwise_rows
 
-        args.dtype = args.dtype or "bfloat16"
         rows = depthwise_rows(args.static, args.case, args.form, args.dtype)
         _report_static(args, rows, ["case", "pass", "form"], "times xla")
         return
@@ -70,7 +71,6 @@ def _run_block(args):
     if args.static:
         from unireplknet_jax.benchmark.static_cost import block_rows
 
-        args.dtype = args.dtype or "bfloat16"
         _report_static(args, block_rows(args.static, args.case, args.dtype), ["case", "form"], "times one kernel, xla")
         return
     cases = [depthwise.parse_case(text) for text in args.case] if args.case else block.CASES

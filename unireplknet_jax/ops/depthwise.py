@@ -30,9 +30,9 @@ _BEST = types.MappingProxyType(
             "prepared": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
         },
         "tpu": {
-            "convolve": ((7, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "kernel_gradient": ((7, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "prepared": ((5, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
         },
     }
 )

@@ -258,8 +258,8 @@ def test_training_images_are_shown_once(unmeasured):
     assert len({image.tobytes() for image in images}) > 8
 
 
-def make_nan_at(monkeypatch, step):
-    """Make the loss of this step and all after it NaN, and the gradient of the head."""
+def make_nan_at(monkeypatch, step, names=("loss", "grad_norm/head")):
+    """Make these scalars of this step and all after it NaN."""
     real = setup.make_train_step
 
     def make_train_step(*args):
@@ -269,7 +269,7 @@ def make_nan_at(monkeypatch, step):
             state, scalars = train_step(state, batch)
             calls.append(step)
             factor = np.nan if len(calls) >= step else 1.0
-            return state, scalars | {name: scalars[name] * factor for name in ("loss", "grad_norm/head")}
+            return state, scalars | {name: scalars[name] * factor for name in names}
 
         return broken
 
@@ -286,8 +286,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     assert saved_steps(tmp_path) == [5]
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    make_nan_at(monkeypatch, 3)
+@pytest.mark.parametrize("names", [("loss",), ("update_norm/head",)])
+def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
+    make_nan_at(monkeypatch, 3, names)
     with pytest.raises(FloatingPointError, match="at step 3"):
         train(make_config(log_every=100), tmp_path)
     assert saved_steps(tmp_path) == []

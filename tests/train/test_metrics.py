@@ -53,6 +53,38 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [2, 6]
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\xfe\x00\n",
+        b"\0" * 99 + b"\n",
+        b"3\n",
+        b"[1]\n",
+        b"null\n",
+        b'{"a": 1}\n',
+        b'{"step": "4"}\n',
+        b'{"step": 4.5}\n',
+    ],
+)
+def test_other_lines_than_rows_are_left_out(tmp_path, garbage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "a": 1.0}\n' + garbage + b'{"step": 4, "a": 2.0}\n')
+    write(tmp_path, [(6, {"a": 3})], first_step=4)
+    assert [(row["step"], row["a"]) for row in read_metrics(path)] == [(2, 1), (4, 2), (6, 3)]
+    assert garbage not in path.read_bytes()
+
+
+def test_a_start_that_is_interrupted_keeps_the_rows(tmp_path, monkeypatch):
+    write(tmp_path, [(2, {"a": 1}), (4, {"a": 2})])
+    before = read_metrics(tmp_path / "metrics.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.json, "dumps", lambda row: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            MetricWriter(tmp_path, first_step=4)
+    assert read_metrics(tmp_path / "metrics.jsonl") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
+
+
 def test_without_a_file_there_are_no_rows(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 

@@ -139,6 +139,21 @@ def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
     assert re.match(b"\x89PNG", (tmp_path / "curves.png").read_bytes())
 
 
+def test_curves_of_many_quantities_wrap(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    names = [f"train/a{index}" for index in range(5)] + ["train/grad_norm"]
+    groups = [f"train/grad_norm/stages_0_{index}" for index in range(30)]
+    write(tmp_path, [(step, {name: step for name in names + groups}) for step in (2, 4)])
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    draw_curves(tmp_path)
+    assert [axes.get_title() for axes in drawn[0].axes] == ["a0", "a1", "a2", "a3", "a4", "grad_norm"]
+    width, height = drawn[0].get_size_inches()
+    assert (width, height) == pytest.approx((4 * 3.6, 2 * 3))
+
+
 def test_without_rows_nothing_is_drawn(tmp_path):
     draw_curves(tmp_path)
     assert not (tmp_path / "curves.png").exists()

@@ -40,8 +40,8 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def write_images(self, step, name, images):
-        """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard."""
-        if self._main:
+        """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard; None: there are none."""
+        if self._main and images is not None:
             self._board.add_images(name, images, step, dataformats="NHWC")
             self._board.flush()
 

@@ -1,9 +1,7 @@
 """When a trace begins and ends."""
 
-import time
-
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.train.profile import Profiler
@@ -48,25 +46,18 @@ def test_without_a_folder_nothing_is_traced(traced):
 
 
 def test_a_trace_covers_the_steps_that_have_begun(monkeypatch, tmp_path):
-    def slow(x):
-        time.sleep(0.05)
-        return x
-
     @jax.jit
-    def step(x):
-        return jax.pure_callback(slow, jax.ShapeDtypeStruct((), np.float32), x) + 1
+    def step(x):  # long enough to be still running when it has been dispatched
+        return jax.lax.fori_loop(0, 200, lambda _, y: jnp.tanh(y @ y), x)
 
-    clock = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: clock.append(time.monotonic()))
-    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: clock.append(time.monotonic()))
-    profiler, x, seen = Profiler(tmp_path, 0), step(jax.numpy.float32(0)), []
-    began = time.monotonic()
-    for index in range(7):  # so the last four are traced, and none of them has returned when the run ends
-        profiler.before(index, x)
-        x = step(x)
-        seen.append(x)
-    profiler.before(7, x)
-    profiler.close()
-    assert clock[0] - began >= 3 * 0.05
-    assert clock[1] - clock[0] >= 4 * 0.05
-    assert x.is_ready()
+    profiler, begun, ready = Profiler(tmp_path, 0), [step(jnp.ones((200, 200)))], []
+    step(begun[0]).block_until_ready()  # compiled
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: ready.append(begun[-1].is_ready()))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: ready.append(begun[-1].is_ready()))
+    running = []
+    for index in range(9):
+        profiler.before(index, begun[-1])
+        begun.append(step(begun[-1]))
+        running.append(not begun[-1].is_ready())
+    assert ready == [True, True]
+    assert any(running)

@@ -226,12 +226,16 @@ def _accumulated(batches, count):
 
 def _preview(task, mesh, batch, seed):
     """Up to 16 training images as the network sees them, (n, h, w, c) in 0..1, on process 0; otherwise None."""
+    return to_host(mesh, _viewer(task)(batch, jax.random.key(seed)))
 
+
+def _viewer(task):
+    @jax.jit
     def view(batch, key):
         rows = np.arange(min(16, jax.tree.leaves(batch)[0].shape[1]))
         return task.preview(jax.tree.map(lambda x: x[0, rows], batch), key)
 
-    return to_host(mesh, jax.jit(view)(batch, jax.random.key(seed)))
+    return view
 
 
 def _utilization(task):

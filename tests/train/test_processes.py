@@ -132,9 +132,10 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train)
     assert_same(tmp_path / "run", runs(name))
 
 
-def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs):
-    workdir = tmp_path / "run"
-    process = start(workdir, programs, 1, fields={"checkpoint": {"every_steps": 1000}})
+@pytest.mark.parametrize("joined", [False, True])  # a run of one process that jax was told of, too
+def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs, joined):
+    workdir, joining = tmp_path / "run", (0, 1, free_port()) if joined else None
+    process = start(workdir, programs, 1, joining, fields={"checkpoint": {"every_steps": 1000}})
     while not [row for row in read_metrics(workdir / "metrics.jsonl") if row["step"] >= 2]:
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.02)

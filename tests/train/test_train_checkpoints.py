@@ -274,6 +274,8 @@ PASSING = [
     PermissionError(errno.EACCES, "Permission denied", "state"),
     OSError(errno.EIO, "Input/output error", "state"),
     RuntimeError("HTTP 503"),
+    MemoryError("as large as the state"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
 ]
 
 

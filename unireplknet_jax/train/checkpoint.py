@@ -83,6 +83,7 @@ class TrainCheckpoints:
                     "run the same command again when it can be."
                 )
             failures.append(f"step {step} ({text})")
+            state = None  # or two of them would have to fit
         if failures:
             raise ValueError(
                 f"no checkpoint in {self._folder} can be read: {'; '.join(failures)}; put back a copy of one, or start "
@@ -106,8 +107,6 @@ class TrainCheckpoints:
                 return checkpointer.restore(folder / "state", self._state), _WHOLE, ""
         except _Mismatch as error:
             return None, _NOT_OURS, str(error)
-        except (jax.errors.JaxRuntimeError, MemoryError):
-            raise
         except Exception as error:  # what a damaged file raises depends on which of its parts is hit
             if type(error) is Exception and error.__cause__:  # Orbax's, around what TensorStore says
                 error = error.__cause__
@@ -119,7 +118,7 @@ class TrainCheckpoints:
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename}: {error.strerror}"
         elif isinstance(error, KeyError):
-            text = f"there is no {text!r} in its facts"
+            text = f"there is no {text!r} in it"
         text = (text.strip().splitlines() or [type(error).__name__])[0].replace(f"{self._folder / str(step)}/", "")
         return text if len(text) <= 120 else f"{text[:117]}..."
 

@@ -1,12 +1,15 @@
 """`train` and `evaluate`: recipes and overrides, and a small network all the way from its recipe to predictions."""
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli import train as train_command
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.sources import open_source
 from unireplknet_jax.train import loop
@@ -52,6 +55,14 @@ def test_a_run_told_to_stop_asks_to_be_started_again(tmp_path, monkeypatch, caps
     monkeypatch.setattr(loop, "train", train)
     assert main(["train", "--config", RECIPE, "--workdir", str(tmp_path)]) == 75
     assert capsys.readouterr() == ("", "unireplknet train: told to stop: step 3 of 9 is saved.\n")
+
+
+def test_a_run_told_to_stop_before_it_trains_asks_to_be_started_again(tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(train_command, "load_config", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["train", "--config", RECIPE, "--workdir", str(tmp_path)]) == 75
+    assert capsys.readouterr().err == "unireplknet train: told to stop while it did not train; nothing was lost.\n"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(

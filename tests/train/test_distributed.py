@@ -96,7 +96,21 @@ def test_another_thread_leaves_signals_alone():
     assert seen == [False, before]
 
 
-def test_arrays_come_back_whole():
+@pytest.mark.parametrize("processes", [1, 2])
+def test_where_jax_was_told_of_a_run_its_service_is_asked(monkeypatch, processes):
+    from jax.experimental import multihost_utils
+
+    asked, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or step == 3)
+    with Preemption() as preemption:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert [preemption.reached(step) for step in (2, 3)] == [False, True]
+    assert asked == [2, 3]
+
+
+def test_arrays_come_back_whole(monkeypatch):
     mesh = make_mesh(4)
     tree = {"split": np.arange(2**13, dtype=np.float32).reshape(128, 64), "whole": np.int32(3)}
     shardings = state_shardings(mesh, tree)
@@ -105,6 +119,10 @@ def test_arrays_come_back_whole():
     found = to_host(mesh, placed)
     assert {type(leaf) for leaf in found.values()} == {np.ndarray}
     jax.tree.map(np.testing.assert_array_equal, found, tree)
+    to_host(make_mesh(4), placed)
+    assert distributed._gatherer(mesh)._cache_size() == 1  # traced once
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert to_host(mesh, placed) is None
 
 
 def test_the_rows_of_one_process_are_all():

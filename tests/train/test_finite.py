@@ -51,3 +51,23 @@ def test_without_a_step_before_and_without_groups_less_is_said():
 def test_a_gradient_alone_is_called_one():
     with pytest.raises(FloatingPointError, match=r"^a gradient stopped being finite .* not finite: head"):
         mean_of_finite([{"loss": 1.0, "grad_norm/head": math.inf}], 1, SCHEDULE)
+
+
+def test_an_update_alone_is_called_one():
+    scalars = {
+        "loss": 1.0,
+        "grad_norm": 2.0,
+        "grad_norm/head": 2.0,
+        "update_norm/head": math.nan,
+        "update_norm/stem": 1.0,
+    }
+    with pytest.raises(FloatingPointError) as caught:
+        mean_of_finite([scalars], 4, SCHEDULE)
+    assert str(caught.value) == (
+        "the update of the parameters stopped being finite at step 4, learning rate 0.4 (though the gradients were; "
+        "not finite: head); look at optim.weight_decay, optim.eps and optim.lr, and resume from the last checkpoint."
+    )
+
+
+def test_finite_updates_are_not_reported():
+    assert mean_of_finite([{"loss": 1.0, "update_norm/head": 3.0}], 1, SCHEDULE) == {"loss": 1.0}

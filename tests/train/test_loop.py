@@ -1,8 +1,13 @@
 """The whole loop on the digits recipe, a small network and few steps: what it leaves behind, and that it resumes."""
 
+import errno
 import filecmp
 import json
+import math
+import os
+import re
 import runpy
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +16,14 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from orbax.checkpoint.handlers import JsonCheckpointHandler
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import loop, setup
+from unireplknet_jax.train import workdir as workdir_module
 from unireplknet_jax.train.loop import best_so_far, train
 from unireplknet_jax.train.metrics import read_metrics
+from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 
 RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
 
@@ -160,6 +168,22 @@ def test_a_run_does_not_resume_with_another_batch_size(finished):
         train(make_config(batch_size=160), finished[0])
 
 
+def test_a_run_does_not_resume_on_other_data(finished):
+    facts = json.loads((finished[0] / "checkpoints" / "10" / "facts" / "metadata").read_text())
+    assert facts.items() >= {"data.name": "digits", "data.train_split": "train", "training examples": 1437}.items()
+    message = r"this run has data\.train_split=test, but the checkpoint at step 10 was made with train; resume"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(data={"train_split": "test"}), finished[0])
+
+
+def test_a_run_does_not_resume_with_a_shorter_recipe(finished):
+    workdir, rows = finished[0], rows_of(finished[0])
+    with pytest.raises(ValueError, match=r"already has 10 steps, but this recipe ends after 5; raise epochs"):
+        train(make_config(epochs=1), workdir)
+    assert rows_of(workdir) == rows
+    assert saved_steps(workdir) == [5, 10]
+
+
 def test_a_run_does_not_resume_with_another_network(finished):
     config = make_config()
     config.task.options.model.dims = (8, 16, 8, 8)
@@ -191,6 +215,118 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
         for name, leaf in expected.items():
             np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
     assert int(started[0]["step"]) == 0
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_path, monkeypatch, step):
+    def evaluate(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == {5: 1, 10: 4}[step]:  # of two forms; the second form at step 10
+            raise ValueError("val/rose/1.jpg is broken")
+        return real(*args, **kwargs)
+
+    real, calls = loop.evaluate, []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", evaluate)
+        with pytest.raises(ValueError, match="is broken"):
+            train(make_config(), tmp_path)
+    assert saved_steps(tmp_path)[-1] == step
+    assert train(make_config(), tmp_path) == finished[1]
+    assert rows_of(tmp_path) == rows_of(finished[0])
+    for name in ("best", "best_ema", "model"):
+        cards = [json.loads((workdir / name / "card.json").read_text()) for workdir in (tmp_path, finished[0])]
+        assert cards[0] == cards[1]
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_run_told_to_stop_before_its_first_step_stops(tmp_path, monkeypatch, step):
+    def restore(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(self)
+
+    if step:
+        with monkeypatch.context() as patch:
+            stop_at(patch, 7)
+            with pytest.raises(KeyboardInterrupt):
+                train(make_config(), tmp_path)
+    real = loop.TrainCheckpoints.restore
+    monkeypatch.setattr(loop.TrainCheckpoints, "restore", restore)
+    with pytest.raises(loop.Preempted, match=f"^told to stop before going on at step {step} of 10: nothing was lost; "):
+        train(make_config(), tmp_path)
+    assert saved_steps(tmp_path) == ([5] if step else [])
+
+
+def test_a_run_told_to_stop_saves_and_leaves_the_evaluation_for_later(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Preemption, "reached", lambda self, step: step == 5)
+        patch.setattr(loop, "evaluate", None)
+        with pytest.raises(loop.Preempted, match="told to stop: step 5 of 10 is saved in"):
+            train(make_config(), tmp_path)
+    assert saved_steps(tmp_path) == [5]
+    assert train(make_config(), tmp_path) == finished[1]
+    assert rows_of(tmp_path) == rows_of(finished[0])
+
+
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
+    async def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def evaluate(*args, **kwargs):  # after the first state has been saved
+        monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", full)
+        return real(*args, **kwargs)
+
+    real = loop.evaluate
+    config = make_config()
+    config.checkpoint.every_steps = 4
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    with pytest.raises(OSError, match=rf"^the disk of the workdir {tmp_path} is full; the last saved step is \d;"):
+        train(config, tmp_path)
+
+
+def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
+    def train_batches(*args):
+        made.append(real(*args))
+        return made[0]
+
+    real, made = loop.train_batches, []
+    monkeypatch.setattr(loop, "train_batches", train_batches)
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(), tmp_path)
+    with pytest.raises(ValueError, match="closed"):
+        next(made[0])
+
+
+def test_rows_are_in_a_bucket_before_their_state(tmp_path, monkeypatch):
+    bucket, published = tmp_path / "bucket", []
+    bucket.mkdir()
+    monkeypatch.setattr(workdir_module, "_open_bucket", lambda text: bucket)
+    real = loop.TrainCheckpoints.save
+
+    def save(self, step, state):
+        published.append((step, [row["step"] for row in read_metrics(bucket / "metrics.jsonl")][-1]))
+        real(self, step, state)
+
+    monkeypatch.setattr(loop.TrainCheckpoints, "save", save)
+    train(make_config(), "gs://bucket/run")
+    assert published == [(5, 5), (10, 10)]
+    names = {"metrics.jsonl", "tensorboard", "curves.png", "model", "model_ema", "best", "best_ema", "checkpoints"}
+    assert {path.name for path in bucket.iterdir()} == names
+
+
+def test_a_preview_gathers_no_more_than_it_shows():
+    config = make_config()
+    config.task.options.update({"mixup": 0.8, "cutmix": 1.0})
+    mesh, task = make_mesh(), loop.make_task(config)
+    images = np.zeros((1, 256, 16, 16, 1), np.uint8)
+    batch = to_devices(micro_batch_sharding(mesh), {"image": images, "label": np.zeros((1, 256), np.int32)})
+    with jax.set_mesh(mesh):
+        lowered = loop._viewer(task).lower(batch, jax.random.key(0))
+    text = lowered.compile().as_text()
+    assert lowered.out_info.shape == (16, 16, 16, 1)
+    sizes = re.findall(r"= \(?\w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", text)
+    largest = max(math.prod(map(int, filter(None, size.split(",")))) for size in sizes)
+    assert largest <= images.size // 8  # a device's neighbour's, for mixing, and not those of all
 
 
 def stopped_and_resumed(monkeypatch, workdir, values):
@@ -258,8 +394,8 @@ def test_training_images_are_shown_once(unmeasured):
     assert len({image.tobytes() for image in images}) > 8
 
 
-def make_nan_at(monkeypatch, step):
-    """Make the loss of this step and all after it NaN, and the gradient of the head."""
+def make_nan_at(monkeypatch, step, names=("loss", "grad_norm/head")):
+    """Make these scalars of this step and all after it NaN."""
     real = setup.make_train_step
 
     def make_train_step(*args):
@@ -269,7 +405,7 @@ def make_nan_at(monkeypatch, step):
             state, scalars = train_step(state, batch)
             calls.append(step)
             factor = np.nan if len(calls) >= step else 1.0
-            return state, scalars | {name: scalars[name] * factor for name in ("loss", "grad_norm/head")}
+            return state, scalars | {name: scalars[name] * factor for name in names}
 
         return broken
 
@@ -286,8 +422,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     assert saved_steps(tmp_path) == [5]
 
 
-def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch):
-    make_nan_at(monkeypatch, 3)
+@pytest.mark.parametrize("names", [("loss",), ("update_norm/head",)])
+def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
+    make_nan_at(monkeypatch, 3, names)
     with pytest.raises(FloatingPointError, match="at step 3"):
         train(make_config(log_every=100), tmp_path)
     assert saved_steps(tmp_path) == []

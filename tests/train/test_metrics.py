@@ -53,6 +53,38 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [2, 6]
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff\xfe\x00\n",
+        b"\0" * 99 + b"\n",
+        b"3\n",
+        b"[1]\n",
+        b"null\n",
+        b'{"a": 1}\n',
+        b'{"step": "4"}\n',
+        b'{"step": 4.5}\n',
+    ],
+)
+def test_other_lines_than_rows_are_left_out(tmp_path, garbage):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 2, "a": 1.0}\n' + garbage + b'{"step": 4, "a": 2.0}\n')
+    write(tmp_path, [(6, {"a": 3})], first_step=4)
+    assert [(row["step"], row["a"]) for row in read_metrics(path)] == [(2, 1), (4, 2), (6, 3)]
+    assert garbage not in path.read_bytes()
+
+
+def test_a_start_that_is_interrupted_keeps_the_rows(tmp_path, monkeypatch):
+    write(tmp_path, [(2, {"a": 1}), (4, {"a": 2})])
+    before = read_metrics(tmp_path / "metrics.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.json, "dumps", lambda row: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            MetricWriter(tmp_path, first_step=4)
+    assert read_metrics(tmp_path / "metrics.jsonl") == before
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard"}
+
+
 def test_without_a_file_there_are_no_rows(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
@@ -105,6 +137,21 @@ def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
     lines = {line.get_label(): line.get_xydata().tolist() for line in panels["loss"].lines}
     assert lines == {"train/loss": [[2, 2.0], [4, 1.0]], "eval/loss": [[4, 1.5], [6, 1.25]]}
     assert re.match(b"\x89PNG", (tmp_path / "curves.png").read_bytes())
+
+
+def test_curves_of_many_quantities_wrap(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    names = [f"train/a{index}" for index in range(5)] + ["train/grad_norm"]
+    groups = [f"train/grad_norm/stages_0_{index}" for index in range(30)]
+    write(tmp_path, [(step, {name: step for name in names + groups}) for step in (2, 4)])
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+    draw_curves(tmp_path)
+    assert [axes.get_title() for axes in drawn[0].axes] == ["a0", "a1", "a2", "a3", "a4", "grad_norm"]
+    width, height = drawn[0].get_size_inches()
+    assert (width, height) == pytest.approx((4 * 3.6, 2 * 3))
 
 
 def test_without_rows_nothing_is_drawn(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 from unireplknet_jax.train.metrics import read_metrics
 
 SCRIPT = Path(__file__).parent / "train_in_process.py"
+RESTORE = Path(__file__).parent / "restore_in_process.py"
 STEPS = 11  # of 128 out of 1,437 examples
 
 pytestmark = pytest.mark.slow
@@ -30,8 +31,13 @@ def programs(tmp_path_factory):
 
 
 def start(workdir, programs, devices, process=None, **wishes):
-    """One process; process: (index, count, port)."""
+    """One process that trains; process: (index, count, port)."""
     workdir.mkdir(exist_ok=True)
+    return launch(programs, devices, process, SCRIPT, workdir, json.dumps(wishes))
+
+
+def launch(programs, devices, process, *words):
+    """One process of a script."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -47,7 +53,7 @@ def start(workdir, programs, devices, process=None, **wishes):
             "UNIREPLKNET_PROCESSES": str(count),
             "UNIREPLKNET_PROCESS": str(index),
         }
-    command = [sys.executable, str(SCRIPT), str(workdir), json.dumps(wishes)]
+    command = [sys.executable, *map(str, words)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -60,16 +66,21 @@ def finish(runs, expected=0):
             run.kill()
     for run, output in zip(runs, outputs, strict=True):
         assert run.returncode == expected, output[-3000:]
+    return outputs
 
 
 def in_one(workdir, programs, devices=1, expected=0, **wishes):
     finish([start(workdir, programs, devices, **wishes)], expected)
 
 
-def in_two(workdir, programs, devices=4, expected=0, **wishes):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def in_two(workdir, programs, devices=4, expected=0, **wishes):
+    port = free_port()
     finish([start(workdir, programs, devices, (index, 2, port), **wishes) for index in range(2)], expected)
 
 
@@ -112,17 +123,19 @@ def runs(tmp_path_factory, programs):
     return run
 
 
-@pytest.mark.parametrize(("name", "launch"), [("1 device", in_one), ("2 processes", in_two)])
-def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, launch):
-    step = int(np.random.default_rng(os.getpid()).integers(1, STEPS))  # anywhere
-    launch(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=step)
-    launch(tmp_path / "run", programs)
+@pytest.mark.parametrize(("name", "train"), [("1 device", in_one), ("2 processes", in_two)])
+def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train):
+    step = int(np.random.default_rng().integers(1, STEPS))  # anywhere
+    print(f"killed before step {step + 1}")  # which pytest shows if this fails
+    train(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=step)
+    train(tmp_path / "run", programs)
     assert_same(tmp_path / "run", runs(name))
 
 
-def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs):
-    workdir = tmp_path / "run"
-    process = start(workdir, programs, 1, fields={"checkpoint": {"every_steps": 1000}})
+@pytest.mark.parametrize("joined", [False, True])  # a run of one process that jax was told of, too
+def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs, joined):
+    workdir, joining = tmp_path / "run", (0, 1, free_port()) if joined else None
+    process = start(workdir, programs, 1, joining, fields={"checkpoint": {"every_steps": 1000}})
     while not [row for row in read_metrics(workdir / "metrics.jsonl") if row["step"] >= 2]:
         assert process.poll() is None, process.communicate()[0][-3000:]
         time.sleep(0.02)
@@ -164,3 +177,21 @@ def test_one_process_goes_on_where_two_were_killed(runs, tmp_path, programs):
     rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
     expected = {row["step"]: row for row in read_metrics(runs("1 device") / "metrics.jsonl")}
     assert rows[10]["train/loss"] == pytest.approx(expected[10]["train/loss"], rel=1e-4)
+
+
+def two_with(workdir, programs, what):
+    """The outputs of two processes that save or restore train states."""
+    port = free_port()
+    runs = [launch(programs, 2, (index, 2, port), RESTORE, workdir, what) for index in range(2)]
+    return finish(runs)
+
+
+def test_two_processes_agree_on_what_is_damaged(tmp_path, programs):
+    two_with(tmp_path, programs, "save")
+    assert (tmp_path / "checkpoints" / "3" / "checksums.json").exists()
+    for output in two_with(tmp_path, programs, "out of reach"):
+        assert "OSError: the checkpoint at step 3" in output, output[-3000:]
+    assert not (tmp_path / "checkpoints" / "damaged").exists()
+    for output in two_with(tmp_path, programs, "damaged"):
+        assert "restored step 2" in output, output[-3000:]
+    assert (tmp_path / "checkpoints" / "damaged" / "3" / "state").is_dir()

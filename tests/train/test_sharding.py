@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from linear import Linear, adamw
 
 from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.train import sharding
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import (
     batch_sharding,
@@ -43,6 +44,26 @@ OPTIMIZER = make_optimizer(adamw(eps=1e-3), np.full(3, 1e-2))
 def test_a_mesh_that_the_devices_do_not_fill_is_refused(fsdp):
     with pytest.raises(ValueError, match=rf"mesh\.fsdp={fsdp} does not divide the 8 devices"):
         make_mesh(fsdp)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_devices_stand_in_the_order_of_their_processes(monkeypatch, fsdp):
+    class Device(str):
+        """What a mesh asks of a device."""
+
+        process_index = property(lambda self: int(self.split()[0]))
+        id = property(lambda self: int(self.split()[1]))
+
+    names = [f"{process} {id}" for process, id in ((0, 9), (8, 2), (0, 1), (8, 10), (1, 4), (1, 3), (2, 0), (2, 11))]
+    seen = []
+    monkeypatch.setattr(sharding, "Mesh", lambda devices, *_, **__: seen.append(devices))
+    make_mesh(fsdp, [Device(name) for name in names])
+    assert seen[0].shape == (8 // fsdp, fsdp)
+    assert seen[0].ravel().tolist() == ["0 1", "0 9", "1 3", "1 4", "2 0", "2 11", "8 2", "8 10"]
+
+
+def test_a_shuffled_list_of_devices_gives_the_same_mesh():
+    assert make_mesh(2, jax.devices()[::-1]) == make_mesh(2)
 
 
 def test_large_leaves_are_split_over_fsdp_along_their_largest_axis():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from linear import ADAMW, Linear
+from linear import ADAMW, Linear, adamw
 
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
@@ -17,10 +17,10 @@ RATE = 0.01
 class Trainer:
     """A train step and its fresh state on all devices."""
 
-    def __init__(self, seed=0, task=None, ema=None, variables=None):
+    def __init__(self, seed=0, task=None, ema=None, variables=None, optim=ADAMW):
         self.task = task = task or Linear()
         self.mesh = make_mesh()
-        optimizer = make_optimizer(ADAMW, np.full(100, RATE))
+        optimizer = make_optimizer(optim, np.full(100, RATE))
         shapes = abstract_state(task, optimizer, self.mesh, ema is not None)
         self.state = make_state(task, optimizer, self.mesh, seed, ema is not None, variables)
         self.train_step = make_train_step(task, optimizer, self.mesh, shapes, seed, ema)
@@ -54,6 +54,12 @@ def test_one_step_by_hand(batch):
     # The first step of AdamW is the rate times the sign of the gradient, after the decay.
     expected = before * (1 - RATE * ADAMW.weight_decay) - RATE * gradient / (np.abs(gradient) + ADAMW.eps)
     np.testing.assert_allclose(trainer.kernel(), expected, rtol=0, atol=2e-7)
+    assert scalars["update_norm/kernel"] == pytest.approx(np.linalg.norm(expected - before), rel=1e-4)
+
+
+def test_an_update_that_is_not_finite_is_seen_in_its_own_step(batch):
+    scalars = Trainer(optim=adamw(weight_decay=np.nan)).step(batch)
+    assert [name for name, value in scalars.items() if not np.isfinite(value)] == ["update_norm/kernel"]
 
 
 def test_training_on_one_batch_reduces_its_loss_at_every_step(batch):
@@ -145,7 +151,7 @@ def test_variables_to_start_from_are_copied_and_survive_the_first_step(batch):
 
 def test_gradient_norms_come_for_every_part_of_the_tree(batch):
     scalars = Trainer().step(batch)
-    assert set(scalars) == {"loss", "drawn", "grad_norm", "grad_norm/kernel"}
+    assert set(scalars) == {"loss", "drawn", "grad_norm", "grad_norm/kernel", "update_norm/kernel"}
     assert scalars["grad_norm/kernel"] == scalars["grad_norm"]
     norms = _gradient_norms({"a": {"x": jnp.array([3.0]), "y": jnp.array([4.0])}, "b": jnp.array([12.0])})
     assert norms == {"grad_norm/a": 5, "grad_norm/b": 12, "grad_norm": 13}

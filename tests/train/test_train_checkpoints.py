@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import PartitionSpec
 from linear import Linear, adamw
@@ -145,6 +146,12 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
 def overwrite(path):
     path.write_bytes(os.urandom(path.stat().st_size))
 
@@ -166,10 +173,31 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(workdir, states, caplog, damage):
+def every_file(change):
+    def damage(folder):
+        for path in sorted((folder / "state").rglob("*")):
+            if path.is_file():
+                change(path)
+
+    return damage
+
+
+SEALED_DAMAGE = DAMAGE | {
+    "a bit of the data flipped": lambda folder: flip_a_bit(largest_file(folder / "state")),
+    "a bit of all flipped": every_file(flip_a_bit),
+    "checksums cut off": lambda folder: truncate(folder / "checksums.json"),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "sealed"),
+    [*((name, True) for name in SEALED_DAMAGE), *((name, False) for name in DAMAGE)],
+)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(workdir, states, caplog, damage, sealed):
     folder = workdir / "checkpoints"
-    DAMAGE[damage](folder / "3")
+    if not sealed:  # as if written before there were checksums
+        (folder / "3" / "checksums.json").unlink()
+    SEALED_DAMAGE[damage](folder / "3")
     damaged = {path.relative_to(folder / "3"): data for path, data in files_in(folder / "3").items()}
     caplog.set_level(logging.WARNING, "unireplknet_jax")
     checkpoints = checkpoints_in(workdir)
@@ -207,8 +235,61 @@ def test_when_all_are_damaged_nothing_is_moved(workdir):
     for step in (1, 2, 3):
         truncate(largest_file(workdir / "checkpoints" / str(step) / "state"))
     before = files_in(workdir)
-    message = rf"no checkpoint in {workdir}/checkpoints can be read: step 3 \(.*\); step 2 \(.*\); step 1 \(.*\)\.$"
-    with pytest.raises(ValueError, match=message):
+    message = rf"no checkpoint in {workdir}/checkpoints can be read: step 3 \(.*\); step 2 \(.*\); step 1 \(.*\); put"
+    with pytest.raises(ValueError, match=message) as caught:
+        restore(workdir)
+    assert str(caught.value).endswith("; put back a copy of one, or start in another workdir.")
+    assert files_in(workdir) == before
+
+
+def test_what_is_said_of_damage_is_short(workdir):
+    for step in (1, 2, 3):
+        (workdir / "checkpoints" / str(step) / "checksums.json").unlink()
+        truncate(largest_file(workdir / "checkpoints" / str(step) / "state"))
+    with pytest.raises(ValueError, match="no checkpoint in") as caught:
+        restore(workdir)
+    text = str(caught.value)
+    assert "\\" not in text
+    assert len(text) < 3 * 140 + 200
+
+
+def test_all_files_of_a_state_have_checksums(three):
+    for step in (1, 2, 3):
+        folder = three / "checkpoints" / str(step)
+        items = {path for path in files_in(folder) if path.parent != folder}
+        assert {folder / name for name in json.loads((folder / "checksums.json").read_text())} == items
+
+
+def test_a_state_without_checksums_is_read_without_a_word(workdir, states, caplog):
+    (workdir / "checkpoints" / "3" / "checksums.json").unlink()
+    assert_same(restore(workdir), states[3])
+    assert [record for record in caplog.records if record.name.startswith("unireplknet_jax")] == []
+
+
+PASSING = [
+    ValueError("Error opening driver: UNAVAILABLE: connection reset [source locations='...']"),
+    ValueError("PERMISSION_DENIED: no access"),
+    ValueError("DEADLINE_EXCEEDED: 60 s"),
+    TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+    PermissionError(errno.EACCES, "Permission denied", "state"),
+    OSError(errno.EIO, "Input/output error", "state"),
+    RuntimeError("HTTP 503"),
+    MemoryError("as large as the state"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: str(error)[:24])
+def test_what_may_pass_is_no_damage(workdir, monkeypatch, error, wrapped):
+    def fail(*_):
+        if wrapped:
+            raise Exception("Encountered error while reading.") from error
+        raise error
+
+    before = files_in(workdir)
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fail)
+    with pytest.raises(OSError, match=r"the checkpoint at step 3 in .* could not be read \(.+\); nothing was moved"):
         restore(workdir)
     assert files_in(workdir) == before
 

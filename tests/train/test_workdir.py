@@ -1,17 +1,20 @@
 """The folder of a run: refused early where it cannot hold the run, mirrored where it is a bucket."""
 
+import errno
 import gc
 import importlib.util
+import pathlib
 import re
 import shutil
 from types import SimpleNamespace
 
 import jax
 import pytest
+from etils import epath
 
 from unireplknet_jax.train import workdir as module
 from unireplknet_jax.train.metrics import MetricWriter, read_metrics
-from unireplknet_jax.train.workdir import Workdir
+from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 
 MIB = 2**20
 
@@ -26,7 +29,7 @@ def test_a_folder_is_made_and_left_empty(tmp_path, monkeypatch):
     assert (Workdir(tmp_path / "new" / "folder").root / "a").read_text() == "kept"
 
 
-@pytest.mark.parametrize(("below", "reason"), [("", "File exists"), ("run", "Not a directory")])
+@pytest.mark.parametrize(("below", "reason"), [("", "it is a file"), ("run", "Not a directory")])
 def test_a_file_in_the_way_is_one_sentence(tmp_path, below, reason):
     (tmp_path / "file").write_text("precious")
     path = tmp_path / "file" / below if below else tmp_path / "file"
@@ -133,6 +136,109 @@ def test_what_is_written_here_is_mirrored_there(bucket):
     assert [row["step"] for row in read_metrics(bucket / "metrics.jsonl")] == [1, 2]
     assert (bucket / "model" / "variables" / "data").read_bytes() == b"new"
     assert {path.name for path in bucket.iterdir()} == {"metrics.jsonl", "model", "tensorboard"}
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_best(place, number):
+    """A checkpoint of two files whose names differ every time, as Orbax's do."""
+    shutil.rmtree(place.local / "best", ignore_errors=True)
+    (place.local / "best" / "variables" / "d").mkdir(parents=True)
+    for index in range(2):
+        (place.local / "best" / "variables" / "d" / f"{number}_{index}").write_bytes(bytes([number]))
+    (place.local / "best" / "variables" / "manifest").write_text(f"of {number}")
+    (place.local / "best" / "card.json").write_text(f'{{"number": {number}}}')
+
+
+@pytest.mark.parametrize("kind", [pathlib.Path, epath.Path])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_bucket_holds_the_last_best_and_nothing_more(bucket, monkeypatch, kind, resumed):
+    monkeypatch.setattr(module, "_open_bucket", lambda text: kind(bucket))
+    place = Workdir("gs://bucket/run")
+    (place.local / "metrics.jsonl").write_text("{}\n")
+    (bucket / "checkpoints" / "5").mkdir(parents=True)
+    (bucket / "checkpoints" / "5" / "state").write_text("not ours to delete")
+    for number in range(3):
+        if resumed and number == 2:
+            place = Workdir("gs://bucket/run")
+        write_best(place, number)
+        place.publish()
+        assert contents(bucket / "best") == contents(place.local / "best")
+    assert len(contents(bucket)) == 4 + 2
+    place = Workdir("gs://bucket/run")  # and a part of the run without a new best leaves it there
+    place.publish()
+    assert len(contents(bucket)) == 4 + 2
+
+
+def test_what_has_not_changed_is_not_sent_again(bucket):
+    place = Workdir("gs://bucket/run")
+    write_best(place, 1)
+    place.publish()
+    for path in (bucket / "best").rglob("*"):
+        if path.is_file():
+            path.write_text("untouched")
+    (place.local / "metrics.jsonl").write_text("{}\n")
+    place.publish()
+    assert set(contents(bucket / "best").values()) == {b"untouched"}
+    assert (bucket / "metrics.jsonl").read_text() == "{}\n"
+
+
+def test_a_checkpoint_in_a_bucket_is_whole_whenever_sending_stops(bucket, monkeypatch):
+    """What a card or a manifest refers to is there, at every moment of a publication."""
+    place = Workdir("gs://bucket/run")
+    write_best(place, 1)
+    place.publish()
+    write_best(place, 2)
+    states, write, unlink = [], pathlib.Path.write_bytes, pathlib.Path.unlink
+
+    def watched(real):
+        def call(path, *args):
+            real(path, *args)
+            states.append(contents(bucket / "best"))
+
+        return call
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", watched(write))
+    monkeypatch.setattr(pathlib.Path, "unlink", watched(unlink))
+    place.publish()
+    assert len(states) == 2 + 2 + 2  # data, what refers to it, and what is deleted
+    for state in states:
+        number = state["variables/manifest"].decode().removeprefix("of ")
+        assert {f"variables/d/{number}_0", f"variables/d/{number}_1"} <= state.keys()
+    cards = [state["card.json"] for state in states]
+    assert cards == [b'{"number": 1}'] * 3 + [b'{"number": 2}'] * 3
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ValueError("INTERNAL: write to /x failed: No space left on device [more]"),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_disk_says_what_is_saved_and_what_to_do(tmp_path, error):
+    for name in ("9", "10", "11.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    with pytest.raises(OSError, match="is full") as caught, naming_a_full_disk(tmp_path):
+        raise error
+    assert str(caught.value) == (
+        f"the disk of the workdir {tmp_path} is full; the last saved step is 10; make room and run the same command "
+        "again to go on from there."
+    )
+    with pytest.raises(OSError, match="; no step has been saved; "), naming_a_full_disk(tmp_path / "new"):
+        raise error
+    with pytest.raises(OSError, match="is full; what is saved is in gs://b/run; "), naming_a_full_disk("gs://b/run"):
+        raise error
+
+
+def test_another_error_stays_what_it_is(tmp_path):
+    error = OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="Input/output") as caught, naming_a_full_disk(tmp_path):
+        raise error
+    assert caught.value is error
 
 
 def test_a_resumed_run_goes_on_with_the_metrics_of_the_bucket(bucket):

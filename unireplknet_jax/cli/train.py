@@ -1,12 +1,15 @@
 """`train`: run a recipe, a Python file whose `get_config` returns an `ml_collections.ConfigDict`."""
 
 import argparse
+import contextlib
 import difflib
 import functools
 import logging
 import pathlib
 import re
+import signal
 import sys
+import threading
 import traceback
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command goes on; launch/*.sh know it
@@ -22,6 +25,29 @@ def add_arguments(parser):
 
 
 def run(args):
+    with _stopping_at_once():
+        return _run(args)
+
+
+@contextlib.contextmanager
+def _stopping_at_once():
+    """SIGTERM ends the command with `AGAIN` until training takes the signal: nothing has been done yet."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_):
+    print("unireplknet train: told to stop while it did not train; nothing was lost.", file=sys.stderr)
+    raise SystemExit(AGAIN)
+
+
+def _run(args):
     config = load_config(args.config, args.overrides)
 
     import jax

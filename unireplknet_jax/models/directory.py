@@ -30,13 +30,15 @@ def write_directory(path, variables, card, overwrite=False):
     path = pathlib.Path(path).absolute()
     check_destination(path, overwrite)
     with staging(path) as staged:
-        with ocp.StandardCheckpointer(multiprocessing_options=_this_process(ocp)) as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=this_process()) as checkpointer:
             checkpointer.save(staged / VARIABLES, variables)
         (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def _this_process(ocp):
-    """Orbax options under which one process of several writes alone."""
+def this_process():
+    """Orbax options under which one process of several reads or writes alone."""
+    import orbax.checkpoint as ocp
+
     if jax.process_count() == 1:
         return ocp.options.MultiprocessingOptions()
     index = jax.process_index()

@@ -1,10 +1,21 @@
 """The train state on disk: Orbax, in the background, the newest few steps, and the facts a resumed run must share."""
 
+import json
 import logging
+import pathlib
+import re
 
 import jax
 
+from unireplknet_jax.models.directory import this_process
+from unireplknet_jax.train.checksums import verify_checksums, write_checksums
+from unireplknet_jax.train.distributed import gather_rows
+
 _log = logging.getLogger(__name__)
+_WHOLE, _DAMAGED, _OUT_OF_REACH, _NOT_OURS = range(4)  # what a process finds, the worse the larger
+_PASSING = re.compile(
+    r"\b(UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED): "
+)
 
 
 class TrainCheckpoints:
@@ -14,6 +25,9 @@ class TrainCheckpoints:
     on restore, because a step number means another position in the data where they differ.
     workdir: an absolute path, of a local folder or a bucket. state: the shapes and shardings of the train state, as
     `step.abstract_state` gives them. keep: how many states stay.
+
+    In a local folder, every state has checksums of its files, written before it counts as saved. A bucket checks what
+    it stores by itself.
     """
 
     def __init__(self, workdir, facts, state, keep=2):
@@ -21,8 +35,12 @@ class TrainCheckpoints:
 
         self._ocp, self._facts, self._state = ocp, facts, state
         self._folder = workdir / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        self._manager, self._saving = ocp.CheckpointManager(self._folder, options=options), None
 
     def save(self, step, state):
         """Write a state in the background; a failure to write an earlier one (a full disk) is raised here."""
@@ -30,29 +48,47 @@ class TrainCheckpoints:
         facts = {**self._facts, "state": _outline(self._state)}
         composite = args.Composite(state=args.StandardSave(state), facts=args.JsonSave(facts))
         if step != self._manager.latest_step():
+            self._manager.wait_until_finished()
+            self._saving = step
             self._manager.save(step, args=composite)
+
+    def _seal(self):
+        """In the background, on process 0: all files of a state are there, and it does not count as saved yet."""
+        if self._is_local():
+            (unfinished,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+            write_checksums(unfinished)
+
+    def _is_local(self):
+        return isinstance(self._folder, pathlib.Path)
 
     def restore(self):
         """The newest readable state on the shardings of this run, whatever mesh wrote it; None if there is none.
 
-        A damaged one is reported and moved to checkpoints/damaged. Raises ValueError if facts differ, if the states are
-        of another network or optimizer, or if all are damaged.
+        Every process reads its part alone, and all of them take a state only if each could. A damaged state is
+        reported and moved to checkpoints/damaged. Raises ValueError if facts differ, if the states are of another
+        network or optimizer, or if all are damaged; OSError if one cannot be read for now.
         """
-        steps, failures = sorted(self._manager.all_steps(), reverse=True), []
+        (steps, *_), failures = gather_rows([sorted(self._manager.all_steps(), reverse=True)]), []
         for step in steps:
-            try:
-                facts = self._read(step, "facts", self._ocp.args.JsonRestore())
-                self._check(step, facts)
-                state = self._read(step, "state", self._ocp.args.StandardRestore(self._state))
-            except (_Mismatch, jax.errors.JaxRuntimeError, MemoryError):
-                raise
-            except Exception as error:  # what a damaged file raises depends on which of its parts is hit
-                failures.append(f"step {step} ({str(error).strip().splitlines()[0] if str(error) else error!r})")
-                continue
-            self._set_aside(steps[: len(failures)], failures)
-            return state
+            state, *verdict = self._read(step)
+            found, text = max(gather_rows([verdict]))
+            if found == _WHOLE:
+                self._set_aside(steps[: len(failures)], failures)
+                return state
+            if found == _NOT_OURS:
+                raise ValueError(text)
+            if found == _OUT_OF_REACH:
+                raise OSError(
+                    f"the checkpoint at step {step} in {self._folder} could not be read ({text}); nothing was moved, "
+                    "run the same command again when it can be."
+                )
+            failures.append(f"step {step} ({text})")
+            state = None  # or two of them would have to fit
         if failures:
-            raise ValueError(f"no checkpoint in {self._folder} can be read: {'; '.join(failures)}.")
+            raise ValueError(
+                f"no checkpoint in {self._folder} can be read: {'; '.join(failures)}; put back a copy of one, or start "
+                "in another workdir."
+            )
         return None
 
     def close(self):
@@ -60,12 +96,35 @@ class TrainCheckpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def _read(self, step, item, args):
-        return self._manager.restore(step, args=self._ocp.args.Composite(**{item: args}))[item]
+    def _read(self, step):
+        """(state or None, finding, sentence) of this process, without a word with the others."""
+        folder = self._folder / str(step)
+        try:
+            self._check(step, json.loads((folder / "facts" / "metadata").read_text()))
+            if self._is_local():
+                verify_checksums(folder, jax.process_index(), jax.process_count())
+            with self._ocp.StandardCheckpointer(multiprocessing_options=this_process()) as checkpointer:
+                return checkpointer.restore(folder / "state", self._state), _WHOLE, ""
+        except _Mismatch as error:
+            return None, _NOT_OURS, str(error)
+        except Exception as error:  # what a damaged file raises depends on which of its parts is hit
+            if type(error) is Exception and error.__cause__:  # Orbax's, around what TensorStore says
+                error = error.__cause__
+            return None, _kind(error), self._reason(step, error)
+
+    def _reason(self, step, error):
+        """A short sentence, the paths in it relative to the state's folder."""
+        text = str(error.args[0]) if error.args else ""
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        elif isinstance(error, KeyError):
+            text = f"there is no {text!r} in it"
+        text = (text.strip().splitlines() or [type(error).__name__])[0].replace(f"{self._folder / str(step)}/", "")
+        return text if len(text) <= 120 else f"{text[:117]}..."
 
     def _check(self, step, facts):
         for name, value in self._facts.items():
-            if facts[name] != value:
+            if facts.get(name, value) != value:
                 raise _Mismatch(
                     f"this run has {name}={value}, but the checkpoint at step {step} was made with {facts[name]}; "
                     "resume with the same value or start in another workdir."
@@ -96,6 +155,13 @@ class TrainCheckpoints:
 
 class _Mismatch(ValueError):
     """The checkpoint is whole, but not this run's."""
+
+
+def _kind(error):
+    """Whether an error in reading means damage, or what may pass: a network, a permission."""
+    kinds = (ValueError, LookupError, TypeError, AttributeError)
+    gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    return _DAMAGED if isinstance(error, kinds + gone) and not _PASSING.search(str(error)) else _OUT_OF_REACH
 
 
 def _outline(state):

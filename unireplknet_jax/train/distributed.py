@@ -1,5 +1,6 @@
 """Several processes as one run: joining, agreeing on a pre-emption, gathering what only process 0 writes."""
 
+import functools
 import json
 import os
 import signal
@@ -33,20 +34,22 @@ def join():
 
 
 class Preempted(Exception):
-    """The run was told to stop and has saved its state; the same command goes on from there."""
+    """The run was told to stop and has saved what it had done; the same command goes on from there."""
 
 
 class Preemption:
     """Notices SIGTERM, by which clusters announce that a machine will be taken away.
 
-    Processes agree on the step at which they stop, through jax's own service; one process alone handles the signal.
+    Where `join` has told jax of a run, be it of one process, jax's own service takes the signal from then on and lets
+    the processes agree on the step at which they stop; otherwise the signal is handled here.
     """
 
     def __init__(self):
         self._told = False
 
     def __enter__(self):
-        self._alone = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self._shared = jax.distributed.is_initialized()
+        self._alone = not self._shared and threading.current_thread() is threading.main_thread()
         if self._alone:
             self._before = signal.signal(signal.SIGTERM, self._tell)
         return self
@@ -59,8 +62,8 @@ class Preemption:
         self._told = True
 
     def reached(self, step):
-        """Whether to save and stop after this step; every process has to ask at every step."""
-        if jax.process_count() == 1:
+        """Whether to save and stop at this step; every process has to ask before the first and after every one."""
+        if not self._shared:
             return self._told
         from jax.experimental import multihost_utils
 
@@ -68,9 +71,14 @@ class Preemption:
 
 
 def to_host(mesh, tree):
-    """Whole arrays as NumPy on every process, wherever their parts are; a collective of all processes."""
-    whole = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
+    """Whole arrays as NumPy on process 0, wherever their parts are, None on others; a collective of all processes."""
+    whole = _gatherer(mesh)(tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole) if jax.process_index() == 0 else None
+
+
+@functools.cache
+def _gatherer(mesh):
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def gather_rows(rows):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 GROUP = "grad_norm/"
+UPDATE = "update_norm/"  # of the step that a group takes; looked at here, and not reported
 
 
 def mean_of_finite(window, step, schedule):
@@ -18,19 +19,30 @@ def mean_of_finite(window, step, schedule):
         if not all(map(math.isfinite, scalars.values())):
             before = window[index - 1] if index else {}
             raise FloatingPointError(_explain(scalars, before, first + index + 1, schedule[first + index]))
-    return {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+    reported = [name for name in window[0] if not name.startswith(UPDATE)]
+    return {name: float(np.mean([scalars[name] for scalars in window])) for name in reported}
 
 
 def _explain(scalars, before, step, lr):
     bad = [name for name, value in scalars.items() if not math.isfinite(value)]
-    names = ", ".join(name for name in bad if not name.startswith(GROUP))
-    groups = [name.removeprefix(GROUP) for name in bad if name.startswith(GROUP)]
-    some = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
+    names = ", ".join(name for name in bad if not name.startswith((GROUP, UPDATE)))
+    if all(name.startswith(UPDATE) for name in bad):
+        return (
+            f"the update of the parameters stopped being finite at step {step}, learning rate {lr:.3g} (though the "
+            f"gradients were; not finite: {_some(bad, UPDATE)}); look at optim.weight_decay, optim.eps and optim.lr, "
+            "and resume from the last checkpoint."
+        )
     norms = {name.removeprefix(GROUP): value for name, value in before.items() if name.startswith(GROUP)}
     largest = max(norms, key=norms.get, default=None)
     earlier = f"; the largest one of the step before was {norms[largest]:.3g} in {largest}" if largest else ""
     return (
         f"{names or 'a gradient'} stopped being finite at step {step}, learning rate {lr:.3g} (gradients that are not "
-        f"finite: {some or 'none'}{earlier}); lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_norm, and "
-        "resume from the last checkpoint."
+        f"finite: {_some(bad, GROUP)}{earlier}); lower optim.lr, lengthen optim.warmup_epochs or set optim.clip_norm, "
+        "and resume from the last checkpoint."
     )
+
+
+def _some(names, prefix):
+    """Up to five of the groups among the names."""
+    groups = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    return (", ".join(groups[:5]) or "none") + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")

@@ -13,7 +13,7 @@ from unireplknet_jax.models.reparameterize import is_merged, reparameterize
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, save_checkpoint
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.curves import draw_curves
-from unireplknet_jax.train.distributed import Preempted, Preemption, to_host
+from unireplknet_jax.train.distributed import Preempted, Preemption, gather_rows, to_host
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
@@ -21,9 +21,9 @@ from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_met
 from unireplknet_jax.train.profile import Profiler
 from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import make_task, set_up, training_flops
-from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, replicated, to_devices
+from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
-from unireplknet_jax.train.workdir import Workdir
+from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +35,14 @@ def train(config, workdir, profile=False):
     ours: model/ (the last state), best/ (the best evaluation) and, with a moving average, model_ema/ and best_ema/.
     profile: write a trace of a few steps to workdir/profile.
     Raises ValueError for a recipe that cannot run (batch and devices, unknown data, ...), OSError for a workdir that
-    cannot hold the run, `Preempted` after SIGTERM, once the state is saved, and FloatingPointError if a loss or a
-    gradient stops being finite, in which case the last finite state is what is on disk.
+    cannot hold the run, `Preempted` after SIGTERM, once the state is saved, and FloatingPointError if a loss, gradient
+    or update stops being finite, in which case the last finite state is what is on disk.
     """
+    with Preemption() as preemption, naming_a_full_disk(workdir):
+        return _train(config, workdir, profile, preemption)
+
+
+def _train(config, workdir, profile, preemption):
     # ---- task and data
     config = completed(config)
     data = {**config.data.to_dict(), "seed": config.seed}
@@ -57,17 +62,23 @@ def train(config, workdir, profile=False):
     place = Workdir(workdir)
     place.require_room((config.checkpoint.keep + 1) * state_bytes(run.state))
     facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
+    facts |= {"data.name": data["name"], "data.train_split": data["train_split"], "training examples": examples}
     checkpoints = TrainCheckpoints(place.root, facts, run.state, config.checkpoint.keep)
     state = checkpoints.restore()
     if state is None:
         state = make_state(task, run.optimizer, mesh, config.seed, config.ema.decay > 0, initial)
     step = first = int(state["step"])
+    if step > steps:
+        raise ValueError(
+            f"the run in {workdir} already has {step} steps, but this recipe ends after {steps}; raise epochs, or use "
+            "another workdir."
+        )
     eval_step = make_eval_step(task, mesh, deploy=False)
     writer = MetricWriter(place.local, step)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
-    best = best_so_far(place.local, task, step)
+    best, evaluated = best_so_far(place.local, task, step), evaluations_at(place.local, step)
 
     def forms(state):
         """{"": variables, "ema": their moving average}."""
@@ -83,35 +94,57 @@ def train(config, workdir, profile=False):
 
     def export(name, form, variables, note):
         """A checkpoint of ours in the workdir, named "model" or "model_ema"."""
-        whole = Checkpoint(task, to_host(mesh, variables), False, config.data.to_dict(), f"{data['name']}, {note}")
+        whole = to_host(mesh, variables)
         if jax.process_index() == 0:
-            save_checkpoint(place.local / (f"{name}_{form}" if form else name), whole, overwrite=True)
+            checkpoint = Checkpoint(task, whole, False, config.data.to_dict(), f"{data['name']}, {note}")
+            save_checkpoint(place.local / (f"{name}_{form}" if form else name), checkpoint, overwrite=True)
+
+    def evaluated_and_kept(state, step):
+        """The metrics of all forms, written down; a form that is better than before is exported."""
+        metrics = {}
+        for form, variables in forms(state).items():
+            found = measure(form, variables)
+            metrics |= found
+            name, value = next(iter(found.items()))
+            if _sign(task) * value > best.get(form, -math.inf):
+                best[form] = _sign(task) * value
+                export("best", form, variables, f"step {step} of {steps}, {name} {value:.6g}")
+        writer.write(step, {f"eval/{name}": value for name, value in metrics.items()})
+        _log.info("step %d  evaluated: %s", step, _listed(metrics))
+        return metrics
+
+    def publish():
+        writer.flush()
+        place.publish()
 
     _describe(config, task, state, mesh, examples, test, step, steps)
 
     # ---- loop
-    batches = _accumulated(
-        train_batches(
-            stream,
-            config.batch_size // config.accumulate,
-            step * config.accumulate,
-            jax.process_index(),
-            jax.process_count(),
-            config.data.get("num_threads", 2),
-            config.data.get("workers", 0),
-        ),
-        config.accumulate,
+    micro_batches = train_batches(
+        stream,
+        config.batch_size // config.accumulate,
+        step * config.accumulate,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.get("num_threads", 2),
+        config.data.get("workers", 0),
     )
-    sharding, pending, metrics = micro_batch_sharding(mesh), [], {}
-    closing = map(contextlib.closing, (checkpoints, writer, profiler, batches))
-    with contextlib.ExitStack() as stack, Preemption() as preemption, jax.set_mesh(mesh):
+    batches = _accumulated(micro_batches, config.accumulate)
+    sharding, pending, scalars, metrics = micro_batch_sharding(mesh), [], {}, {}
+    closing = map(contextlib.closing, (checkpoints, writer, profiler, micro_batches, batches))
+    with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
         for resource in closing:
             stack.enter_context(resource)
+        if preemption.reached(step):
+            raise Preempted(f"told to stop before going on at step {step} of {steps}: nothing was lost; run it again.")
+        # A state is saved before it is evaluated, so the process may have ended in between.
+        if test is not None and step and (step == steps or step % eval_steps == 0) and "eval" not in evaluated:
+            metrics = evaluated_and_kept(state, step)
         while step < steps:
             batch = to_devices(sharding, next(batches))
             if step == first and hasattr(task, "preview"):
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
-            profiler.before(step)
+            profiler.before(step, scalars)
             state, scalars = run.train_step(state, batch)
             step += 1
             pending.append(scalars)
@@ -126,39 +159,33 @@ def train(config, workdir, profile=False):
                 writer.write(step, row | {f"speed/{name}": value for name, value in speed.items()})
                 shown = {name: value for name, value in scalars.items() if "/" not in name}
                 progress.line(step, shown | {"lr": schedule[step - 1]} | speed)
-            if measuring and test is not None:
-                metrics = {}
-                for form, variables in forms(state).items():
-                    found = measure(form, variables)
-                    metrics |= found
-                    name, value = next(iter(found.items()))
-                    if _sign(task) * value > best.get(form, -math.inf):
-                        best[form] = _sign(task) * value
-                        export("best", form, variables, f"step {step} of {steps}, {name} {value:.6g}")
-                writer.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-                _log.info("step %d  evaluated: %s", step, _listed(metrics))
             if saving:
+                publish()  # the rows of a state are there before it is
                 checkpoints.save(step, state)
-                place.publish()
-            if measuring or saving or step == first + 1:
-                progress.restart(step)
             if preempted and step < steps:
                 raise Preempted(
                     f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
                 )
+            if measuring and test is not None:
+                metrics = evaluated_and_kept(state, step)
+            if measuring:
+                draw_curves(place.local)
+                publish()
+            if measuring or saving or step == first + 1:
+                progress.restart(step)
 
         # ---- what is left behind
         if test is not None:
             if not metrics:
                 for form, variables in forms(state).items():
                     metrics |= measure(form, variables)
-            if step > first:
+            if step > first or "eval/merged" not in evaluated:
                 merged = _measure_merged(task, mesh, variables_of(state), test, config)
-                writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
+                if merged:
+                    writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
         for form, variables in forms(state).items():
-            export("model", form, variables, f"{steps} steps")
-    if jax.process_index() == 0:
-        draw_curves(place.local)
+            export("model", form, variables, f"{step} steps")
+    draw_curves(place.local)
     place.publish()
     _log.info("wrote %s/model", workdir)
     return metrics
@@ -180,6 +207,14 @@ def best_so_far(folder, task, step):
     return best
 
 
+def evaluations_at(folder, step):
+    """Which of "eval" and "eval/merged" have a row at this step, a list, on every process."""
+    names = {name for row in read_metrics(folder / FILE) if row["step"] == step for name in row}
+    merged = {name for name in names if name.startswith("eval/merged/")}
+    plain = {name for name in names - merged if name.startswith("eval/")}
+    return gather_rows([["eval"] * bool(plain) + ["eval/merged"] * bool(merged)])[0]  # process 0 has the rows
+
+
 def _sign(task):
     """1 where a larger value of the task's first metric is better, -1 where a smaller one is."""
     return 1 if getattr(task, "higher_is_better", True) else -1
@@ -193,11 +228,17 @@ def _accumulated(batches, count):
 
 
 def _preview(task, mesh, batch, seed):
-    """Up to 16 training images as the network sees them, (n, h, w, c) in 0..1, or None."""
-    view = jax.jit(task.preview, out_shardings=replicated(mesh))
-    first = jax.tree.map(lambda x: x[0], batch)
-    images = view(first, jax.random.key(seed))
-    return None if images is None else np.asarray(images.addressable_data(0))[:16]
+    """Up to 16 training images as the network sees them, (n, h, w, c) in 0..1, on process 0; otherwise None."""
+    return to_host(mesh, _viewer(task)(batch, jax.random.key(seed)))
+
+
+def _viewer(task):
+    @jax.jit
+    def view(batch, key):
+        images = task.preview(jax.tree.map(lambda x: x[0], batch), key)  # of the whole batch, within which examples mix
+        return None if images is None else images[:16]
+
+    return view
 
 
 def _utilization(task):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import time
 
@@ -23,9 +24,10 @@ class MetricWriter:
         path = pathlib.Path(workdir) / FILE
         # A resumed run repeats the steps after its checkpoint: their old rows go.
         kept = [row for row in read_metrics(path) if row["step"] <= first_step]
-        self._file = path.open("w", buffering=1)
-        for row in kept:
-            self._file.write(json.dumps(row) + "\n")
+        part = path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(part, path)  # whoever is killed here leaves the old rows or the new ones
+        self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(pathlib.Path(workdir) / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step, values):
@@ -38,9 +40,14 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def write_images(self, step, name, images):
-        """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard."""
-        if self._main:
+        """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard; None: there are none."""
+        if self._main and images is not None:
             self._board.add_images(name, images, step, dataformats="NHWC")
+            self._board.flush()
+
+    def flush(self):
+        """Bring the files up to date; rows are on disk already."""
+        if self._main:
             self._board.flush()
 
     def close(self):
@@ -51,14 +58,17 @@ class MetricWriter:
 
 
 def read_metrics(path):
-    """The rows of a metrics.jsonl; a last line that was cut off in the middle is left out."""
-    rows = []
-    for line in pathlib.Path(path).read_text().splitlines() if pathlib.Path(path).exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """The rows of a metrics.jsonl; what a crash made of other lines (cut off, zeros, garbage) is left out."""
+    text = pathlib.Path(path).read_text(errors="replace") if pathlib.Path(path).exists() else ""
+    rows = map(_parse, text.splitlines())
+    return [row for row in rows if isinstance(row, dict) and type(row.get("step")) is int]
+
+
+def _parse(line):
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 class Progress:

@@ -4,18 +4,22 @@ import math
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from unireplknet_jax.ops.batch import BATCH_AXES
 
 
 def make_mesh(fsdp=1, devices=None):
-    """A mesh (data, fsdp) over all devices; ValueError if their number is not a multiple of `fsdp`."""
-    devices = devices or jax.devices()
+    """A mesh (data, fsdp) over all devices; ValueError if their number is not a multiple of `fsdp`.
+
+    In the order of the processes, on which the rows of a global batch rely: `jax.make_mesh` would follow the wires of a
+    TPU slice and interleave them.
+    """
+    devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices of this run.")
     shape = (len(devices) // fsdp, fsdp)
-    return jax.make_mesh(shape, BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return Mesh(np.array(devices).reshape(shape), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh):

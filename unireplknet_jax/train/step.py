@@ -70,7 +70,8 @@ def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
 
     batch: {name: (k, n, ...)}, k micro-batches of n examples over all devices. Their gradients are averaged; each has
     batch statistics of its own, and updates the running ones. Scalars are means over all k * n examples, among them
-    "grad_norm" and the norm below every first name of the parameter tree, "grad_norm/stages_0_0".
+    "grad_norm" and the norm below every first name of the parameter tree, "grad_norm/stages_0_0"; "update_norm/..."
+    likewise, of what is added to the parameters, which is not finite where they would stop being so.
     Randomness is a function of (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
     """
     module = task.module()
@@ -111,7 +112,8 @@ def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
         if ema_decay is not None:
             new_state["ema"] = optax.incremental_update(model, state["ema"], 1 - ema_decay)
         scalars = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
-        return new_state, scalars | _gradient_norms(gradients)
+        taken = {f"update_norm/{name}": optax.tree.norm(tree) for name, tree in updates.items()}
+        return new_state, scalars | _gradient_norms(gradients) | taken
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(

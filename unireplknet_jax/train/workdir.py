@@ -1,5 +1,7 @@
 """The folder of a run: checked before the run begins, and mirrored where it is a bucket."""
 
+import contextlib
+import errno
 import importlib.util
 import os
 import pathlib
@@ -26,11 +28,10 @@ class Workdir:
                 with tempfile.TemporaryFile(dir=self.root) as probe:
                     probe.write(b"written")
             except OSError as error:
-                raise OSError(
-                    f"the workdir {path} cannot be written ({error.strerror}); choose another --workdir."
-                ) from error
+                reason = "it is a file" if self.root.is_file() else error.strerror
+                raise OSError(f"the workdir {path} cannot be written ({reason}); choose another --workdir.") from error
             return
-        self.root = _open_bucket(text)
+        self.root, self._sent = _open_bucket(text), {}
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="unireplknet_"))
         weakref.finalize(self, shutil.rmtree, self.local, ignore_errors=True)
         if (self.root / "metrics.jsonl").exists():
@@ -49,14 +50,58 @@ class Workdir:
             )
 
     def publish(self):
-        """Copy what process 0 has written locally into the bucket; nothing to do for a local folder."""
+        """Copy what process 0 has written locally since the last time into the bucket; a local folder needs nothing.
+
+        A checkpoint there is readable at any time: its new data comes first, then what refers to it, then its card;
+        the files that it no longer has go last.
+        """
         if not self._bucket or jax.process_index() != 0:
             return
-        for file in self.local.rglob("*"):
-            if file.is_file():
-                target = self.root / file.relative_to(self.local).as_posix()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
+        stats = {path: path.stat() for path in self.local.rglob("*") if path.is_file()}
+        files = {path.relative_to(self.local).as_posix(): (s.st_mtime_ns, s.st_size) for path, s in stats.items()}
+        changed = [name for name, mark in files.items() if self._sent.get(name) != mark]
+        changed.sort(key=lambda name: (name.endswith("/card.json"), (self.root / name).exists(), name))
+        for name in changed:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_bytes((self.local / name).read_bytes())
+            self._sent[name] = files[name]
+        for card in changed:
+            if card.endswith("/card.json"):
+                self._clear(card.removesuffix("card.json"), files)
+
+    def _clear(self, folder, files):
+        """Delete what an earlier checkpoint has left in a folder of the bucket, be it of an earlier part of the run."""
+        for path in list(_files(self.root / folder)):
+            name = path.relative_to(self.root).as_posix()
+            if name not in files:
+                path.unlink()
+                self._sent.pop(name, None)
+
+
+def _files(folder):
+    """Every file below a folder, be it of a bucket, whose paths know no `rglob`."""
+    for path in folder.iterdir():
+        yield from _files(path) if path.is_dir() else [path]
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(workdir):
+    """Raise OSError, saying what is saved and what to do, instead of any error that comes of a full disk."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise
+        if "://" in os.fspath(workdir):
+            place, saved = tempfile.gettempdir(), f"what is saved is in {workdir}"
+        else:
+            steps = [path.name for path in pathlib.Path(workdir).glob("checkpoints/*") if path.name.isdigit()]
+            place = f"the workdir {workdir}"
+            saved = f"the last saved step is {max(steps, key=int)}" if steps else "no step has been saved"
+        raise OSError(
+            f"the disk of {place} is full; {saved}; make room and run the same command again to go on from there."
+        ) from error
 
 
 def _open_bucket(text):

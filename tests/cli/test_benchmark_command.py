@@ -44,3 +44,63 @@ def test_wrong_usage_and_wrong_data_are_one_line(tmp_path, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
     assert len(errors) == 3
     assert all(line.startswith("unireplknet benchmark: error: ") for line in errors)
+
+
+def run_json(capsys, *arguments):
+    assert main(["benchmark", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_convolution_is_timed_form_by_form(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("unireplknet_jax.benchmark.depthwise.torch_or_none", lambda: None)
+    monkeypatch.setattr("unireplknet_jax.benchmark.depthwise.measured_roofline", lambda: (1e9, 1e9))
+    plot = tmp_path / "plot.png"
+    chosen = ("--case", "1x7x7x8 k7", "--form", "xla", "--form", "dft", "--rounds", "2", "--plot", str(plot))
+    document = run_json(capsys, "depthwise", *chosen)
+    found = [(row["pass"], row["form"]) for row in document["rows"]]
+    assert found == [
+        *(("forward", form) for form in ("xla", "dft", "toeplitz, prepared")),
+        *((name, form) for name in ("input gradient", "kernel gradient") for form in ("xla", "dft")),
+    ]
+    assert document["dtype"] == "float32"
+    assert all(row["times xla"] == 1 for row in document["rows"] if row["form"] == "xla")
+    row = document["rows"][1]
+    # 7 positions meet 4 to 7 of 7 taps: 37 in each direction.
+    assert row["roofline"] == pytest.approx(2 * 8 * 37**2 / 1e9 / row["median"])
+    with Image.open(plot) as picture:
+        assert min(picture.size) > 100
+    assert main(["benchmark", "depthwise", *chosen]) == 0
+    assert "roofline" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_the_block_is_timed_beside_one_kernel(capsys, monkeypatch):
+    monkeypatch.setattr("unireplknet_jax.benchmark.block.torch_or_none", lambda: None)
+    rows = run_json(capsys, "block", "--case", "1x6x6x4 k7", "--rounds", "1")["rows"]
+    assert [row["form"] for row in rows] == ["one kernel, xla", "one kernel", "block", "block, xla"]
+    assert rows[1]["times one kernel"] == 1
+    assert all(row["temporary_bytes"] >= 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["model", "train"])
+def test_networks_are_timed_beside_pytorch(capsys, part):
+    options = ("unireplknet_a", "--batch", "1", "--size", "32", "--rounds", "1")
+    rows = run_json(capsys, part, *options)["rows"]
+    forms = [row["form"] for row in rows]
+    ours = ["prepared", "merged", "no depthwise"] if part == "model" else ["training", "no depthwise"]
+    assert forms[: len(ours)] == ours
+    if "torch" in forms:
+        assert forms[len(ours) :] == ["torch", "torch, channels last"]
+        assert min(row["times torch"] for row in rows[len(ours) :]) == 1
+    assert main(["benchmark", part, *options]) == 0
+
+
+@pytest.mark.parametrize("case", ["8x14x14x320", "8x14x13x320 k3", "8x14x14x320 k4", "8x14x14x320 k3 5 6", "14 k3"])
+def test_a_shape_that_cannot_be_measured_is_one_line(capsys, case):
+    assert main(["benchmark", "depthwise", "--case", case]) == 1
+    assert f"{case!r} is no shape" in capsys.readouterr().err
+
+
+def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
+    assert main(["benchmark", "depthwise", "--static", "v9"]) == 1
+    assert "'v9' is no chip" in capsys.readouterr().err

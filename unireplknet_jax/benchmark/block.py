@@ -74,14 +74,12 @@ def abstract_arguments(module, case, dtype):
 
 def measure_case(case, dtype="float32", rounds=9):
     """Rows {"case", "form", "seconds", ..., "times one kernel", "temporary_bytes"} of one case."""
-    dtype, rng, programs, memory = jnp.dtype(dtype), np.random.default_rng(0), {}, {}
+    dtype, rng, programs = jnp.dtype(dtype), np.random.default_rng(0), {}
     x, g = (jnp.asarray(rng.standard_normal((case.n, case.side, case.side, case.c)), dtype) for _ in range(2))
     for name, module in modules(case.k, dtype).items():
         variables = module.init(jax.random.key(0), x)
         arguments = variables["params"], variables["batch_stats"], x, g
         programs[name] = jax_program(training_pass(module), *arguments)
-        compiled = jax.jit(training_pass(module)).lower(*arguments).compile()
-        memory[name] = compiled.memory_analysis().temp_size_in_bytes
     programs |= _torch_programs(case, x, g)
     timings = measure(programs, rounds)
     return [
@@ -90,7 +88,6 @@ def measure_case(case, dtype="float32", rounds=9):
             "form": name,
             **timing._asdict(),
             "times one kernel": timing.median / timings["one kernel"].median,
-            "temporary_bytes": memory.get(name),
         }
         for name, timing in timings.items()
     ]

@@ -1,5 +1,6 @@
 """The depthwise convolution, form by form: forward pass, input gradient and kernel gradient."""
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -45,17 +46,14 @@ CASES = (
 
 
 def parse_case(text):
-    """The `Case` "8x14x14x320 k13" or "8x14x14x320 k3 d5"; ValueError for another form."""
-    try:
-        shape, kernel, *dilation = text.split()
-        n, h, w, c = map(int, shape.split("x"))
-        k = int(kernel.removeprefix("k"))
-        dilation = int(dilation[0].removeprefix("d")) if dilation else 1
-    except ValueError:
-        raise ValueError(f'{text!r} is no shape; expected NxHxWxC kK [dD], as in "8x14x14x320 k13".') from None
-    if h != w or min(n, h, c, k, dilation) < 1 or k % 2 == 0:
-        raise ValueError(f"{text!r} is no shape that is measured: the map must be square and the kernel odd.")
-    return Case(n, h, c, k, dilation)
+    """The `Case` of "8x14x14x320 k13" or "8x14x14x320 k3 d5"; ValueError for another form."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x\2x([1-9]\d*) k(\d*[13579])(?: d([1-9]\d*))?", text)
+    if not found:
+        raise ValueError(
+            f"{text!r} is no shape that can be measured; expected NxSxSxC kK [dD], a square map and an odd kernel, "
+            'as in "8x14x14x320 k13".'
+        )
+    return Case(*map(int, found.groups(default="1")))
 
 
 def operands(case, dtype):

@@ -16,27 +16,33 @@ _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
 
 
 class Program(NamedTuple):
-    """A program to time: `run` does the work once and returns when it is done, `compile_seconds` it took before."""
+    """A program to time: `run` does the work once and returns when it is done.
+
+    compile_seconds, temporary_bytes: what compiling it took and what it needs beside arguments and results, if known.
+    """
 
     run: Callable[[], object]
     compile_seconds: float | None = None
+    temporary_bytes: int | None = None
 
 
 class Timing(NamedTuple):
-    """Seconds of one run: the median over the rounds, the fastest and the slowest one."""
+    """Seconds of one run: the median over the rounds, the fastest and the slowest one; the rest as in `Program`."""
 
     median: float
     fastest: float
     slowest: float
     compile_seconds: float | None
+    temporary_bytes: int | None
 
 
-def jax_program(function, *arguments, static=()):
+def jax_program(function, *arguments):
     """The `Program` of a function of arrays, compiled for the default device."""
     began = time.perf_counter()
-    compiled = jax.jit(function, static_argnums=static).lower(*arguments).compile()
+    compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - began
-    return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds)
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
 
 
 def measure(programs, rounds=9):
@@ -56,8 +62,7 @@ def measure(programs, rounds=9):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             seconds[name].append(_seconds(programs[name], repeats[name]))
     return {
-        name: Timing(statistics.median(own), min(own), max(own), programs[name].compile_seconds)
-        for name, own in seconds.items()
+        name: Timing(statistics.median(own), min(own), max(own), *programs[name][1:]) for name, own in seconds.items()
     }
 
 

@@ -75,7 +75,7 @@ def _run_block(args):
         return
     cases = [depthwise.parse_case(text) for text in args.case] if args.case else block.CASES
     rows = [row for case in cases for row in block.measure_case(case, args.dtype, args.rounds)]
-    _report(args, rows, ["case", "form"], ["times one kernel", "temporary_bytes"])
+    _report(args, rows, ["case", "form"], ["times one kernel"])
 
 
 # ---- model, train
@@ -170,8 +170,11 @@ def _report(args, rows, keys, extras):
         print_json({**facts, "unit": "seconds", "rows": rows})
         return
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    columns = [*keys, "median ms", "fastest", "slowest", *extras, "compile s"]
-    print_table(columns, [[*_cells(row, keys), *_times(row), *_cells(row, extras), _seconds(row)] for row in rows])
+    columns = [*keys, "median ms", "fastest", "slowest", *extras, "temporary MB", "compile s"]
+    print_table(
+        columns,
+        [[*_cells(row, keys), *_times(row), *_cells(row, extras), _temporary(row), _seconds(row)] for row in rows],
+    )
 
 
 def _report_static(args, rows, keys, ratio):
@@ -201,6 +204,10 @@ def _cells(row, names):
 
 def _times(row):
     return [f"{1e3 * row[name]:.2f}" for name in ("median", "fastest", "slowest")]
+
+
+def _temporary(row):
+    return None if row["temporary_bytes"] is None else f"{row['temporary_bytes'] / 1e6:.1f}"
 
 
 def _seconds(row):

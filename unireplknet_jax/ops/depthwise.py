@@ -25,14 +25,14 @@ IMPLEMENTATIONS = types.MappingProxyType(
 _BEST = types.MappingProxyType(
     {
         "cpu": {
-            "convolve": ((5, None, "shift"), (None, 40, "dft"), (None, None, "fft")),
-            "kernel_gradient": ((5, None, "shift"), (None, 40, "dft"), (None, None, "fft")),
+            "convolve": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
+            "kernel_gradient": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
             "prepared": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
         },
         "tpu": {
-            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
+            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
+            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
         },
     }
 )

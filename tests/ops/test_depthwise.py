@@ -169,7 +169,7 @@ def test_the_largest_map_of_the_networks():
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
-@pytest.mark.parametrize(("side", "size", "dilation"), [(14, 13, 1), (7, 13, 1), (28, 13, 1), (14, 3, 2), (50, 13, 1)])
+@pytest.mark.parametrize(("side", "size", "dilation"), [(14, 13, 1), (7, 13, 1), (28, 13, 1), (14, 3, 2), (70, 13, 1)])
 def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation):
     x, kernel, _ = inputs((2, side, side, 8), (size, size))
     options = dict(dtype=x.dtype, platform=platform, dilation=dilation)
@@ -190,13 +190,23 @@ def test_a_kernel_prepared_for_another_size_is_refused():
 
 
 def test_auto_follows_the_platform_of_the_lowering():
-    x, kernel, _ = inputs((1, 50, 50, 8), (13, 13))
+    x, kernel, _ = inputs((1, 70, 70, 2), (13, 13))
     traced = jax.jit(depthwise_conv2d).trace(x, kernel)
     cpu, tpu = (traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu"))
     assert "fft" in cpu
     assert "stablehlo.convolution" not in cpu
     assert "stablehlo.convolution" in tpu
     assert "fft" not in tpu
+
+
+def test_small_kernels_share_the_form_of_the_large_one_beside_them():
+    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14)) == "xla"
+    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz"
+    assert depthwise.choose("tpu", "kernel_gradient", (3, 3, 1, 8), (28, 28), beside=13) == "xla"
+    assert depthwise.choose("cpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "shift"
+    x, kernel, g = inputs((2, 14, 14, 8), (3, 3))
+    traced = jax.jit(lambda *a: forward_and_gradients(*a, dilation=3, beside=13)).trace(x, kernel, g)
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 def test_cropping_keeps_every_tap_that_can_meet_the_map():

@@ -33,6 +33,7 @@ class DepthwiseConv(nn.Module):
     """A depthwise convolution with "same" padding; `use_bias` in merged form only.
 
     A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs.
+    beside: the size of a larger kernel with the same input (`ops.depthwise`).
     """
 
     kernel_size: int
@@ -40,6 +41,7 @@ class DepthwiseConv(nn.Module):
     use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
     impl: str = "auto"
+    beside: int = 0
 
     @nn.compact
     def __call__(self, x):
@@ -51,7 +53,8 @@ class DepthwiseConv(nn.Module):
         if prepared:
             y = prepared_conv2d(x, prepared, kernel.shape, dilation=self.dilation)
         else:
-            y = depthwise_conv2d(x, kernel.astype(self.dtype), dilation=self.dilation, impl=self.impl)
+            kernel = kernel.astype(self.dtype)
+            y = depthwise_conv2d(x, kernel, dilation=self.dilation, impl=self.impl, beside=self.beside)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
         return y
@@ -72,7 +75,7 @@ class DilatedReparamBlock(nn.Module):
         """x: (n, h, w, c) -> (n, h, w, c)."""
 
         def conv(k, r, name):
-            return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, name=name)(x)
+            return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, self.kernel_size, name=name)(x)
 
         def norm(y, name):
             return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train)

@@ -38,19 +38,25 @@ _BEST = types.MappingProxyType(
 )
 
 
-def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto"):
+# Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
+# computes once for all of them what depends on the input alone.
+_SHARED_MAP = types.MappingProxyType({"tpu": 16})
+
+
+def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
     """Convolve every channel with its own kernel: stride 1, zero "same" padding, float32 accumulation.
 
     x: (n, h, w, c) and kernel: (kh, kw, 1, c) of one floating-point dtype -> (n, h, w, c) of that dtype. kh and kw are
-    odd and may exceed the map. `dilation` spreads the taps. `impl` is "auto" (by the platform that is compiled for and
-    the kernel's size) or a name in IMPLEMENTATIONS; all give the same numbers. Differentiable in reverse mode, both
-    arguments. Under a context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no
-    implementation moves the batch between devices; under other names or without the context, the FFT gathers it.
+    odd and may exceed the map. `dilation` spreads the taps. `impl` is "auto" (by the platform that is compiled for,
+    the kernel's and the map's size) or a name in IMPLEMENTATIONS; all give the same numbers. `beside` is the size of a
+    larger kernel that convolves the same x, a hint for "auto". Differentiable in reverse mode, both arguments. Under a
+    context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no implementation moves
+    the batch between devices; under other names or without the context, the FFT gathers it.
     Raises ValueError for shapes, dtypes, dilations or names outside of this.
     """
     _check(x, kernel, dilation, impl)
     kernel = crop_kernel(kernel, x.shape[1:3], dilation)
-    return _convolve(x, kernel, dilation, impl)
+    return _convolve(x, kernel, dilation, impl, beside)
 
 
 def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
@@ -89,26 +95,26 @@ def crop_kernel(kernel, map_size, dilation=1):
     return kernel[rows, columns]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x, kernel, dilation, impl):
-    return _dispatch("convolve", x, kernel, kernel.shape, dilation, impl)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x, kernel, dilation, impl, beside):
+    return _dispatch("convolve", x, kernel, kernel.shape, dilation, impl, beside)
 
 
-def _convolve_forward(x, kernel, dilation, impl):
-    return _convolve(x, kernel, dilation, impl), (x, kernel)
+def _convolve_forward(x, kernel, dilation, impl, beside):
+    return _convolve(x, kernel, dilation, impl, beside), (x, kernel)
 
 
-def _convolve_backward(dilation, impl, residuals, g):
+def _convolve_backward(dilation, impl, beside, residuals, g):
     x, kernel = residuals
     # With stride 1 and "same" padding the input's gradient is the same convolution with the taps turned round.
-    dx = _convolve(g, kernel[::-1, ::-1], dilation, impl)
-    return dx, _dispatch("kernel_gradient", x, g, kernel.shape, dilation, impl)
+    dx = _convolve(g, kernel[::-1, ::-1], dilation, impl, beside)
+    return dx, _dispatch("kernel_gradient", x, g, kernel.shape, dilation, impl, beside)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _dispatch(function, x, other, kernel_shape, dilation, impl):
+def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
     """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process."""
 
     def run(name, x, other):
@@ -119,15 +125,18 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl):
 
     if impl != "auto":
         return run(impl, x, other)
-    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3]) for platform in _BEST}
+    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3], beside) for platform in _BEST}
     branches = {platform: functools.partial(run, name) for platform, name in best.items()}
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
-def choose(platform, use, kernel_shape, map_size):
-    """The name of the implementation that a platform takes."""
+def choose(platform, use, kernel_shape, map_size, beside=0):
+    """The name of the implementation that a platform takes; `beside` as in `depthwise_conv2d`."""
+    side, size = max(map_size), max(kernel_shape[:2])
+    if side <= _SHARED_MAP.get(platform, 0):
+        size = max(size, beside)
     for largest_kernel, largest_map, name in _BEST.get(platform, {}).get(use, ()):
-        if max(kernel_shape[:2]) <= (largest_kernel or math.inf) and max(map_size) <= (largest_map or math.inf):
+        if size <= (largest_kernel or math.inf) and side <= (largest_map or math.inf):
             return name
     return "xla"
 

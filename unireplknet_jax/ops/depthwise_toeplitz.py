@@ -41,6 +41,8 @@ def kernel_gradient(x, g, kernel_shape, dilation):
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
 
     def local(x, g):
+        if tiling.count > 1:  # else the windows, several times the map, would be kept from the forward pass
+            x = lax.optimization_barrier(x)
         matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
         taps = jax.ShapeDtypeStruct((c, *kernel_shape[:2]), matrix.dtype)
         (gradient,) = jax.linear_transpose(lambda taps: _matrix(taps, w, tiling, dilation), taps)(matrix)

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.train.plan import without_program_cache
+
 _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
 
 
@@ -39,7 +41,8 @@ class Timing(NamedTuple):
 def jax_program(function, *arguments):
     """The `Program` of a function of arrays, compiled for the default device."""
     began = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()
+    with without_program_cache():
+        compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
@@ -48,8 +51,8 @@ def jax_program(function, *arguments):
 def measure(programs, rounds=9):
     """{name: Timing} of {name: Program}: a round runs every program, each round begins with another one.
 
-    So a machine that other work slows down slows all of them; ratios are more certain than the times. One run of each
-    comes before, as a warm-up.
+    So a machine that other work slows down slows all of them; ratios are more certain than the times. A run that is not
+    timed comes before each that is: it pays for the caches and the waiting threads of the program before.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds} must be at least 1.")
@@ -60,6 +63,7 @@ def measure(programs, rounds=9):
     seconds = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            programs[name].run()
             seconds[name].append(_seconds(programs[name], repeats[name]))
     return {
         name: Timing(statistics.median(own), min(own), max(own), *programs[name][1:]) for name, own in seconds.items()

@@ -96,7 +96,7 @@ class _Compiler:
             with jax.set_mesh(self._mesh):
                 lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
             try:
-                with _without_program_cache():
+                with without_program_cache():
                     compiled = lowered.compile(compiler_options=self._options)
             except jax.errors.JaxRuntimeError as error:
                 return {"memory": needed_bytes(error, _bytes_of((run.state, batch)))}
@@ -250,7 +250,7 @@ class _Store:
 
 
 @contextlib.contextmanager
-def _without_program_cache():
+def without_program_cache():
     """jax would write what is compiled here to its own cache, and complain that it cannot read it without a TPU."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)

@@ -249,7 +249,7 @@ def test_the_bytes_on_one_device_follow_the_sharding():
 
 
 def test_nothing_reaches_the_cache_of_compiled_programs():
-    with planning._without_program_cache():
+    with planning.without_program_cache():
         assert not jax.config.jax_enable_compilation_cache
     assert jax.config.jax_enable_compilation_cache
 

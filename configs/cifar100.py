@@ -25,7 +25,12 @@ def get_config(arg="scratch"):
     size, options = parse_argument(arg, SIZES, OPTIONS, "configs/cifar100.py")
     config = base_config()
     config.task.options = {
-        "model": {"num_classes": 100, "bn_group": 128, "dtype": "float32"},
+        "model": {
+            "num_classes": 100,
+            "bn_group": 128,
+            "dtype": "float32",
+            "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
+        },
         "flip": True,
         "rand_augment": "rand-m9-mstd0.5-inc1",
         "random_erasing": 0.25,

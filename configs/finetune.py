@@ -37,6 +37,7 @@ def get_config(arg="a"):
             "head_init_scale": 0.001,
             "bn_group": placeholder(int),  # all examples of the batch share statistics
             "dtype": "float32",
+            "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
             "remat": False,
         },
         "image_size": 224,

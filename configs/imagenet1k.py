@@ -57,6 +57,7 @@ def get_config(arg="t"):
             "drop_path_rate": 0.1 if "ablation" in options else drop_path,
             "bn_group": bn_group,
             "dtype": "bfloat16",
+            "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
             "remat": False,
         },
         "image_size": 224,

@@ -47,6 +47,7 @@ def get_config(arg="s"):
             "head_init_scale": 0.001,
             "bn_group": bn_group,
             "dtype": "bfloat16",
+            "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
             "remat": False,
         },
         "image_size": 384,

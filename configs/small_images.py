@@ -40,6 +40,7 @@ def get_config(arg="digits"):
             "drop_path_rate": 0.0,
             "bn_group": placeholder(int),  # all examples of the batch share statistics
             "dtype": "float32",
+            "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
             "layer_scale_init": 1.0,  # 1e-6 is for hundreds of epochs: here it would cost the first few
         },
         "image_size": 32,

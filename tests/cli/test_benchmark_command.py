@@ -104,3 +104,18 @@ def test_a_shape_that_cannot_be_measured_is_one_line(capsys, case):
 def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
     assert main(["benchmark", "depthwise", "--static", "v9"]) == 1
     assert "'v9' is no chip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["block", "--case", "1x7x7x8 k3"], "1x7x7x8 k3 is no training block"),
+        (["block", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
+        (["model", "--batch", "0"], "--batch must be 1 or more"),
+        (["train", "--size", "0"], "--size 32 or more"),
+        (["model", "--plot", "/nowhere/at/all.png"], "its folder does not exist"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_is_tried(capsys, arguments, message):
+    assert main(["benchmark", *arguments]) == 1
+    assert message in capsys.readouterr().err

@@ -182,10 +182,12 @@ def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_a_kernel_prepared_for_another_size_is_refused():
-    x, kernel, _ = inputs((1, 14, 14, 4), (13, 13))
-    prepared = prepare_kernel(kernel, (12, 12), dtype=x.dtype, platform="cpu")
-    with pytest.raises(ValueError, match=r"maps of another size than \(14, 14\)"):
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize(("size", "other"), [((14, 14), (12, 12)), ((8, 4), (4, 8)), ((14, 7), (7, 14))])
+def test_a_kernel_prepared_for_another_size_is_refused(platform, size, other):
+    x, kernel, _ = inputs((1, *size, 4), (13, 13))
+    prepared = prepare_kernel(kernel, other, dtype=x.dtype, platform=platform)
+    with pytest.raises(ValueError, match=rf"maps of another size than \({size[0]}, {size[1]}\)"):
         prepared_conv2d(x, prepared, kernel.shape)
 
 
@@ -204,9 +206,40 @@ def test_small_kernels_share_the_form_of_the_large_one_beside_them():
     assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz"
     assert depthwise.choose("tpu", "kernel_gradient", (3, 3, 1, 8), (28, 28), beside=13) == "xla"
     assert depthwise.choose("cpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "shift"
-    x, kernel, g = inputs((2, 14, 14, 8), (3, 3))
+    x, kernel, g = inputs((32, 14, 14, 8), (3, 3))
     traced = jax.jit(lambda *a: forward_and_gradients(*a, dilation=3, beside=13)).trace(x, kernel, g)
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+def test_few_examples_on_a_device_take_another_form():
+    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz"
+    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=31) == "xla"
+    assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz"
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    x, kernel, _ = inputs((64, 14, 14, 4), (13, 13))
+
+    def convolves():
+        text = jax.jit(depthwise_conv2d).trace(x, kernel).lower(lowering_platforms=("tpu",)).as_text()
+        return "stablehlo.convolution" in text
+
+    assert not convolves()  # 64 on the device
+    with jax.set_mesh(mesh):
+        assert convolves()  # 8 on each
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="x is empty"):
+        depthwise_conv2d(jnp.zeros((0, 4, 4, 2)), jnp.zeros((3, 3, 1, 2)))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_float64_is_float64_throughout(impl):
+    with jax.enable_x64(True):
+        x, kernel, g = (a.astype(jnp.float64) for a in inputs((2, 14, 14, 3), (13, 13)))
+        for ours, expected in zip(
+            forward_and_gradients(x, kernel, g, impl=impl), reference(x, kernel, g, 1), strict=True
+        ):
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
 
 
 def test_cropping_keeps_every_tap_that_can_meet_the_map():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.benchmark.timing import Program, jax_program, measure, torch_or_none
-from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
+from unireplknet_jax.nn.block import BRANCHES, DepthwiseConv, DilatedReparamBlock
 from unireplknet_jax.nn.layers import BatchNorm
 
 
@@ -38,6 +38,12 @@ class OneKernel(nn.Module):
     def __call__(self, x, train=False):
         y = DepthwiseConv(self.kernel_size, 1, False, self.dtype, self.impl, name="conv")(x)
         return BatchNorm(name="norm")(y, train)
+
+
+def check_case(case):
+    """Raise ValueError for a shape that is no block's."""
+    if case.k not in BRANCHES or getattr(case, "dilation", 1) != 1:
+        raise ValueError(f"{case} is no training block: its kernel is one of {', '.join(map(str, sorted(BRANCHES)))}.")
 
 
 def modules(k, dtype):
@@ -74,6 +80,7 @@ def abstract_arguments(module, case, dtype):
 
 def measure_case(case, dtype="float32", rounds=9):
     """Rows {"case", "form", "seconds", ..., "times one kernel", "temporary_bytes"} of one case."""
+    check_case(case)
     dtype, rng, programs = jnp.dtype(dtype), np.random.default_rng(0), {}
     x, g = (jnp.asarray(rng.standard_normal((case.n, case.side, case.side, case.c)), dtype) for _ in range(2))
     for name, module in modules(case.k, dtype).items():

@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.benchmark.timing import Program, jax_program, measure, measured_roofline, torch_or_none
-from unireplknet_jax.ops import depthwise
 from unireplknet_jax.ops.depthwise import (
     IMPLEMENTATIONS,
-    crop_kernel,
     depthwise_conv2d,
     prepare_kernel,
     prepared_conv2d,
@@ -77,9 +75,11 @@ def pass_of(name, impl, dilation):
 
 
 def measure_case(case, dtype="float32", rounds=9, forms=None):
-    """Rows {"case", "pass", "form", "seconds", ..., "times xla", "share of roofline"} of one case.
+    """Rows {"case", "pass", "form", "seconds", ..., "times xla", "roofline"} of one case.
 
     forms: names of implementations, None: all. "prepared" is the chosen one with the kernel's part done ahead.
+    roofline: the time of the direct sum at this device's float32 peak and the speed of its main memory, as a share of
+    the time; above 1 where the arrays fit a cache.
     """
     dtype = jnp.dtype(dtype)
     arrays, forms = operands(case, dtype), list(forms or IMPLEMENTATIONS)
@@ -102,17 +102,6 @@ def measure_case(case, dtype="float32", rounds=9, forms=None):
             for form, timing in timings.items()
         ]
     return rows
-
-
-def chosen(case, platform):
-    """{pass: the form that "auto" takes for a case on a platform}, "prepared" among them."""
-    kernel = jax.eval_shape(
-        lambda k: crop_kernel(k, (case.side, case.side), case.dilation),
-        jax.ShapeDtypeStruct((case.k, case.k, 1, case.c), jnp.float32),
-    )
-    uses = {"forward": "convolve", "input gradient": "convolve", "kernel gradient": "kernel_gradient"}
-    best = {name: depthwise.choose(platform, use, kernel.shape, (case.side,) * 2) for name, use in uses.items()}
-    return best | {"prepared": depthwise.choose(platform, "prepared", kernel.shape, (case.side,) * 2)}
 
 
 def _prepared(case, arrays, dtype):
@@ -171,7 +160,7 @@ _roofline = None
 
 
 def _floor(case, dtype):
-    """Seconds below which no form gets here: every tap that meets the map once, every array through memory once."""
+    """Seconds of the direct sum at full speed: every tap that meets the map once, every array through memory once."""
     global _roofline
     if _roofline is None:
         _roofline = measured_roofline()

@@ -103,7 +103,8 @@ def environment():
     names = ("jax", "jaxlib", "flax", "numpy", "torch")
     versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
     kind = _processor() if device.platform == "cpu" else device.device_kind
-    return {"device": kind, "platform": device.platform, "threads": os.cpu_count(), **versions}
+    threads, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
+    return {"device": kind, "platform": device.platform, "threads": threads, "load": load, **versions}
 
 
 def _processor():

@@ -1,6 +1,7 @@
 """`benchmark WHAT`: how fast a part of the system is on this machine."""
 
 import dataclasses
+import pathlib
 
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
@@ -15,6 +16,8 @@ def add_arguments(parser):
 
 
 def run(args):
+    if getattr(args, "plot", None) and not pathlib.Path(args.plot).absolute().parent.is_dir():
+        raise ValueError(f"--plot {args.plot} cannot be written: its folder does not exist.")
     if hasattr(args, "dtype"):
         args.dtype = args.dtype or ("bfloat16" if getattr(args, "static", None) else "float32")
     return args.run_part(args)
@@ -102,6 +105,8 @@ def _run_train(args):
 
 
 def _run_network(args, measure, batches, models):
+    if min(args.batch or batches) < 1 or args.size < 32:
+        raise ValueError("--batch must be 1 or more and --size 32 or more.")
     rows = [
         row
         for model in args.models or models
@@ -189,9 +194,10 @@ def _report_static(args, rows, keys, ratio):
         print_json({**facts, "unit": "seconds", "rows": rows})
         return
     print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
-    columns = [*keys, "static ms", "at most", "memory ms", ratio, "scratch MB", "compile s"]
+    columns = [*keys, "static ms", "long loops", "unknown loops", "memory ms", ratio, "scratch MB", "compile s"]
     cells = [
-        [f"{1e3 * row[name]:.3f}" for name in ("seconds", "seconds_if_long", "memory_seconds")]
+        [f"{1e3 * row[name]:.3f}" for name in ("seconds", "seconds_if_long")]
+        + [row["unknown_loops"], f"{1e3 * row['memory_seconds']:.3f}"]
         + [f"{row[ratio]:.2f}" if row[ratio] else None, f"{row['scratch_bytes'] / 1e6:.0f}", _seconds(row)]
         for row in rows
     ]

@@ -23,6 +23,13 @@ def batch_axes():
     return tuple(name for name in BATCH_AXES if types.get(name) == AxisType.Auto)
 
 
+def batch_shards(batch):
+    """Into how many parts the context mesh splits a batch of so many rows; 1 for one that it does not divide."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    shards = math.prod(shape[name] for name in batch_axes())
+    return 1 if batch % shards else shards
+
+
 def over_batch_shards(function, batched, shared, *, sum_output=False):
     """function(*batched, *shared), each device computing on its own rows of `batched`; no data crosses devices.
 
@@ -31,9 +38,7 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
     does not divide (initialization with one image, say), the function is called as it is.
     """
     axes = batch_axes()
-    shape = jax.sharding.get_abstract_mesh().shape
-    shards = math.prod(shape[name] for name in axes)
-    if shards == 1 or batched[0].shape[0] % shards:
+    if batch_shards(batched[0].shape[0]) == 1:
         return function(*batched, *shared)
 
     def local(*operands):

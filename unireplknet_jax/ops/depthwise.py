@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
+from unireplknet_jax.ops.batch import batch_shards
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -30,14 +31,16 @@ _BEST = types.MappingProxyType(
             "prepared": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
         },
         "tpu": {
-            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
-            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
-            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 64, "toeplitz"), (None, None, "xla")),
+            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
         },
     }
 )
 
 
+# With fewer examples on a device, what another form makes of the kernel costs more time and memory than it saves.
+_SMALLEST_BATCH = types.MappingProxyType({"tpu": 32})
 # Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
 # computes once for all of them what depends on the input alone.
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
@@ -125,14 +128,20 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
 
     if impl != "auto":
         return run(impl, x, other)
-    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3], beside) for platform in _BEST}
+    batch = x.shape[0] // batch_shards(x.shape[0])
+    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3], batch, beside) for platform in _BEST}
     branches = {platform: functools.partial(run, name) for platform, name in best.items()}
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
-def choose(platform, use, kernel_shape, map_size, beside=0):
-    """The name of the implementation that a platform takes; `beside` as in `depthwise_conv2d`."""
+def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0):
+    """The name of the implementation that a platform takes for `batch` examples on a device.
+
+    use: "convolve", "kernel_gradient" or "prepared"; `beside` as in `depthwise_conv2d`.
+    """
     side, size = max(map_size), max(kernel_shape[:2])
+    if use != "prepared" and batch < _SMALLEST_BATCH.get(platform, 0):
+        return "xla"
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
     for largest_kernel, largest_map, name in _BEST.get(platform, {}).get(use, ()):
@@ -151,6 +160,8 @@ def _check(x, kernel, dilation, impl):
         raise ValueError(f'"same" padding is defined for odd kernel sizes only, but the kernel is {kernel.shape[:2]}.')
     if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x and kernel must share one floating-point dtype, but are {x.dtype} and {kernel.dtype}.")
+    if 0 in x.shape:
+        raise ValueError(f"x is empty: its shape is {x.shape}.")
     if not isinstance(dilation, int) or dilation < 1:
         raise ValueError(f"dilation must be a positive integer, but is {dilation!r}.")
     if impl != "auto" and impl not in IMPLEMENTATIONS:

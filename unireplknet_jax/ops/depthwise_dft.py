@@ -77,12 +77,12 @@ def _waves(frequencies, positions):
 
 def _of_real(matrix):
     """A complex matrix (f, t) that acts on real vectors, as a real one (f 2, t)."""
-    return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1]).astype(np.float32)
+    return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
 
 
 def _of_complex(matrix):
     """A complex matrix (f, t) that acts on complex vectors, as a real one (2 f, 2 t)."""
-    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]]).astype(np.float32)
+    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
 
 
 def _spectrum(x, transform):

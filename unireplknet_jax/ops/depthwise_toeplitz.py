@@ -22,7 +22,7 @@ def convolve(x, kernel, dilation):
 
 
 def prepare(kernel, map_size, dilation):
-    """The matrix (c, window, tile) of kernel (kh, kw, 1, c) on maps of `map_size`, of the kernel's dtype."""
+    """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w)."""
     tiling = _tile(map_size, kernel.shape, dilation)
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
@@ -30,8 +30,9 @@ def prepare(kernel, map_size, dilation):
 def convolve_prepared(x, matrix, kernel_shape, dilation):
     """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
-    y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix.astype(x.dtype)).astype(x.dtype)
     n, h, w, c = x.shape
+    matrix = matrix.astype(x.dtype).reshape(c, tiling.window * w, tiling.tile * w)
+    y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix).astype(x.dtype)
     return y.reshape(c, n, tiling.count * tiling.tile, w)[:, :, :h].transpose(1, 2, 3, 0)
 
 
@@ -45,6 +46,7 @@ def kernel_gradient(x, g, kernel_shape, dilation):
             x = lax.optimization_barrier(x)
         matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
         taps = jax.ShapeDtypeStruct((c, *kernel_shape[:2]), matrix.dtype)
+        matrix = matrix.reshape(c, tiling.window, w, tiling.tile, w)
         (gradient,) = jax.linear_transpose(lambda taps: _matrix(taps, w, tiling, dilation), taps)(matrix)
         return gradient
 
@@ -70,10 +72,10 @@ def _tile(map_size, kernel_shape, dilation):
 
 
 def _matrix(taps, w, tiling, dilation):
-    """taps: (c, kh, kw) -> (c, window rows * w, tile rows * w): row q and column p hold the tap at offset q - p."""
+    """taps: (c, kh, kw) -> (c, window rows, w, tile rows, w): at [:, q, p] the tap at the offset q - p."""
     bands = _bands(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
     bands = _bands(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
-    return bands.transpose(0, 3, 1, 4, 2).reshape(len(taps), tiling.window * w, tiling.tile * w)
+    return bands.transpose(0, 3, 1, 4, 2)
 
 
 def _bands(taps, window, tile, above, dilation):

@@ -45,7 +45,7 @@ def libtpu_version():
     """The version of libtpu; ImportError, with the command that installs it, where there is none."""
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(
-            f'plan needs libtpu, the TPU compiler, which runs without a TPU: pip install "jax[tpu]=={jax.__version__}".'
+            f'this needs libtpu, the TPU compiler, which runs without a TPU: pip install "jax[tpu]=={jax.__version__}".'
         )
     return importlib.metadata.version("libtpu")
 

@@ -156,17 +156,12 @@ def _torch_programs(name, case, arrays):
     }
 
 
-_roofline = None
-
-
 def _floor(case, dtype):
     """Seconds of the direct sum at full speed: every tap that meets the map once, every array through memory once."""
-    global _roofline
-    if _roofline is None:
-        _roofline = measured_roofline()
+    peak, bandwidth = measured_roofline()
     positions = np.arange(case.side)
     taps = case.dilation * (np.arange(case.k) - case.k // 2)
     valid = np.sum((positions[:, None] + taps >= 0) & (positions[:, None] + taps < case.side))
     flops = 2 * case.n * case.c * float(valid) ** 2
     moved = dtype.itemsize * (2 * case.n * case.c * case.side**2 + case.k**2 * case.c)
-    return max(flops / _roofline[0], moved / _roofline[1])
+    return max(flops / peak, moved / bandwidth)

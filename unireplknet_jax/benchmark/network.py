@@ -1,5 +1,6 @@
 """Whole networks: merged inference and a training step, beside an equal PyTorch network."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ from unireplknet_jax.benchmark.timing import Program, jax_program, measure, torc
 from unireplknet_jax.models.prepare import prepare
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.variants import create_model
+from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
 
 
 def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True):
@@ -80,7 +82,6 @@ def _step(apply, optimizer, state, images, labels):
 
 def _without_depthwise(model):
     """`model.apply` with every depthwise convolution left out: what is left is the floor for the rest."""
-    from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
 
     def skip(next_function, args, kwargs, context):
         if isinstance(context.module, DepthwiseConv | DilatedReparamBlock) and context.method_name == "__call__":
@@ -88,8 +89,6 @@ def _without_depthwise(model):
         return next_function(*args, **kwargs)
 
     def apply(variables, images, **options):
-        import flax.linen as nn
-
         with nn.intercept_methods(skip):
             return model.apply(variables, images, **options)
 

@@ -1,5 +1,6 @@
 """Timing of several programs that do the same work, side by side in one run."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -77,6 +78,7 @@ def _seconds(program, repeats):
     return (time.perf_counter() - began) / repeats
 
 
+@functools.cache
 def measured_roofline():
     """(FLOP/s, bytes/s) that this device reaches: a float32 product of 2048 x 2048 matrices, a copy of 256 MiB."""
     matrix, long = jnp.ones((2048, 2048)), jnp.ones((2**26,))

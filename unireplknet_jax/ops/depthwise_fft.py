@@ -14,7 +14,6 @@ from unireplknet_jax.ops.fold import dilate_kernel
 
 def convolve(x, kernel, dilation):
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
-
     return convolve_prepared(x, prepare(kernel, x.shape[1:3], dilation), kernel.shape, dilation)
 
 

@@ -67,7 +67,9 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError('reading sounds needs soundfile, which is missing: pip install "unireplknet_jax[audio]"') from error
+        raise ImportError(
+            'reading sounds needs soundfile, which is missing: pip install "unireplknet_jax[audio]"'
+        ) from error
     if not data:
         raise ValueError(f"{name} is empty; expected a WAV, FLAC, Ogg or MP3 file")
     try:

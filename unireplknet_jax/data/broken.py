@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import EncodedImage, ImageSource, listed
+from unireplknet_jax.data.base import ImageSource, listed
 from unireplknet_jax.data.image import read_image
 
+Why = Callable[[dict[str, Any]], str | None]
 POLICIES = ("refuse", "skip")
 MOST_REPLACED = 100  # in a row; a data set that is worse off needs mending, not skipping
-_TO_SKIP = "to pass over such pictures: train --config.data.broken=skip, evaluate --broken skip"
+_TO_SKIP = "to pass over such files: train --config.data.broken=skip, evaluate --broken skip"
 _log = logging.getLogger(__name__)
 
 
@@ -49,11 +50,13 @@ class AugmentedExamples:
     broken: "refuse" raises ValueError with the picture's name; "skip" takes the next readable example of the source
         instead, the first one after the last, with its own label and id, and logs each broken picture once per
         process. Which one is taken depends on the source alone: the stream stays a function of (seed, epoch, index).
+    why: `why_broken` for other files than pictures.
     """
 
     source: ImageSource
     transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
     broken: str = "refuse"
+    why: Why | None = None
     _logged: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -65,14 +68,14 @@ class AugmentedExamples:
             try:
                 return self.transform(example, rng)
             except ValueError as error:
-                reason = why_broken(example)
+                reason = (self.why or why_broken)(example)
                 if reason is None:  # the picture is whole: the transform itself is at fault
                     raise
                 if self.broken == "refuse":
                     raise ValueError(f"{reason}; {_TO_SKIP}") from error
                 self._log_once(reason)
         raise ValueError(
-            f"{MOST_REPLACED:,} pictures in a row, or all there are, cannot be decoded, the last one "
+            f"{MOST_REPLACED:,} files in a row, or all there are, cannot be decoded, the last one "
             f"{name_of(example)}; mend the data set"
         )
 
@@ -88,6 +91,7 @@ class TransformedExamples:
 
     source: ImageSource
     transform: Callable[[dict[str, Any]], dict[str, Any]]
+    why: Why | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -97,7 +101,7 @@ class TransformedExamples:
         try:
             return self.transform(example)
         except ValueError as error:
-            reason = why_broken(example)
+            reason = (self.why or why_broken)(example)
             if reason is None:
                 raise
             raise ValueError(f"{reason}; {_TO_SKIP}") from error
@@ -121,12 +125,12 @@ class Selected:
         return self.source[int(self.indices[index])]
 
 
-def without_broken(source: ImageSource, threads: int | None = None) -> ImageSource:
+def without_broken(source: ImageSource, threads: int | None = None, why: Why | None = None) -> ImageSource:
     """The source without the pictures that cannot be decoded, each logged by name; decodes every picture once.
 
     For evaluation, where a replacement would count twice.
     """
-    found = find_broken(source, threads)
+    found = find_broken(source, threads, why=why)
     if not found:
         return source
     for picture in found:
@@ -135,7 +139,10 @@ def without_broken(source: ImageSource, threads: int | None = None) -> ImageSour
 
 
 def find_broken(
-    source: ImageSource, threads: int | None = None, progress: Callable[[int], None] | None = None
+    source: ImageSource,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    why: Why | None = None,
 ) -> list[BrokenPicture]:
     """All pictures of a source that cannot be decoded, in its order; every one is decoded, in threads.
 
@@ -143,7 +150,7 @@ def find_broken(
     Raises OSError where a picture cannot even be read.
     """
     found = []
-    for index, (example, reason) in enumerate(checked_examples(source, threads)):
+    for index, (example, reason) in enumerate(checked_examples(source, threads, why)):
         if reason is not None:
             found.append(BrokenPicture(index, name_of(example), reason))
         if progress is not None:
@@ -151,12 +158,14 @@ def find_broken(
     return found
 
 
-def checked_examples(source: ImageSource, threads: int | None = None) -> Iterator[tuple[dict[str, Any], str | None]]:
+def checked_examples(
+    source: ImageSource, threads: int | None = None, why: Why | None = None
+) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Yield (example, why its picture is broken or None) of a whole source in order, read and decoded in threads."""
 
     def check(index):
         example = source[index]
-        return example, why_broken(example)
+        return example, (why or why_broken)(example)
 
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -184,9 +193,9 @@ def why_broken(example: dict[str, Any]) -> str | None:
 
 
 def name_of(example: dict[str, Any]) -> str:
-    """What to call the picture of an example."""
-    image = example["image"]
-    return image.name if isinstance(image, EncodedImage) else f"the picture with id {example['id']}"
+    """What to call the file of an example."""
+    names = [value.name for value in example.values() if hasattr(value, "name")]
+    return names[0] if names else f"the picture with id {example['id']}"
 
 
 def refuse_all(found: Sequence[BrokenPicture]) -> None:

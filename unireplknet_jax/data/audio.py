@@ -121,7 +121,7 @@ class FilterBank:
             raise ValueError(f"window is {self.window!r}; expected one of {', '.join(WINDOWS)}")
         if self.mels < 1 or self.width_samples < 2 or self.shift_samples < 1:
             raise ValueError(
-                f"mels={self.mels}, width={self.width} and shift={self.shift} ms at {self.rate} Hz make no filter bank; "
+                f"mels={self.mels}, width={self.width}, shift={self.shift} ms at {self.rate} Hz make no filter bank: "
                 "expected 1 filter or more, frames of 2 samples or more and a shift of 1 sample or more"
             )
         if not 0 <= self.low < self._highest <= self.rate / 2:
@@ -234,7 +234,7 @@ def roll_frames(features: np.ndarray, rng: np.random.Generator, most: int) -> np
 
 
 def windows(waveform: np.ndarray, size: int) -> list[np.ndarray]:
-    """Waveforms of at most `size` samples that cover a long one: each begins half a window later, the last one ends it."""
+    """Waveforms of at most `size` samples that cover a long one: each begins half a window later, the last ends it."""
     last = len(waveform) - size
     if last <= 0:
         return [waveform]

@@ -18,14 +18,12 @@ import numpy as np
 from unireplknet_jax.data.audio import SUFFIXES, EncodedSound
 from unireplknet_jax.data.base import check_split, listed, nearest
 from unireplknet_jax.data.folder import Names, open_folder
+from unireplknet_jax.data.label_names import read_labels
 
 SOURCES = ("speech_commands", "synthetic_commands", "folder", "csv", "tones")
 ARCHIVE = "speech_commands_v0.02.tar.gz"
 # The order of the label file that the original takes from AST; TFDS and torchaudio have others.
-COMMANDS = tuple(
-    "backward follow five bed zero on learn two house tree dog stop seven eight down six forward cat right visual four "
-    "wow no nine off three left marvin yes up sheila happy bird go one".split()
-)
+COMMANDS = read_labels("speech_commands")
 TONES = tuple(f"{frequency} Hz" for frequency in (150, 250, 400, 600, 900, 1300, 1800, 2500, 3500, 5000))
 _SPLITS = {"test": "testing_list.txt", "validation": "validation_list.txt"}
 _log = logging.getLogger(__name__)
@@ -60,7 +58,7 @@ class SoundFiles:
 
 @dataclass(frozen=True, eq=False)
 class Tones:
-    """Half a second to a second of a sine of one of `TONES` in noise, at 16,000 samples a second, from its index alone."""
+    """Half a second to a second of one of `TONES` in noise, at 16,000 samples a second, from the index alone."""
 
     count: int
     seed: int

@@ -20,15 +20,16 @@ from unireplknet_jax.data.audio_sets import COMMANDS
 
 RATE = 16_000
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
-VOICES = {  # espeak-ng's variants: no one of them speaks in two splits
+_VOICES = {  # espeak-ng's variants: no one of them speaks in two splits
     "train": (
         "m1 m2 m3 m5 m6 m8 f1 f2 f4 adam Alex Alicia Andrea Andy antonio belinda benjamin boris caleb Denis Diogo "
-        "Gene Henrique Hugo iven Jacky john linda Mario max michel Mike Nguyen pablo paul pedro quincy rob robert steph "
-        "travis victor zac anika"
-    ).split(),
-    "validation": ["m7", "f5", "david", "steph2"],
-    "test": ["m4", "f3", "Annie", "ed", "Lee", "Michael", "sandro", "shelby", "grandpa", "norbert"],
+        "Gene Henrique Hugo iven Jacky john linda Mario max michel Mike Nguyen pablo paul pedro quincy rob robert "
+        "steph travis victor zac anika"
+    ),
+    "validation": "m7 f5 david steph2",
+    "test": "m4 f3 Annie ed Lee Michael sandro shelby grandpa norbert",
 }
+VOICES = {split: names.split() for split, names in _VOICES.items()}
 TAKES = {"train": 2, "validation": 1, "test": 1}  # of every word in every voice, each of another accent, speed, pitch
 
 
@@ -83,7 +84,7 @@ def _render(folder: Path, voices=VOICES, takes=TAKES) -> None:
 
 
 def speak(text: str, voice: str = "en-us", speed: int = 160, pitch: int = 50) -> np.ndarray:
-    """(samples,) float64 at 16,000 a second: a text, spoken. voice: accent+variant; speed: words a minute; pitch: 0..99.
+    """(samples,) float64 at 16,000 a second: a text, spoken. voice: accent+variant; speed: words a minute; pitch: 0..99
 
     Raises ImportError without espeak-ng, ValueError where it does not know the voice or says nothing.
     """

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class SoundFiles:
     """The sounds of one split, as the bytes of their files; picklable. The id is the index.
 
-    Example i is {"sound": EncodedSound, "classes": (class, ...), "id": i}. names: the paths below `folder`. classes:
+    Example i is {"sound": EncodedSound, "path": name, "classes": (class, ...), "id": i}. names: the paths below `folder`. classes:
     the classes (indices into `labels`) of every sound.
     """
 
@@ -53,7 +53,7 @@ class SoundFiles:
                 data = file.read()
         except OSError as error:
             raise OSError(f"{path} cannot be read ({error.strerror}); it was there when its set was listed") from error
-        return {"sound": EncodedSound(data, path), "classes": self.classes[index], "id": index}
+        return {"sound": EncodedSound(data, path), "path": path, "classes": self.classes[index], "id": index}
 
 
 @dataclass(frozen=True, eq=False)

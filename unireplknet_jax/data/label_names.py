@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 
-LABEL_SETS = ("imagenet1k", "imagenet22k")
+LABEL_SETS = ("imagenet1k", "imagenet22k", "speech_commands")
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of "imagenet1k" (1000) or "imagenet22k" (21,841); entry i names class i.
+    """The class names of "imagenet1k" (1000), "imagenet22k" (21,841) or "speech_commands" (35); entry i names class i.
 
-    The order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane" is a bird
+    The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
+    ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane" is a bird
     and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each file
     states where it comes from.
 

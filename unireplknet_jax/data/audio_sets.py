@@ -33,8 +33,8 @@ _log = logging.getLogger(__name__)
 class SoundFiles:
     """The sounds of one split, as the bytes of their files; picklable. The id is the index.
 
-    Example i is {"sound": EncodedSound, "path": name, "classes": (class, ...), "id": i}. names: the paths below `folder`. classes:
-    the classes (indices into `labels`) of every sound.
+    Example i is {"sound": EncodedSound, "path": its name, "classes": (class, ...), "id": i}. names: the paths below
+    `folder`. classes: the classes (indices into `labels`) of every sound.
     """
 
     folder: str

@@ -11,9 +11,9 @@ def read_labels(name: str) -> tuple[str, ...]:
     """The class names of "imagenet1k" (1000), "imagenet22k" (21,841) or "speech_commands" (35); entry i names class i.
 
     The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
-    ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane" is a bird
-    and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each file
-    states where it comes from.
+    ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane"
+    is a bird and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each
+    file states where it comes from.
 
     Raises ValueError for another name.
     """

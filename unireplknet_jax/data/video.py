@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import os
 from collections.abc import Callable
 
@@ -80,7 +81,7 @@ def read_frames(path: str | os.PathLike, choose: Callable[[int], np.ndarray]) ->
     try:
         with open(name, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
-                raise ValueError(f"{name} is an empty file; replace it with a whole video")
+                raise ValueError(f"{name} is empty; replace it with a whole video file")
             # An open file and no protocol: a playlist cannot make FFmpeg fetch other files.
             options = {"metadata_errors": "ignore", "options": {"protocol_whitelist": "none"}}
             with av.open(file, **options) as container:
@@ -91,10 +92,12 @@ def read_frames(path: str | os.PathLike, choose: Callable[[int], np.ndarray]) ->
                 found = _decode(container, {*wanted.tolist()})
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"cannot read {name} ({error.strerror}); expected the path of a video file") from error
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
+    except (av.error.FFmpegError, OSError) as error:
+        # FFmpeg jumps to where a damaged file sends it, which is an invalid argument of the open file's own `seek`.
+        if not isinstance(error, av.error.FFmpegError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(
-            f"{name} is not a video that FFmpeg can read, or is damaged ({reason}); replace the file with a whole one"
+            f"{name} is not a video that FFmpeg can read, or is damaged ({error.strerror}); replace it with a whole one"
         ) from error
     if len(found) < len({*wanted.tolist()}):
         raise ValueError(
@@ -148,12 +151,10 @@ def _count_frames(container, name):
         raise ValueError(f"{name} holds no video frames; replace it with a whole file")
     # Some containers state the number of frames, Matroska a duration, which with sound beside is not the picture's.
     if count < stream.frames:
-        raise ValueError(
-            f"{name} is truncated: it has {count} of its {stream.frames} frames; replace it with a whole one"
-        )
+        raise ValueError(f"{name} is truncated to {count} of its {stream.frames} frames; replace it with a whole one")
     stated = (container.duration or 0) / 1e6
     if len(container.streams) == 1 and 0 < end < 0.95 * stated:
-        raise ValueError(f"{name} is truncated: it ends after {end:.2f} of {stated:.2f} s; replace it with a whole one")
+        raise ValueError(f"{name} is truncated to {end:.2f} of its {stated:.2f} s; replace it with a whole one")
     return count
 
 
@@ -173,7 +174,7 @@ def _decode(container, wanted):
 
 
 def spatial_crops(clip: np.ndarray, size: int, crops: int) -> np.ndarray:
-    """(t, h, w, 3) -> (crops, t, size, size, 3): windows along the longer side, from one end to the other; 1: the centre.
+    """(t, h, w, 3) -> (crops, t, size, size, 3): windows along the longer side, end to end; 1: the centre.
 
     The shorter side is brought to `size` with Pillow's antialiased bicubic filter (original: OpenCV's bilinear one
     without antialiasing).

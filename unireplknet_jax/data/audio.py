@@ -11,6 +11,8 @@ import functools
 import io
 import math
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -239,3 +241,31 @@ def windows(waveform: np.ndarray, size: int) -> list[np.ndarray]:
     if last <= 0:
         return [waveform]
     return [waveform[start : start + size] for start in (*range(0, last, max(size // 2, 1)), last)]
+
+
+def why_broken(example: dict[str, Any]) -> str | None:
+    """The sentence that names the file of an example and says why it cannot be read as sound; None where it can."""
+    if not isinstance(example["sound"], np.ndarray):
+        try:
+            _decode(example["sound"], example["path"])
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def cumulated_rarity(classes: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
+    """(n,), rising to 1: how often `Balanced` draws which sound: by the sum over its classes of 1 / their sounds."""
+    sounds = np.bincount(np.concatenate([np.asarray(own, int) for own in classes]), minlength=count)
+    shares = np.cumsum([np.sum(1 / (sounds[list(own)] + 0.01)) for own in classes])
+    return shares / shares[-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Balanced:
+    """(index, rng) -> examples(another index, rng), drawn with replacement by cumulated shares (n,); picklable."""
+
+    examples: Callable[[int, np.random.Generator], dict[str, Any]]
+    shares: np.ndarray
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return self.examples(int(np.searchsorted(self.shares, rng.random(), side="right")), rng)

@@ -59,12 +59,12 @@ def render_commands(folder: Path | None = None) -> Path:
     return folder
 
 
-def _render(folder: Path, voices=VOICES, takes=TAKES) -> None:
+def _render(folder: Path) -> None:
     jobs = [
         (word, voice, take, split)
-        for split, names in voices.items()
+        for split, names in VOICES.items()
         for voice in names
-        for take in range(takes[split])
+        for take in range(TAKES[split])
         for word in COMMANDS
     ]
     for word in COMMANDS:

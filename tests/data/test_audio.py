@@ -1,4 +1,4 @@
-"""Sounds by numbers: the filter bank is torchaudio's, what is read is what was written, augmentation keeps its bounds."""
+"""Sounds by numbers: the filter bank is torchaudio's, reading gives what was written, augmentation keeps its bounds."""
 
 import sys
 

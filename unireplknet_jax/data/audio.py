@@ -162,6 +162,13 @@ class FilterBank:
         bins = _mel(np.arange(half) * self.rate / (2 * half))
         return np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
 
+    @functools.cached_property
+    def _sparse(self):
+        """The filters without their zeros: a dense product would start BLAS threads in every thread that reads."""
+        from scipy.sparse import csr_array
+
+        return csr_array(self.weights)
+
     def frames(self, samples: int) -> int:
         """How many frames a waveform of so many samples has; one that is shorter than a frame is padded to one."""
         return 1 + max(samples - self.width_samples, 0) // self.shift_samples
@@ -182,7 +189,7 @@ class FilterBank:
         half = self.weights.shape[1]
         spectrum = np.fft.rfft((frames - self.preemphasis * before) * self.taper, n=2 * half)[:, :half]
         power = spectrum.real**2 + spectrum.imag**2
-        return np.log(np.maximum(power @ self.weights.T, FLOOR))
+        return np.log(np.maximum((self._sparse @ power.T).T, FLOOR))
 
 
 def _mel(frequency):

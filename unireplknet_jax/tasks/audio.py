@@ -120,7 +120,7 @@ class Audio:
         return sounds.FilterBank(self.rate, self.mels, self.width, self.shift, window=self.window)
 
     def fitted_to(self, data):
-        """The task with the classes of the training data, where the model's num_classes is 0; else itself.
+        """The task with the classes of the training data, where the model's num_classes is 0 or it has no labels.
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
         """
@@ -128,7 +128,7 @@ class Audio:
         if data["eval_split"]:
             found = self._open(data, data["eval_split"]).labels
             check_same_labels(labels, found, data["train_split"], data["eval_split"])
-        if not self._waits:
+        if self.labels or (not self._waits and self._classes != len(labels)):
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
 

@@ -141,7 +141,7 @@ def test_a_filter_bank_that_cannot_be_is_refused(options, message):
 # Reading.
 
 
-@pytest.mark.parametrize(("suffix", "tolerance"), [("wav", 2e-5), ("flac", 2e-5), ("ogg", 0.05), ("mp3", 0.05)])
+@pytest.mark.parametrize(("suffix", "tolerance"), [("wav", 5e-4), ("flac", 5e-4), ("ogg", 0.05), ("mp3", 0.05)])
 def test_formats_rates_and_channels(tmp_path, suffix, tolerance):
     """440 Hz on the left and 880 Hz on the right at 44,100 Hz are their mean at 16,000 Hz."""
     time = np.arange(44_100) / 44_100
@@ -154,7 +154,8 @@ def test_formats_rates_and_channels(tmp_path, suffix, tolerance):
     assert found.dtype == np.float64
     assert abs(len(found) - 16_000) < 600  # MP3 pads to whole frames
     middle = slice(2000, 14_000)
-    np.testing.assert_allclose(found[middle], expected[middle], rtol=0, atol=max(tolerance, 4e-4))
+    # The polyphase filter's ripple is 1e-3 of the amplitude; Ogg and MP3 are lossy.
+    np.testing.assert_allclose(found[middle], expected[middle], rtol=0, atol=tolerance)
 
 
 def test_sixteen_bits_are_divided_by_32768(tmp_path):
@@ -239,7 +240,8 @@ def test_one_band_of_each_axis_is_masked():
         counts = np.bincount(found, minlength=mask)
         assert len(counts) == mask
         assert counts.min() > 600 / mask * 0.6  # four deviations
-    assert hit.min() > 0
+    assert hit[:-1, :-1].min() > 0
+    assert hit[-1, -1] == 0  # both ends are rounded down, as in torchaudio
     np.testing.assert_array_equal(audio.mask_bands(features, rng, 0, 0), features)
 
 

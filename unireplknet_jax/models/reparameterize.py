@@ -46,8 +46,8 @@ def is_merged(variables):
 def merge_error(model, variables, merged, *inputs):
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
-    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied to,
-    images (n, h, w, c) for most.
+    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied
+    to, images (n, h, w, c) for most.
     Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
     dtype; NaN where an output is not finite.
     """

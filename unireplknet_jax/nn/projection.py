@@ -119,10 +119,20 @@ class ViewFusion(nn.Module):
         tokens = tokens + dense(TOKEN_DIM, "to_out")(attended.reshape(*heads[:2], -1))
         hidden = gelu(dense(MLP_DIM, "mlp_in")(norm(tokens, "mlp_norm")))
         tokens = tokens + dense(TOKEN_DIM, "mlp_out")(hidden)
-        y = jnp.repeat(jnp.repeat(tokens.reshape(patches.shape), PATCH, axis=1), PATCH, axis=2)
+        # A 3x3 convolution of patches enlarged to 7x7 gives nine different values in each: of 3x3 it gives the same.
+        y = jnp.repeat(jnp.repeat(tokens.reshape(patches.shape), 3, axis=1), 3, axis=2)
         y = gelu(conv(c, 3, "conv2", padding="SAME")(y))
+        y = _inside_widened(_inside_widened(y, axis=1), axis=2)
         y = gelu(conv(c, 1, "conv3")(jnp.concatenate([y, pictures.astype(self.dtype)], axis=-1)))
         return y.reshape(x.shape)
+
+
+def _inside_widened(x, axis):
+    """Every three entries along an axis as the seven of a patch: the first, five times the second, the third."""
+    shape = x.shape
+    first, inside, last = jnp.split(x.reshape(*shape[:axis], -1, 3, *shape[axis + 1 :]), 3, axis=axis + 1)
+    wide = jnp.concatenate([first, jnp.repeat(inside, PATCH - 2, axis=axis + 1), last], axis=axis + 1)
+    return wide.reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 class RenderingEncoder(nn.Module):

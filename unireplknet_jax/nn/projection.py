@@ -32,7 +32,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def view_table(rows=DISTINCT):
     """(10, 2, 3) float32: Euler angles in radians and translation of every view, those of `rows` first."""
     order = [*rows, *(row for row in range(len(VIEW_ANGLES)) if row not in rows)]
-    angles = jnp.asarray([VIEW_ANGLES[row] for row in order], jnp.float32) * jnp.float32(math.pi / 4)
+    angles = jnp.asarray([[math.pi / 4 * quarters for quarters in VIEW_ANGLES[row]] for row in order], jnp.float32)
     return jnp.stack([angles, jnp.broadcast_to(jnp.asarray([0, 0, -1.4], jnp.float32), angles.shape)], axis=1)
 
 

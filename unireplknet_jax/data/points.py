@@ -39,8 +39,7 @@ def read_points(path: str | os.PathLike, count: int, rng: np.random.Generator) -
         raise ValueError(f"{path} is no shape that can be read; expected a file that ends in {', '.join(SUFFIXES)}")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
-    points = _mesh_points(path, count, rng) if suffix in MESHES else _array_points(path, suffix)
-    return checked(points, path)
+    return _mesh_points(path, count, rng) if suffix in MESHES else checked(_array_points(path, suffix), path)
 
 
 def checked(points: np.ndarray, name: str) -> np.ndarray:
@@ -71,20 +70,23 @@ def _mesh_points(path, count, rng):
         ) from error
     try:
         scene = trimesh.load_scene(path, process=False)
-        meshes = [mesh for mesh in scene.dump() if len(getattr(mesh, "faces", ()))]
-        if not meshes:
-            return np.concatenate([np.asarray(each.vertices) for each in scene.dump()] or [np.zeros((0, 3))])
-        mesh = trimesh.util.concatenate(meshes)
+        parts = scene.dump()
+        vertices = np.concatenate([np.asarray(part.vertices) for part in parts] or [np.zeros((0, 3))])
+        meshes = [part for part in parts if len(getattr(part, "faces", ()))]
+        mesh = trimesh.util.concatenate(meshes) if meshes else None
     except OSError:
         raise
     except Exception as error:  # its readers fail in as many ways as files are broken
         raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
+    points = checked(vertices, path)
+    if mesh is None:
+        return points
     if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
         raise ValueError(f"{path} cannot be read as a mesh (a face names a vertex that is not there)")
-    checked(mesh.vertices, path)
     if not 0 < mesh.area < np.inf:
         raise ValueError(f"{path} has {len(mesh.faces):,} faces without any area, on which no points can lie")
-    return trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))[0]
+    points, _ = trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))
+    return points.astype(np.float32)
 
 
 def _array_points(path, suffix):

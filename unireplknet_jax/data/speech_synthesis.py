@@ -100,15 +100,7 @@ def speak(text: str, voice: str = "en-us", speed: int = 160, pitch: int = 50) ->
         raise ValueError(
             f"espeak-ng does not say {text!r} in the voice {voice} ({reason}); see espeak-ng --voices=variant"
         )
-    return read_sound(EncodedSound(_with_length(done.stdout), f"what espeak-ng says for {text!r}"), RATE)
-
-
-def _with_length(data: bytes) -> bytes:
-    """A WAV file from a pipe, whose header could not state the lengths, with the lengths."""
-    size = len(data)
-    return b"".join(
-        (data[:4], (size - 8).to_bytes(4, "little"), data[8:40], (size - 44).to_bytes(4, "little"), data[44:])
-    )
+    return read_sound(EncodedSound(done.stdout, f"what espeak-ng says for {text!r}"), RATE)
 
 
 def _one_second(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -214,6 +214,9 @@ def test_the_classes_are_the_datas():
         task.module()
     fitted = task.fitted_to(TONES_DATA)
     assert (fitted.labels, fitted.module().num_classes) == (TONES, 10)
+    assert make_task(10).fitted_to(TONES_DATA).labels == TONES
+    own = make_task(10, labels=tuple("abcdefghij"))
+    assert own.fitted_to(TONES_DATA) is own
     with pytest.raises(ValueError, match="tones has 10 classes, but the model has 3"):
         make_task(3).dataset(TONES_DATA, "train", train=True)
 
@@ -328,6 +331,9 @@ def test_totals_are_masked_and_ties_count_against_us():
     batch = {"target": np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 0]], "mask": np.array([1, 1, 1, 1, 0], np.float32)}
     totals = task.totals({"logits": logits}, batch)
     assert (float(totals["hits"]), float(totals["count"])) == (2, 4)
+    alone = {"target": np.ones((2, 1), np.float32), "mask": np.ones(2, np.float32)}
+    totals = make_task(1).totals({"logits": np.array([[0.0], [np.nan]], np.float32)}, alone)
+    assert float(totals["hits"]) == 1
 
 
 def test_ranking_metrics_are_scikit_learns_and_leave_out_absent_classes():

@@ -66,6 +66,8 @@ class VideoClassification(Classification):
         super().__post_init__()
         for field in ("frames", "stride", "segments", "crops"):
             check_number(field, getattr(self, field), "1 or more")
+            if not isinstance(getattr(self, field), int):
+                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
         for field, known in (("layout", LAYOUTS), ("sampling", clips.SAMPLINGS)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected {' or '.join(known)}.")

@@ -342,8 +342,9 @@ def test_the_network_of_the_originals_script_is_known_by_its_shapes():
     assert sum(int(np.prod(shape)) for name, shape in shapes.items() if "running" not in name) == pytest.approx(
         98.25e6, rel=1e-3
     )  # as counted from the original
-    images = {**shapes, "head.weight": (1000, 1024)}
-    assert not VideoClassification.matches(images)
+    others = {"head.weight": (1000, 1024), "stages.3.0.dwconv.lk_origin.weight": (1024, 1, 13, 13)}
+    for name, shape in others.items():
+        assert not VideoClassification.matches({**shapes, name: shape})
 
 
 def test_an_official_file_is_for_videos_if_one_says_so(tmp_path, variables):

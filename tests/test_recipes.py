@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.data.moving_shapes import MOTIONS
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -21,7 +22,10 @@ from unireplknet_jax.train.sharding import make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
-QUICK = ("cifar100:scratch", "finetune:runlocal", "imagenet1k:a,runlocal", "imagenet22k:s", "small_images:digits")
+QUICK = (
+    *("cifar100:scratch", "finetune:runlocal", "imagenet1k:a,runlocal", "imagenet22k:s", "small_images:digits"),
+    "kinetics400:synthetic",
+)
 
 
 def arguments(name):
@@ -56,7 +60,8 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.num_classes)
     if "runlocal" in recipe:
-        assert (config.data.name, config.data.dir, config.init) == ("digits", "", "")
+        data = "moving_shapes" if config.task.name == "video" else "digits"
+        assert (config.data.name, config.data.dir, config.init) == (data, "", "")
         assert config.epochs == 2
 
 
@@ -188,7 +193,11 @@ def test_two_sizes_are_one_too_many():
 def test_starting_weights_are_published_ones_of_the_same_size(recipe):
     config = load(recipe)
     name, _, size = recipe.partition(":")
-    if name not in ("cifar100", "finetune", "imagenet1k_384") or size == "scratch" or recipe == "cifar100":
+    if (
+        name not in ("cifar100", "finetune", "finetune_video", "imagenet1k_384")
+        or size == "scratch"
+        or recipe == "cifar100"
+    ):
         assert config.init == ""
         return
     model = config.task.options.model.name
@@ -246,5 +255,5 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    assert checkpoint.module.num_classes == 10
-    assert checkpoint.task.labels == tuple("0123456789")
+    assert checkpoint.task.labels == (tuple(MOTIONS) if config.task.name == "video" else tuple("0123456789"))
+    assert checkpoint.module.num_classes == len(checkpoint.task.labels)

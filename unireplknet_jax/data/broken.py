@@ -1,5 +1,6 @@
 """Pictures that cannot be decoded: find them all, refuse them, or skip them so that the stream stays reproducible.
 
+The same goes for other files that examples are made of: `why` says of an example what is wrong with its file, or None.
 Only what is wrong with a picture itself counts as broken. A file that cannot be read from its disk or network is an
 OSError under every policy, because skipping it would make the data depend on the weather.
 """
@@ -22,7 +23,7 @@ from unireplknet_jax.data.image import read_image
 
 POLICIES = ("refuse", "skip")
 MOST_REPLACED = 100  # in a row; a data set that is worse off needs mending, not skipping
-_TO_SKIP = "to pass over such pictures: train --config.data.broken=skip, evaluate --broken skip"
+_TO_SKIP = "to pass over what is broken: train --config.data.broken=skip, evaluate --broken skip"
 _log = logging.getLogger(__name__)
 
 
@@ -41,6 +42,26 @@ def check_policy(broken: str) -> None:
         raise ValueError(f"broken is {broken!r}; expected {' or '.join(map(repr, POLICIES))}")
 
 
+def why_broken(example: dict[str, Any]) -> str | None:
+    """The sentence that names the picture of an example and says why it cannot be decoded; None where it can."""
+    image = example["image"]
+    if isinstance(image, np.ndarray):
+        return None
+    try:
+        read_image(image)
+    except ValueError as error:
+        return str(error).replace(f"the image given as {len(image)} bytes", name_of(example))
+    return None
+
+
+def name_of(example: dict[str, Any]) -> str:
+    """What to call the picture, or another file, of an example."""
+    if "path" in example:
+        return example["path"]
+    image = example["image"]
+    return image.name if isinstance(image, EncodedImage) else f"the picture with id {example['id']}"
+
+
 @dataclass(frozen=True, eq=False)
 class AugmentedExamples:
     """(index, rng) -> transform(source[index], rng): the examples of `training_stream(range(len(source)), self, seed)`.
@@ -54,6 +75,7 @@ class AugmentedExamples:
     source: ImageSource
     transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
     broken: str = "refuse"
+    why: Callable[[dict[str, Any]], str | None] = why_broken
     _logged: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -65,14 +87,14 @@ class AugmentedExamples:
             try:
                 return self.transform(example, rng)
             except ValueError as error:
-                reason = why_broken(example)
+                reason = self.why(example)
                 if reason is None:  # the picture is whole: the transform itself is at fault
                     raise
                 if self.broken == "refuse":
                     raise ValueError(f"{reason}; {_TO_SKIP}") from error
                 self._log_once(reason)
         raise ValueError(
-            f"{MOST_REPLACED:,} pictures in a row, or all there are, cannot be decoded, the last one "
+            f"{MOST_REPLACED:,} examples in a row, or all there are, cannot be decoded, the last one "
             f"{name_of(example)}; mend the data set"
         )
 
@@ -88,6 +110,7 @@ class TransformedExamples:
 
     source: ImageSource
     transform: Callable[[dict[str, Any]], dict[str, Any]]
+    why: Callable[[dict[str, Any]], str | None] = why_broken
 
     def __len__(self) -> int:
         return len(self.source)
@@ -97,7 +120,7 @@ class TransformedExamples:
         try:
             return self.transform(example)
         except ValueError as error:
-            reason = why_broken(example)
+            reason = self.why(example)
             if reason is None:
                 raise
             raise ValueError(f"{reason}; {_TO_SKIP}") from error
@@ -121,12 +144,14 @@ class Selected:
         return self.source[int(self.indices[index])]
 
 
-def without_broken(source: ImageSource, threads: int | None = None) -> ImageSource:
+def without_broken(
+    source: ImageSource, threads: int | None = None, why: Callable[[dict[str, Any]], str | None] = why_broken
+) -> ImageSource:
     """The source without the pictures that cannot be decoded, each logged by name; decodes every picture once.
 
     For evaluation, where a replacement would count twice.
     """
-    found = find_broken(source, threads)
+    found = find_broken(source, threads, why=why)
     if not found:
         return source
     for picture in found:
@@ -135,7 +160,10 @@ def without_broken(source: ImageSource, threads: int | None = None) -> ImageSour
 
 
 def find_broken(
-    source: ImageSource, threads: int | None = None, progress: Callable[[int], None] | None = None
+    source: ImageSource,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    why: Callable[[dict[str, Any]], str | None] = why_broken,
 ) -> list[BrokenPicture]:
     """All pictures of a source that cannot be decoded, in its order; every one is decoded, in threads.
 
@@ -143,7 +171,7 @@ def find_broken(
     Raises OSError where a picture cannot even be read.
     """
     found = []
-    for index, (example, reason) in enumerate(checked_examples(source, threads)):
+    for index, (example, reason) in enumerate(checked_examples(source, threads, why)):
         if reason is not None:
             found.append(BrokenPicture(index, name_of(example), reason))
         if progress is not None:
@@ -151,12 +179,14 @@ def find_broken(
     return found
 
 
-def checked_examples(source: ImageSource, threads: int | None = None) -> Iterator[tuple[dict[str, Any], str | None]]:
+def checked_examples(
+    source: ImageSource, threads: int | None = None, why: Callable[[dict[str, Any]], str | None] = why_broken
+) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Yield (example, why its picture is broken or None) of a whole source in order, read and decoded in threads."""
 
     def check(index):
         example = source[index]
-        return example, why_broken(example)
+        return example, why(example)
 
     threads = threads or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -169,24 +199,6 @@ def checked_examples(source: ImageSource, threads: int | None = None) -> Iterato
                 waiting.extend(pool.submit(check, index) for index in itertools.islice(indices, 1))
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def why_broken(example: dict[str, Any]) -> str | None:
-    """The sentence that names the picture of an example and says why it cannot be decoded; None where it can."""
-    image = example["image"]
-    if isinstance(image, np.ndarray):
-        return None
-    try:
-        read_image(image)
-    except ValueError as error:
-        return str(error).replace(f"the image given as {len(image)} bytes", name_of(example))
-    return None
-
-
-def name_of(example: dict[str, Any]) -> str:
-    """What to call the picture of an example."""
-    image = example["image"]
-    return image.name if isinstance(image, EncodedImage) else f"the picture with id {example['id']}"
 
 
 def refuse_all(found: Sequence[BrokenPicture]) -> None:

@@ -66,8 +66,12 @@ class Names(Sequence):
         return os.fsdecode(self._block[start : int(self._ends[index])])
 
 
-def open_folder(split: str, root: Path | None) -> FolderSource:
+def open_folder(
+    split: str, root: Path | None, suffixes: tuple[str, ...] = SUFFIXES, kind: str = "picture"
+) -> FolderSource:
     """The split root/split: one folder for each class, whose pictures may lie in folders of their own.
+
+    suffixes, kind: how the names of other files than pictures end, and what errors call them.
 
     The labels are the sorted names of the class folders; those of another split than "train" must be those of "train",
     if that is there. Whatever is no picture, or hidden, is passed over and counted in the log, as are empty classes.
@@ -75,41 +79,41 @@ def open_folder(split: str, root: Path | None) -> FolderSource:
     Raises ValueError where there is no root, split, class or picture, or where the classes differ from the training's.
     """
     if root is None:
-        raise ValueError('the source "folder" reads data_dir/split/class/picture; give the folder as data_dir')
+        raise ValueError(f"the data are read from data_dir/split/class/{kind}; give the folder as data_dir")
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}; expected one that holds the splits, for example train and val")
     path = root / split
     if not split or not path.is_dir():
         found = listed(_class_folders(root)[0]) or "none"
         raise ValueError(f"{root} has no split {split!r}; the folders in it are: {found}")
-    source = _listing(str(path), _stamp(path))
+    source = _listing(str(path), _stamp(path), suffixes, kind)
     if split != "train" and (root / "train").is_dir():
         check_same_labels(_class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
     return source
 
 
 @functools.lru_cache(maxsize=8)  # a run opens each split several times; listing ImageNet takes seconds to minutes
-def _listing(folder: str, stamp: tuple[int, ...]) -> FolderSource:
+def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kind: str) -> FolderSource:
     del stamp  # a part of the key: another listing for a changed folder
     labels, strays = _class_folders(folder)
     if not labels:
-        pictures = sum(map(_is_picture, strays))
-        raise ValueError(f"{folder} has no class folders (but {pictures:,} pictures); expected class/picture below it")
+        loose = sum(_ends_in(suffixes, name) for name in strays)
+        raise ValueError(f"{folder} has no class folders (but {loose:,} {kind}s); expected class/{kind} below it")
     with ThreadPoolExecutor(16) as pool:  # listing waits for the disk or the network
-        found = list(pool.map(_pictures, [os.path.join(folder, label) for label in labels]))
+        found = list(pool.map(lambda label: _sorted_out(os.path.join(folder, label), suffixes), labels))
     names = [os.path.join(label, name) for label, (inside, _) in zip(labels, found, strict=True) for name in inside]
     if not names:
         raise ValueError(
-            f"{folder} has {_count(labels, 'class', 'classes')} but no pictures; expected files like *{SUFFIXES[0]}"
+            f"{folder} has {_count(labels, 'class', 'classes')} but no {kind}s; expected files like *{suffixes[0]}"
         )
     strays += [os.path.join(label, name) for label, (_, inside) in zip(labels, found, strict=True) for name in inside]
     empty = [label for label, (inside, _) in zip(labels, found, strict=True) if not inside]
     if strays:
         _log.warning(
-            "%s: %s passed over as no pictures: %s", folder, _count(strays, "entry", "entries"), listed(strays)
+            "%s: %s passed over as no %ss: %s", folder, _count(strays, "entry", "entries"), kind, listed(strays)
         )
     if empty:
-        _log.warning("%s: %s without pictures: %s", folder, _count(empty, "class", "classes"), listed(empty))
+        _log.warning("%s: %s without %ss: %s", folder, _count(empty, "class", "classes"), kind, listed(empty))
     targets = np.repeat(np.arange(len(labels), dtype=np.int32), [len(inside) for inside, _ in found])
     return FolderSource(folder, Names(names), targets, tuple(labels))
 
@@ -128,11 +132,11 @@ def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     return [name for name, is_class in kinds if is_class], [name for name, is_class in kinds if not is_class]
 
 
-def _pictures(folder: str) -> tuple[list[str], list[str]]:
-    """The sorted paths of the pictures below a folder, relative to it, and of all else."""
+def _sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The sorted paths of the files with such endings below a folder, relative to it, and of all else."""
     names, strays = [], []
     for name in _files(folder, ""):
-        (names if _is_picture(name) else strays).append(name)
+        (names if _ends_in(suffixes, name) else strays).append(name)
     return sorted(names), sorted(strays)
 
 
@@ -155,8 +159,8 @@ def _is_inside(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
+def _ends_in(suffixes: tuple[str, ...], name: str) -> bool:
+    return name.lower().endswith(suffixes) and not os.path.basename(name).startswith(".")
 
 
 def _count(names: Sequence[str], one: str, many: str) -> str:

@@ -74,7 +74,7 @@ def eval_transform(
     picture = _as_pil(image).convert("RGB") if isinstance(image, np.ndarray) else read_image(image)
     if resize == "warp":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
-    width, height = _shorter_side_to(picture.size, int(size / CROP_RATE))
+    width, height = shorter_side_to(picture.size, int(size / CROP_RATE))
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.array(picture.crop((left, top, left + size, top + size)))
@@ -203,7 +203,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def _shorter_side_to(size: tuple[int, int], target: int) -> tuple[int, int]:
+def shorter_side_to(size: tuple[int, int], target: int) -> tuple[int, int]:
+    """(width, height) with the shorter side brought to `target` and the longer one, rounded down, in proportion."""
     width, height = size
     longer = int(target * max(width, height) / min(width, height))
     return (target, longer) if width <= height else (longer, target)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import resources
 
-LABEL_SETS = ("imagenet1k", "imagenet22k")
+LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400")
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of "imagenet1k" (1000) or "imagenet22k" (21,841); entry i names class i.
+    """The class names of "imagenet1k" (1000), "imagenet22k" (21,841) or "kinetics400" (400); entry i names class i.
 
     The order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane" is a bird
     and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each file

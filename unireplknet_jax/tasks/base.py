@@ -19,7 +19,11 @@ _RANGES = {
     "0 or more and below 1": (0, _BELOW_1),
     "above 0 and at most 1": (_SMALLEST, 1),
 }
-TASKS = {"classification": "unireplknet_jax.tasks.classification:Classification"}
+# Whose names a PyTorch file has is asked in this order; every UniRepLKNet with a classifier passes for one of images.
+TASKS = {
+    "video": "unireplknet_jax.tasks.video:VideoClassification",
+    "classification": "unireplknet_jax.tasks.classification:Classification",
+}
 
 
 class Task(Protocol):
@@ -74,8 +78,8 @@ class Task(Protocol):
         """A PIL image that shows what was predicted for a user's file, or None."""
 
     @classmethod
-    def matches(cls, names) -> bool:
-        """Whether PyTorch tensors of these names are this task's."""
+    def matches(cls, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether PyTorch tensors of these names, {name: shape}, are this task's."""
 
     @classmethod
     def from_torch_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple["Task", bool]:
@@ -87,10 +91,9 @@ class Task(Protocol):
 
 def get_task(name: str, **options) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
+    known = task_class(name)
     try:
-        return task_class(name)(**options)
+        return known(**options)
     except TypeError as error:
         raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
 
@@ -103,6 +106,8 @@ def check_number(name: str, value: float, allowed: str) -> None:
 
 
 def task_class(name: str):
-    """The class behind a task's name."""
+    """The class behind a task's name; ValueError for an unknown one."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
     module, attribute = TASKS[name].split(":")
     return getattr(importlib.import_module(module), attribute)

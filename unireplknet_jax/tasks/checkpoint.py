@@ -59,8 +59,11 @@ def load_pretrained(name, tag, **options):
     return load_checkpoint(zoo.download(zoo.find_weights(name, tag)), **options)
 
 
-def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None):
-    """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides."""
+def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, task=None):
+    """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides.
+
+    task: what an official file is for, where its tensors fit several tasks; None: the first that they fit.
+    """
     path = pathlib.Path(path)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating-point type, but is {dtype}.")
@@ -69,9 +72,11 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
     if path.is_dir():
         if ema:
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
+        if task is not None:
+            raise ValueError(f"{path} is a checkpoint of ours and says its task: name one for .pth files alone.")
         checkpoint = _open_directory(path)
     else:
-        checkpoint = _open_torch(path, ema)
+        checkpoint = _open_torch(path, ema, task)
     if num_classes != KEEP:
         checkpoint = fit_classes(checkpoint, num_classes)
     if in_chans != KEEP:
@@ -181,7 +186,7 @@ def _open_directory(path):
     return Checkpoint(task, variables, merged, data, card.get("source"))
 
 
-def _open_torch(path, ema):
+def _open_torch(path, ema, name):
     state, notes = torch_archive.read_state_dict(path, ema)
     for note in notes:
         _log.warning("%s: %s", path, note)
@@ -193,6 +198,8 @@ def _open_torch(path, ema):
             f"({', '.join(sorted({state[name].name for name in opaque}))})."
         )
     known = next((cls for cls in map(task_class, TASKS) if cls.matches(shapes)), None)
+    if known is not None and name is not None:
+        known = task_class(name)
     if known is None:
         some = ", ".join(list(shapes)[:5])
         raise ValueError(

@@ -108,9 +108,9 @@ class Classification:
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
         """
-        labels = open_source(data["name"], data["train_split"], data.get("dir") or None).labels
+        labels = self._open(data, data["train_split"]).labels
         if data["eval_split"]:
-            found = open_source(data["name"], data["eval_split"], data.get("dir") or None).labels
+            found = self._open(data, data["eval_split"]).labels
             check_same_labels(labels, found, data["train_split"], data["eval_split"])
         if not self._waits:
             return self
@@ -132,10 +132,14 @@ class Classification:
 
     # ---- host
 
+    @staticmethod
+    def _open(data, split):
+        return open_source(data["name"], split, data.get("dir") or None)
+
     def dataset(self, data, split, train):
         import grain
 
-        source = open_source(data["name"], split, data.get("dir") or None)
+        source = self._open(data, split)
         classes = self.module().num_classes
         if len(source.labels) != classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
@@ -168,17 +172,21 @@ class Classification:
 
     # ---- device
 
-    def _normalize(self, batch):
+    def _normalize(self, pixels):
+        """(..., c) uint8 -> float32."""
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        return (batch["image"].astype(jnp.float32) / 255 - mean) / std
+        return (pixels.astype(jnp.float32) / 255 - mean) / std
 
     def _training_inputs(self, batch, rng):
         """Normalized, erased and mixed images (n, h, w, c) and their soft targets (n, classes)."""
+        return self._augmented(self._normalize(batch["image"]), batch["label"], rng)
+
+    def _augmented(self, inputs, label, rng):
+        """Erased and mixed maps (n, h, w, c), normalized, and their soft targets (n, classes)."""
         network = self.module()
-        inputs = self._normalize(batch)
         if self.random_erasing:
             inputs = random_erasing(jax.random.fold_in(rng, 0), inputs, self.random_erasing)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], network.num_classes), self.label_smoothing)
+        targets = optax.smooth_labels(jax.nn.one_hot(label, network.num_classes), self.label_smoothing)
         if not self._mixes:
             return inputs, targets
         return mix_batch(
@@ -212,7 +220,7 @@ class Classification:
         return jnp.mean(losses), {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
 
     def predict(self, apply, variables, batch):
-        return {"logits": apply(variables, self._normalize(batch))}
+        return {"logits": apply(variables, self._normalize(batch["image"]))}
 
     def totals(self, pred, batch):
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]
@@ -251,14 +259,7 @@ class Classification:
         return {**percent, "loss": float(totals["loss"]) / count, "count": count}
 
     def draw(self, source, records):
-        picture = images.read_image(source)
-        scale = 224 / max(picture.size)
-        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)
-        canvas = Image.new("RGB", (224, 224 + 54), "white")
-        canvas.paste(picture, ((224 - picture.width) // 2, (224 - picture.height) // 2))
-        text = [f"{row['label'][:26]} {100 * row['score']:.1f} %" for row in records[0]["predictions"][:3]]
-        ImageDraw.Draw(canvas).multiline_text((8, 228), "\n".join(text), fill="black", spacing=3)
-        return canvas
+        return captioned(images.read_image(source), records[0]["predictions"])
 
     # ---- checkpoints
 
@@ -277,6 +278,17 @@ class Classification:
 
     def name_table(self, deploy=False):
         return _name_table(self.module(deploy))
+
+
+def captioned(picture, predictions, size=224):
+    """A picture, brought to `size` pixels, above the three best of its predictions."""
+    scale = size / max(picture.size)
+    picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.NEAREST)
+    canvas = Image.new("RGB", (size, size + 54), "white")
+    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    text = [f"{row['label'][:26]} {100 * row['score']:.1f} %" for row in predictions[:3]]
+    ImageDraw.Draw(canvas).multiline_text((8, size + 4), "\n".join(text), fill="black", spacing=3)
+    return canvas
 
 
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds

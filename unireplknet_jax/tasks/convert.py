@@ -66,12 +66,11 @@ def cast(checkpoint, dtype):
 def merge(checkpoint, tolerance, seed=0, examples=2):
     """(the checkpoint in merged form, the largest difference that makes, relative to the largest output).
 
-    The difference is over all outputs on random input of the task's size. Raises ValueError if it exceeds the tolerance
-    or the checkpoint is merged already.
+    The difference is over all outputs on random input of the network, of the size that the task hands to it. Raises
+    ValueError if it exceeds the tolerance or the checkpoint is merged already.
     """
     merged = reparameterize(checkpoint.variables)
-    shape = checkpoint.task.shapes(train=False)[0]["image"].shape
-    images = jax.random.normal(jax.random.key(seed), (examples, *shape))
+    images = jax.random.normal(jax.random.key(seed), _input_shape(checkpoint.task, examples))
     error = merge_error(checkpoint.module, checkpoint.variables, merged, images)
     if not error <= tolerance:
         raise ValueError(
@@ -79,6 +78,22 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
             f"which exceeds the tolerance of {tolerance:g}; nothing was written."
         )
     return dataclasses.replace(checkpoint, variables=merged, merged=True), error
+
+
+def _input_shape(task, examples):
+    """(examples, h, w, c): what the task hands to its network."""
+    module, found = task.module(), []
+    batch = {
+        name: jax.ShapeDtypeStruct((examples, *leaf.shape), leaf.dtype)
+        for name, leaf in task.shapes(train=False)[0].items()
+    }
+
+    def apply(_, inputs, **options):
+        found.append(inputs.shape)
+        return module.init_with_output(jax.random.key(0), inputs, **options)[0]
+
+    jax.eval_shape(lambda batch: task.predict(apply, {}, batch), batch)
+    return found[0]
 
 
 def describe(checkpoint):

@@ -24,8 +24,9 @@ def test_a_batch_split_over_v5e_chips_is_not_moved():
         in_shardings=(whole, whole, rows, rows),
         out_shardings=(rows, whole, (whole, rows)),
     )
+    arguments = block.abstract_arguments(module, case, "bfloat16")
     with jax.set_mesh(mesh):
-        traced = run.trace(*block.abstract_arguments(module, case, "bfloat16"))
+        traced = run.trace(*arguments)
         text = traced.lower(lowering_platforms=("tpu",)).compile().as_text()
     assert "convolution" in text
     assert re.search(r" all-reduce(-start)?\(", text)  # the statistics and the gradients of the parameters

@@ -39,7 +39,8 @@ class Local:
     def begin(self, play, *words, **environment):
         (self.folder / "play").write_text(play)
         self.process = subprocess.Popen(
-            ["bash", str(self.script), *words],
+            # The TPU compiler, loaded by another test of this process, ignores HUP, and what is started inherits that.
+            ["/usr/bin/env", "--default-signal=HUP", "bash", str(self.script), *words],
             env={**self.environment, **environment},
             cwd=self.folder,
             stdout=subprocess.PIPE,

@@ -12,19 +12,27 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.data.audio_sets import TONES
 from unireplknet_jax.data.moving_shapes import MOTIONS
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
+from unireplknet_jax.train.optimizer import make_schedule
 from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import make_task, set_up
 from unireplknet_jax.train.sharding import make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "finetune_video", "imagenet1k_384")
 QUICK = (
-    *("cifar100:scratch", "finetune:runlocal", "imagenet1k:a,runlocal", "imagenet22k:s", "small_images:digits"),
+    "cifar100:scratch",
+    "finetune:runlocal",
+    "imagenet1k:a,runlocal",
+    "imagenet22k:s",
     "kinetics400:synthetic",
+    "small_images:digits",
+    "speech_commands:synthetic",
 )
 
 
@@ -60,8 +68,8 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.num_classes)
     if "runlocal" in recipe:
-        data = "moving_shapes" if config.task.name == "video" else "digits"
-        assert (config.data.name, config.data.dir, config.init) == (data, "", "")
+        made_up = {"audio": "tones", "classification": "digits", "video": "moving_shapes"}
+        assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 
 
@@ -80,7 +88,8 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
     assert ("ema" in run.state) == (config.ema.decay > 0)
     kernel = run.state["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct)
-    assert kernel.shape == (task.module().dims[-1], task.module().num_classes)
+    module = task.module()
+    assert kernel.shape == (getattr(module, "backbone", module).dims[-1], module.num_classes)
 
 
 # The released commands; the journal's tables where the options say so.
@@ -144,6 +153,23 @@ def test_the_values_are_the_published_ones(recipe):
     assert config.optim.weight_decay_end in (None, config.optim.weight_decay)
 
 
+def test_the_recipe_for_spoken_words_is_the_released_one():
+    """Audio/egs/speechcommands/run_sc.sh of the original."""
+    config = load("speech_commands")
+    options, optim = config.task.options, config.optim
+    assert (options.model.name, options.model.num_classes, options.model.drop_path_rate) == ("unireplknet_s", 35, 0.4)
+    assert (options.frames, options.mels, options.mean, options.std) == (128, 128, -6.845978, 5.5654526)
+    assert (options.mixup, options.freq_mask, options.time_mask, options.noise, options.roll) == (0.6, 48, 48, 0.1, 10)
+    assert (options.loss_kind, options.fill, config.batch_size, config.epochs) == ("bce", 0.0, 128, 100)
+    assert (optim.name, optim.lr, optim.b1, optim.b2, optim.eps) == ("adam", 2.5e-4, 0.95, 0.999, 1e-8)
+    assert (optim.weight_decay, optim.decay_rule, optim.warmup_epochs) == (5e-7, "all", 0.0)
+    rates = make_schedule(optim, config.epochs, 1)
+    np.testing.assert_allclose(rates, [2.5e-4 * 0.85 ** max(0, epoch - 5) for epoch in range(1, 101)], rtol=1e-12)
+    better = load("speech_commands:cosine")
+    assert make_schedule(better.optim, better.epochs, 1)[50] > 1e-4
+    assert better.task.to_dict() == config.task.to_dict()
+
+
 def test_every_published_recipe_is_here():
     names = {recipe.partition(":")[0] for recipe in PUBLISHED}
     sizes = {f"{name}:{size}" for name in names for size in runpy.run_path(str(CONFIGS / f"{name}.py"))["SIZES"]}
@@ -193,11 +219,7 @@ def test_two_sizes_are_one_too_many():
 def test_starting_weights_are_published_ones_of_the_same_size(recipe):
     config = load(recipe)
     name, _, size = recipe.partition(":")
-    if (
-        name not in ("cifar100", "finetune", "finetune_video", "imagenet1k_384")
-        or size == "scratch"
-        or recipe == "cifar100"
-    ):
+    if name not in STARTED or size == "scratch" or recipe == "cifar100":
         assert config.init == ""
         return
     model = config.task.options.model.name
@@ -255,5 +277,6 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    assert checkpoint.task.labels == (tuple(MOTIONS) if config.task.name == "video" else tuple("0123456789"))
+    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS)}
+    assert checkpoint.task.labels == made_up[config.task.name]
     assert checkpoint.module.num_classes == len(checkpoint.task.labels)

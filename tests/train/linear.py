@@ -30,6 +30,7 @@ class Linear:
 ADAMW = ConfigDict(
     {
         "name": "adamw",
+        "decay_rule": "matrices",
         "b1": 0.9,
         "b2": 0.999,
         "eps": 1e-8,

@@ -7,7 +7,15 @@ from linear import ADAMW, adamw
 
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.train.optimizer import cosine_schedule, decays, layer_id, make_optimizer
+from unireplknet_jax.train.optimizer import (
+    cosine_schedule,
+    decays,
+    layer_id,
+    make_optimizer,
+    make_schedule,
+    multistep_schedule,
+)
+from unireplknet_jax.train.recipe import base_config
 
 # The learning rates of the original's recipes at some steps (utils.py, cosine_scheduler).
 FROM_SCRATCH = {
@@ -56,6 +64,44 @@ def test_epochs_may_be_parts():
 def test_a_warm_up_that_does_not_fit_is_refused(epochs, warmup):
     with pytest.raises(ValueError, match=f"warmup_epochs={warmup} does not fit a run of {epochs} epochs"):
         cosine_schedule(1.0, 0.0, epochs, 10, warmup)
+
+
+def test_steps_are_taken_after_the_epochs_that_are_milestones():
+    """The original's sound recipe, range(5, 1000) and 0.85: epoch e, from 1, has 0.85 ** max(0, e - 5)."""
+    schedule = multistep_schedule(2.5e-4, range(5, 1000), 0.85, 100, 7)
+    expected = [2.5e-4 * 0.85 ** max(0, epoch - 5) for epoch in range(1, 101) for _ in range(7)]
+    np.testing.assert_allclose(schedule, expected, rtol=1e-12)
+    np.testing.assert_array_equal(multistep_schedule(1.0, (), 0.1, 2, 3), np.ones(6))
+
+
+def test_steps_may_be_warmed_up_to():
+    schedule = multistep_schedule(1.0, (1, 3), 0.5, 4, 4, warmup_epochs=0.5)
+    np.testing.assert_array_equal(schedule, [0, 1, 1, 1, *[0.5] * 8, *[0.25] * 4])
+    with pytest.raises(ValueError, match="warmup_epochs=5 does not fit a run of 4 epochs"):
+        multistep_schedule(1.0, (1,), 0.5, 4, 4, warmup_epochs=5)
+
+
+def test_steps_are_those_of_torch():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3, 7], gamma=0.5)
+    rates = []
+    for _ in range(9):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(multistep_schedule(0.3, [2, 3, 7], 0.5, 9, 1), rates, rtol=1e-12)
+
+
+def test_a_recipe_names_its_schedule():
+    optim = base_config().optim
+    optim.update({"lr": 0.1, "milestones": (1,), "warmup_epochs": 1.0, "min_lr": 0.0})
+    np.testing.assert_array_equal(make_schedule(optim, 3, 5), cosine_schedule(0.1, 0.0, 3, 5, 1))
+    optim.schedule = "multistep"
+    np.testing.assert_array_equal(make_schedule(optim, 3, 5), multistep_schedule(0.1, (1,), 0.1, 3, 5, 1))
+    optim.schedule = "linear"
+    with pytest.raises(ValueError, match=r"optim\.schedule='linear' is not known; expected 'cosine' or 'multistep'"):
+        make_schedule(optim, 3, 5)
 
 
 def test_decay_applies_as_in_pytorch():
@@ -128,6 +174,32 @@ def test_four_steps_of_adamw_in_torch(problem):
         optimizer.step()
     for name, value in adamw_by_hand(params, gradients, [*rates, rates[-1]]).items():
         np.testing.assert_allclose(value, tensors[name].numpy(), rtol=1e-12, err_msg=name)
+
+
+def test_four_steps_of_adam_in_torch_whose_decay_is_a_part_of_the_gradient(problem):
+    torch = pytest.importorskip("torch")
+    params, gradients, rates = problem
+    tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in params.items()}
+    optimizer = torch.optim.Adam(tensors.values(), betas=(0.95, 0.999), eps=1e-8, weight_decay=0.05)
+    config = adamw(name="adam", decay_rule="all", b1=0.95)
+    ours = jax.tree.map(jnp.asarray, params)
+    chain = make_optimizer(config, np.array(rates))
+    state = chain.init(ours)
+    for gradient, rate in zip(gradients, [*rates, rates[-1]], strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(gradient[name], dtype=torch.float64)
+        optimizer.step()
+        updates, state = chain.update(gradient, state, ours)
+        ours = optax.apply_updates(ours, updates)
+    for name, tensor in tensors.items():
+        # In float32, 1 - 0.999 is off by 1e-5 of itself; the steps add up to 0.4.
+        np.testing.assert_allclose(ours[name], tensor.numpy(), rtol=0, atol=5e-6, err_msg=name)
+
+
+def test_an_unknown_decay_rule_is_refused():
+    with pytest.raises(ValueError, match=r"optim\.decay_rule='none' is not known; expected 'matrices' or 'all'"):
+        make_optimizer(adamw(decay_rule="none"), np.ones(3))
 
 
 def test_an_unknown_optimizer_is_refused():

@@ -20,10 +20,10 @@ WRONG = {
     **dict.fromkeys(("optim.min_lr", "optim.warmup_epochs", "optim.clip_norm"), (-0.1, NAN, INF)),
     **dict.fromkeys(("optim.weight_decay", "optim.weight_decay_end"), (-0.1, NAN, INF)),
     **dict.fromkeys(("ema.decay", "optim.b1", "optim.b2"), (-0.1, 1.0, NAN)),
-    "optim.layer_decay": (0.0, -0.1, 1.1, NAN),
+    **dict.fromkeys(("optim.layer_decay", "optim.milestone_factor"), (0.0, -0.1, 1.1, NAN)),
 }
 FIRST = {**dict.fromkeys(WRONG, 0), **dict.fromkeys((*COUNTS, "mesh.fsdp", "optim.layer_decay"), 1), "optim.eps": 1e-30}
-FIRST |= {"epochs": 1e-3, "eval_every_epochs": 1e-3, "optim.lr": 1e-30}
+FIRST |= {"optim.milestone_factor": 1e-30, "epochs": 1e-3, "eval_every_epochs": 1e-3, "optim.lr": 1e-30}
 
 
 def recipe(field, value):

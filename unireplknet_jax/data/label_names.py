@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from importlib import resources
 
-LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400")
+LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400", "speech_commands")
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of "imagenet1k" (1000), "imagenet22k" (21,841) or "kinetics400" (400); entry i names class i.
+    """The class names of one of LABEL_SETS (1000, 21,841, 400 and 35 of them); entry i names class i.
 
-    The order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane" is a bird
-    and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each file
-    states where it comes from.
+    The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
+    ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane"
+    is a bird and a machine); their synsets stand in the first column of labels/imagenet22k.txt. The first line of each
+    file states where it comes from.
 
     Raises ValueError for another name.
     """

@@ -46,14 +46,12 @@ def is_merged(variables):
 def merge_error(model, variables, merged, images):
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
-    model: in either form; images: (n, h, w, c). Outputs are the logits, or every feature map of a model without
-    classifier. Computed in float32 whatever the model's dtype; NaN where an output is not finite.
+    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; images: (n, h, w, c).
+    Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
+    dtype; NaN where an output is not finite.
     """
     method = "features" if model.num_classes is None else None
-    forms = (
-        (model.clone(deploy=False, dtype=jnp.float32), variables),
-        (model.clone(deploy=True, dtype=jnp.float32), merged),
-    )
+    forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))
     with jax.default_matmul_precision("highest"):
         before, after = (
             jax.jit(form.apply, static_argnames="method")(tree, images, method=method) for form, tree in forms
@@ -64,6 +62,13 @@ def merge_error(model, variables, merged, images):
         return jnp.max(jnp.abs(a - b)) / jnp.where(largest > 0, largest, 1.0)
 
     return float(jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(error, before, after)))))
+
+
+def _in_form(model, deploy):
+    """The model that computes in float32 in training or in merged form."""
+    if hasattr(model, "backbone"):
+        return model.clone(backbone=_in_form(model.backbone, deploy))
+    return model.clone(deploy=deploy, dtype=jnp.float32)
 
 
 def _is_block(node):

@@ -42,8 +42,13 @@ class Entry:
         return self.path[-1] == "kernel"
 
 
-def torch_name(path):
-    """The official name of a backbone leaf, ("stages_0_1", "dwconv", "kernel") -> "stages.0.1.dwconv.weight"."""
+def torch_name(path, prefixes=None):
+    """The official name of a backbone leaf, ("stages_0_1", "dwconv", "kernel") -> "stages.0.1.dwconv.weight".
+
+    prefixes: {first part of a path: name that takes its place} in a larger network, {"backbone": "v", ...}.
+    """
+    if prefixes and path[0] in prefixes:
+        return f"{prefixes[path[0]]}.{torch_name(path[1:])}"
     *modules, leaf = path
     leaf = _LEAVES.get(leaf, leaf)
     module = "/".join(modules)
@@ -56,13 +61,23 @@ def torch_name(path):
     return ".".join([*modules, leaf])
 
 
-def name_table(variables):
-    """{torch name: Entry} for every leaf of a backbone's variables (arrays or `jax.ShapeDtypeStruct`s)."""
+def name_table(variables, prefixes=None):
+    """{torch name: Entry} for every leaf of a backbone's variables (arrays or `jax.ShapeDtypeStruct`s).
+
+    prefixes: as of `torch_name`.
+    """
     table = {}
     for path, leaf in flax.traverse_util.flatten_dict(variables).items():
         entry = Entry(path, _torch_shape(path, leaf.shape))
-        table[torch_name(path[1:])] = entry
+        table[torch_name(path[1:], prefixes)] = entry
     return table
+
+
+def shapes_by_name(table, variables):
+    """{torch name: PyTorch shape} of variables, named as in a table; a leaf that is not in it is named by its path."""
+    names = {entry.path: name for name, entry in table.items()}
+    flat = flax.traverse_util.flatten_dict(variables)
+    return {names.get(path) or torch_name(path[1:]): _torch_shape(path, leaf.shape) for path, leaf in flat.items()}
 
 
 def counters(table):

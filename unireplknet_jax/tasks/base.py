@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import flax.linen as nn
 import grain
 import jax
+import jax.numpy as jnp
 
 _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
 _RANGES = {
@@ -22,6 +23,7 @@ _RANGES = {
 # Whose names a PyTorch file has is asked in this order; every UniRepLKNet with a classifier passes for one of images.
 TASKS = {
     "video": "unireplknet_jax.tasks.video:VideoClassification",
+    "audio": "unireplknet_jax.tasks.audio:Audio",
     "classification": "unireplknet_jax.tasks.classification:Classification",
 }
 
@@ -71,6 +73,9 @@ class Task(Protocol):
     def record(self, pred, example) -> dict[str, Any] | None:
         """A JSON-able row for one example, or None where sums suffice."""
 
+    def combined(self, records) -> list[dict[str, Any]]:
+        """The records of a user's file that was read as several examples, as fewer; without this method they stay."""
+
     def metrics(self, totals, records) -> dict[str, float]:
         """The metrics of a whole data set; the first one picks the best checkpoint."""
 
@@ -85,6 +90,10 @@ class Task(Protocol):
     def from_torch_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> tuple["Task", bool]:
         """The task that fits a PyTorch state dict {name: shape}, and whether that is in merged form."""
 
+    @classmethod
+    def names_of(cls, variables) -> dict[str, Any]:
+        """{PyTorch name: `torch_names.Entry`} of variables that may be this task's, or another's under other names."""
+
     def name_table(self, deploy: bool = False) -> dict[str, Any]:
         """{PyTorch name: `torch_names.Entry`} of the whole network."""
 
@@ -96,6 +105,22 @@ def get_task(name: str, **options) -> Task:
         return known(**options)
     except TypeError as error:
         raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
+
+
+def fresh_variables(task, seed):
+    """Random variables of a task's network.
+
+    Only the task knows what its network takes, so the network is initialized where `predict` applies it.
+    """
+    module, example, variables = task.module(), task.shapes(train=False)[0], {}
+
+    def apply(_, *inputs, **options):
+        output, made = module.init_with_output(jax.random.key(seed), *inputs, **options)
+        variables.update(made)
+        return output
+
+    task.predict(apply, {}, {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in example.items()})
+    return variables
 
 
 def check_number(name: str, value: float, allowed: str) -> None:

@@ -17,7 +17,7 @@ from unireplknet_jax import __version__
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.tasks.base import TASKS, get_task, task_class
-from unireplknet_jax.tasks.fit import fit_channels, fit_classes
+from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
 
 _log = logging.getLogger(__name__)
 KEEP = "keep"
@@ -102,17 +102,20 @@ def initial_variables(task, path):
     published = zoo.weights_of_file(path)
     if published and not os.path.exists(path):
         path = zoo.download(published)
-    checkpoint = open_checkpoint(path, in_chans=module.in_chans, dtype=jnp.float32)
+    checkpoint = open_checkpoint(path, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
-    model = dict(checkpoint.task.model) | {"head_init_scale": module.head_init_scale}
-    checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, model=model))
-    checkpoint = fit_classes(checkpoint, module.num_classes)
-    found = {name: entry.shape for name, entry in torch_names.name_table(checkpoint.variables).items()}
-    differences = torch_names.differences(task.name_table(), found)
+    if hasattr(module, "backbone"):
+        variables = fit_trunk(checkpoint, task)
+    else:
+        model = dict(checkpoint.task.model) | {"head_init_scale": module.head_init_scale}
+        checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, model=model))
+        variables = fit_classes(fit_channels(checkpoint, module.in_chans), module.num_classes).variables
+    table = task.name_table()
+    differences = torch_names.differences(table, torch_names.shapes_by_name(table, variables))
     if differences:
         raise ValueError(f"{path} holds another network than the recipe asks for: {differences}.")
-    return checkpoint.variables
+    return variables
 
 
 def save_checkpoint(path, checkpoint, overwrite=False):
@@ -135,7 +138,7 @@ def save_checkpoint(path, checkpoint, overwrite=False):
 
 
 def save_torch_checkpoint(path, variables, overwrite=False):
-    """Write a backbone's or classifier's variables, either form, for the original PyTorch code to load strictly.
+    """Write a network's variables, either form, for the original PyTorch code to load strictly.
 
     path ends in .pth (`{"model": state dict}`) or .safetensors. Storage dtypes are kept; the batch counters
     (`num_batches_tracked`), which we do not keep, are written as 0. Raises ValueError for a tree that is not a
@@ -145,11 +148,12 @@ def save_torch_checkpoint(path, variables, overwrite=False):
         raise ValueError('variables must be a dict with "params" and, in training form, "batch_stats".')
     if "prepared" in variables:
         raise ValueError('prepared kernels have no place in a PyTorch checkpoint: leave out the collection "prepared".')
-    table = torch_names.name_table(variables)
-    shapes = {name: entry.shape for name, entry in table.items()}
-    classes = [task_class(name) for name in TASKS]
-    known = next((cls for cls in classes if cls.matches(shapes)), None)
-    if known is None:
+    for known in map(task_class, TASKS):
+        table = known.names_of(variables)
+        shapes = {name: entry.shape for name, entry in table.items()}
+        if known.matches(shapes):
+            break
+    else:
         raise ValueError("these variables are not those of a UniRepLKNet, so they have no official PyTorch names.")
     task, merged = known.from_torch_shapes(shapes)
     differences = torch_names.differences(task.name_table(merged), shapes)
@@ -179,8 +183,7 @@ def _open_directory(path):
     except (KeyError, TypeError, ValueError) as error:
         why = f"there is no {error} in it" if isinstance(error, KeyError) else error
         raise ValueError(f"the {directory.CARD} of {path} is damaged or of another version: {why}") from None
-    found = torch_names.name_table(variables)
-    differences = torch_names.differences(table, {name: entry.shape for name, entry in found.items()})
+    differences = torch_names.differences(table, torch_names.shapes_by_name(table, variables))
     if differences:
         raise ValueError(f"the variables in {path} do not fit its {directory.CARD}: {differences}.")
     return Checkpoint(task, variables, merged, data, card.get("source"))

@@ -73,7 +73,7 @@ class Classification:
 
     def __post_init__(self):
         for field in ("model", "labels", "mean", "std", "crop_scale"):
-            object.__setattr__(self, field, _freeze(getattr(self, field)))
+            object.__setattr__(self, field, freeze(getattr(self, field)))
         if not self._waits:
             network = self.module()
             if self.labels and network.num_classes != len(self.labels):
@@ -276,6 +276,10 @@ class Classification:
             return cls(model=options), deploy
         return cls(model=options, mean=(0.5,) * channels, std=(0.5,) * channels), deploy
 
+    @classmethod
+    def names_of(cls, variables):
+        return torch_names.name_table(variables)
+
     def name_table(self, deploy=False):
         return _name_table(self.module(deploy))
 
@@ -308,12 +312,12 @@ def _train_transform(task):
     )
 
 
-def _freeze(value):
+def freeze(value):
     """Hashable, and what JSON can hold: lists to tuples, mappings to sorted tuples of items, dtypes to their names."""
     if isinstance(value, Mapping):
-        return tuple(sorted((key, _freeze(item)) for key, item in value.items()))
+        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
-        return tuple(_freeze(item) for item in value)
+        return tuple(freeze(item) for item in value)
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, (str, int, float, type(None))) else jnp.dtype(value).name

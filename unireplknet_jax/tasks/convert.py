@@ -99,13 +99,14 @@ def _input_shape(task, examples):
 def describe(checkpoint):
     """{name: value} of what a person wants to know about a checkpoint."""
     module, leaves = checkpoint.module, jax.tree.leaves(checkpoint.variables)
-    sizes = {"depths": module.depths, "dims": module.dims, "kernel_sizes": module.kernel_sizes}
+    trunk = getattr(module, "backbone", module)
+    sizes = {"depths": trunk.depths, "dims": trunk.dims, "kernel_sizes": trunk.kernel_sizes}
     same = [name for name, variant in VARIANTS.items() if dataclasses.asdict(variant) == sizes]
     return {
         "form": "merged" if checkpoint.merged else "training",
         "model": same[0] if same else "a UniRepLKNet of no published size",
-        "depths": module.depths,
-        "dims": module.dims,
+        "depths": trunk.depths,
+        "dims": trunk.dims,
         "classes": module.num_classes,
         "channels": module.in_chans,
         "tensors": len(leaves),

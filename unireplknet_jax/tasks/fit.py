@@ -3,7 +3,11 @@
 import dataclasses
 import logging
 
+import flax
+import jax
 import numpy as np
+
+from unireplknet_jax.tasks.base import fresh_variables
 
 _log = logging.getLogger(__name__)
 _HEAD = ("norm", "head")
@@ -16,12 +20,14 @@ def fit_classes(checkpoint, num_classes):
     The final norm is kept where there is one, as the original's fine-tuning does; output norms have no place in a
     classifier and are dropped. Returns the checkpoint itself if nothing changes.
     """
-    model = dict(checkpoint.task.model)
-    old = checkpoint.module.num_classes
+    model, module = dict(checkpoint.task.model), checkpoint.module
+    old, trunk = module.num_classes, getattr(module, "backbone", module)
     if num_classes == old:
         return checkpoint
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be positive or None, but is {num_classes}.")
+    if num_classes is None and trunk is not module:
+        raise ValueError(f"a network of the task {checkpoint.task.name} cannot be without its classifier.")
     params = dict(checkpoint.variables["params"])
     dropped = [name for name in (*_HEAD, *_OUTPUT_NORMS) if name in params]
     kept = ["norm"] if num_classes is not None and "norm" in params else []
@@ -29,19 +35,20 @@ def fit_classes(checkpoint, num_classes):
         del params[name]
     made = []
     if num_classes is not None:
-        width = checkpoint.module.dims[-1]
-        if not kept:
+        width = trunk.dims[-1]
+        if not kept and trunk is module:
             params["norm"] = {"scale": np.ones(width, np.float32), "bias": np.zeros(width, np.float32)}
             made.append("norm")
         kernel = np.random.default_rng(0).standard_normal((width, num_classes), np.float32)
-        kernel *= np.float32(0.02 * checkpoint.module.head_init_scale)
+        kernel *= np.float32(0.02 * module.head_init_scale)
         params["head"] = {"kernel": kernel, "bias": np.zeros(num_classes, np.float32)}
         made.append(f"head (random, {num_classes} classes)")
     gone = ", ".join(sorted(set(dropped) - set(kept))) or "nothing"
     _log.warning("num_classes %s -> %s: dropped %s; made %s.", old, num_classes, gone, ", ".join(made) or "nothing")
-    task = dataclasses.replace(
-        checkpoint.task, model=model | {"num_classes": num_classes, "output_norms": False}, labels=()
+    model |= (
+        {"num_classes": num_classes} if trunk is not module else {"num_classes": num_classes, "output_norms": False}
     )
+    task = dataclasses.replace(checkpoint.task, model=model, labels=())
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
 
 
@@ -52,6 +59,8 @@ def fit_channels(checkpoint, in_chans):
         return checkpoint
     if in_chans < 1:
         raise ValueError(f"in_chans must be positive, but is {in_chans}.")
+    if hasattr(checkpoint.module, "backbone"):
+        raise ValueError(f"a network of the task {checkpoint.task.name} takes {old} channel(s) and no other number.")
     params = dict(checkpoint.variables["params"])
     stem = dict(params["downsample_layers_0"])
     kernel = np.asarray(stem["conv1"]["kernel"])  # (3, 3, in, out)
@@ -67,3 +76,37 @@ def fit_channels(checkpoint, in_chans):
     mean, std = ((np.mean(values).item(),) * in_chans for values in (task.mean, task.std))
     task = dataclasses.replace(task, model=dict(task.model) | {"in_chans": in_chans}, mean=mean, std=std)
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
+
+
+def fit_trunk(checkpoint, task):
+    """The variables to start a task from whose network has layers of its own around a trunk called "backbone".
+
+    A checkpoint of such a network gives all of it but the layers of another shape; any other gives its trunk, with the
+    stem fitted to the channels (`fit_channels`). What it does not give is fresh.
+    """
+    if "backbone" not in checkpoint.variables["params"]:
+        checkpoint = fit_channels(checkpoint, task.module().backbone.in_chans)
+        taken = {
+            name: {
+                "backbone": {layer: leaves for layer, leaves in tree.items() if layer not in (*_HEAD, *_OUTPUT_NORMS)}
+            }
+            for name, tree in checkpoint.variables.items()
+        }
+    else:
+        taken = checkpoint.variables
+    taken, own = flax.traverse_util.flatten_dict(taken), _fresh_layers(task)
+    kept = {path: taken[path] for path, leaf in own.items() if path in taken and taken[path].shape == leaf.shape}
+    made = sorted({path[1] for path in own.keys() - kept.keys()})
+    _log.warning("taken: the backbone; made: %s.", ", ".join(made) or "nothing")
+    trunk = {path: leaf for path, leaf in taken.items() if path[1] == "backbone"}
+    return flax.traverse_util.unflatten_dict(trunk | own | kept)
+
+
+def _fresh_layers(task):
+    """{path: array} of the layers around the trunk, alone: compiled, the trunk's are never made."""
+
+    def make():
+        flat = flax.traverse_util.flatten_dict(fresh_variables(task, seed=0))
+        return {"/".join(path): leaf for path, leaf in flat.items() if path[1] != "backbone"}
+
+    return {tuple(name.split("/")): leaf for name, leaf in jax.jit(make)().items()}

@@ -60,7 +60,11 @@ def with_labels(checkpoint, path, labels=None):
 
 
 def _preparation(task):
-    shown = {name: task.options[name] for name in ("image_size", "resize", "mean", "std") if name in task.options}
+    shown = {
+        name: task.options[name]
+        for name in ("image_size", "resize", "rate", "frames", "mels", "mean", "std")
+        if name in task.options
+    }
     return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())
 
 
@@ -89,14 +93,14 @@ def predict_files(checkpoint, sources, batch_size=8):
     require_classifier(checkpoint)
     task, module = checkpoint.task, checkpoint.module
     step = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
-    rows = None
+    combined, rows = getattr(task, "combined", list), None
     for chunk in _chunks(task, sources, batch_size):
         examples = [example for _, found, _ in chunk for example in found]
         rows = rows or min(batch_size, len(examples)) or None
         records = iter(_records(task, step, checkpoint.variables, examples, rows))
         for source, found, error in chunk:
-            own = [next(records) for _ in found]
-            yield Prediction(str(source), [record for record in own if record is not None], error)
+            own = [record for record in (next(records) for _ in found) if record is not None]
+            yield Prediction(str(source), combined(own), error)
 
 
 def _chunks(task, sources, size):

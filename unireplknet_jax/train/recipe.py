@@ -35,8 +35,12 @@ def base_config():
     config.ema = ConfigDict({"decay": 0.0})  # 0: no moving average
     config.optim = ConfigDict(
         {
-            "name": "adamw",
+            "name": "adamw",  # or "adam", whose weight decay is a part of the gradient
+            "decay_rule": "matrices",  # all but norms and biases, or "all"
             "lr": 4e-3,  # for this batch_size; scale it by hand for another
+            "schedule": "cosine",  # to min_lr, or "multistep": times milestone_factor after each epoch in milestones
+            "milestones": (),
+            "milestone_factor": 0.1,
             "min_lr": 1e-6,
             "warmup_epochs": 0.0,
             "weight_decay": 0.05,

@@ -9,7 +9,7 @@ import optax
 
 from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.tasks.base import Task, check_number, get_task
-from unireplknet_jax.train.optimizer import cosine_schedule, make_optimizer
+from unireplknet_jax.train.optimizer import make_optimizer, make_schedule
 from unireplknet_jax.train.sharding import micro_batch_sharding
 from unireplknet_jax.train.step import abstract_state, make_train_step
 
@@ -30,6 +30,7 @@ _NUMBERS = {
     "optim.lr": "above 0",
     "optim.min_lr": "0 or more",
     "optim.warmup_epochs": "0 or more",
+    "optim.milestone_factor": "above 0 and at most 1",
     "optim.weight_decay": "0 or more",
     "optim.weight_decay_end": "0 or more",
     "optim.layer_decay": "above 0 and at most 1",
@@ -77,7 +78,7 @@ def set_up(config, task, mesh, examples):
             f"batch_size={config.batch_size} is larger than the training set of {examples} examples; lower it."
         )
     optim = config.optim
-    schedule = cosine_schedule(optim.lr, optim.min_lr, config.epochs, steps_per_epoch, optim.warmup_epochs)
+    schedule = make_schedule(optim, config.epochs, steps_per_epoch)
     optimizer = make_optimizer(optim, schedule)
     ema = config.ema.decay or None
     state = abstract_state(task, optimizer, mesh, ema is not None)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unireplknet_jax.tasks.base import fresh_variables
 from unireplknet_jax.train.sharding import (
     batch_sharding,
     gather,
@@ -19,7 +20,7 @@ def abstract_state(task, optimizer, mesh, ema=False):
     {"params", "batch_stats", "opt", "step"} and, if asked for, "ema": a moving average of parameters and batch
     statistics alike, as in the original.
     """
-    shapes = jax.eval_shape(lambda: _state_of(_fresh_variables(task, 0), optimizer, ema))
+    shapes = jax.eval_shape(lambda: _state_of(fresh_variables(task, 0), optimizer, ema))
     shardings = state_shardings(mesh, shapes)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
@@ -31,21 +32,8 @@ def make_state(task, optimizer, mesh, seed, ema=False, variables=None):
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh, ema))
     if variables is None:
-        return jax.jit(lambda: _state_of(_fresh_variables(task, seed), optimizer, ema), out_shardings=shardings)()
+        return jax.jit(lambda: _state_of(fresh_variables(task, seed), optimizer, ema), out_shardings=shardings)()
     return jax.jit(lambda tree: _state_of(tree, optimizer, ema), out_shardings=shardings)(variables)
-
-
-def _fresh_variables(task, seed):
-    """Only the task knows what its network takes, so the network is initialized where `predict` applies it."""
-    module, example, variables = task.module(), task.shapes(train=False)[0], {}
-
-    def apply(_, *inputs, **options):
-        output, made = module.init_with_output(jax.random.key(seed), *inputs, **options)
-        variables.update(made)
-        return output
-
-    task.predict(apply, {}, {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in example.items()})
-    return variables
 
 
 def _state_of(variables, optimizer, ema):

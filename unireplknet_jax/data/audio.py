@@ -1,0 +1,281 @@
+"""Sounds on the host: any file as a waveform, the log-mel filter bank, augmentation of waveforms and of features.
+
+Waveforms are (samples,) float64 in -1..1, features (frames, mels) natural logarithms of energies. Sources: Kaldi's
+compute-fbank-feats as torchaudio's compliance.kaldi calls it, and the original's Audio/src/dataloader.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+WINDOWS = ("hanning", "hamming", "povey")
+FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
+
+
+class EncodedSound(bytes):
+    """The bytes of a sound file, and the name by which errors call it."""
+
+    name: str
+
+    def __new__(cls, data: bytes, name: str):
+        sound = super().__new__(cls, data)
+        sound.name = name
+        return sound
+
+    def __getnewargs__(self):
+        return bytes(self), self.name
+
+    def __repr__(self):
+        return f"EncodedSound({len(self)} bytes of {self.name})"
+
+
+def read_sound(source: str | os.PathLike | EncodedSound | np.ndarray, rate: int) -> np.ndarray:
+    """The waveform (samples,) float64 of a file of any rate, channels and length at `rate` samples a second.
+
+    source: a path, the bytes of a file, or a waveform that has the rate already. Channels are averaged, where the
+    original takes the first; other rates are resampled by a windowed-sinc polyphase filter, where the original
+    reads the samples as if they had its rate.
+
+    Raises ValueError with the file's name where it holds no readable, finite, non-empty sound, ImportError without the
+    package soundfile.
+    """
+    if isinstance(source, np.ndarray):
+        return source
+    if isinstance(source, EncodedSound):
+        data, name = source, source.name
+    else:
+        name = os.fspath(source)
+        try:
+            with open(source, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read {name} ({reason}); expected the path of a sound file") from error
+    samples, found = _decode(data, name)
+    return _resample(samples.mean(axis=1), found, rate)
+
+
+def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """((samples, channels) float64, samples a second)."""
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError(
+            'reading sounds needs soundfile, which is missing: pip install "unireplknet_jax[audio]"'
+        ) from error
+    if not data:
+        raise ValueError(f"{name} is empty; expected a WAV, FLAC, Ogg or MP3 file")
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            expected, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float64", always_2d=True)
+    except (soundfile.SoundFileError, ValueError, TypeError) as error:
+        reason = re.sub(r"^Error opening <.*>: ", "", " ".join(str(error).split())).rstrip(".")
+        raise ValueError(f"{name} cannot be read as sound ({reason}); expected a WAV, FLAC, Ogg or MP3 file") from error
+    if not len(samples):
+        raise ValueError(f"{name} holds no samples; expected a sound of some length")
+    stated = int.from_bytes(data[4:8], "little") + 8 if data[:4] == b"RIFF" else 0
+    # Where the length was not known, as in a pipe, it is written as about the largest there is.
+    if len(data) < stated < 2**30 or len(samples) < expected < 2**62:
+        raise ValueError(f"{name} is cut off after {len(samples):,} samples; fetch it again")
+    if not np.all(np.isfinite(samples)):
+        raise ValueError(f"{name} holds samples that are not finite; expected numbers from -1 to 1")
+    return samples, rate
+
+
+def _resample(samples: np.ndarray, found: int, rate: int) -> np.ndarray:
+    if found == rate:
+        return samples
+    from scipy.signal import resample_poly
+
+    common = math.gcd(found, rate)
+    return resample_poly(samples, rate // common, found // common)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterBank:
+    """The log-mel filter bank of Kaldi in float64: (samples,) -> (frames, mels).
+
+    rate: samples a second; mels: filters from `low` to `high` Hz (0: half the rate); width, shift: of a frame, in
+    milliseconds; window: "hanning" (the original's code), "hamming" (the AST paper's text) or "povey" (Kaldi's own).
+    With many filters on short frames the lowest are narrower than a bin of the transform, and one may be empty: its
+    feature is the floor, -15.94, in every sound. That is what the published networks were trained on.
+    """
+
+    rate: int = 16_000
+    mels: int = 128
+    width: float = 25.0
+    shift: float = 10.0
+    low: float = 20.0
+    high: float = 0.0
+    window: str = "hanning"
+    preemphasis: float = 0.97
+
+    def __post_init__(self):
+        if self.window not in WINDOWS:
+            raise ValueError(f"window is {self.window!r}; expected one of {', '.join(WINDOWS)}")
+        if self.mels < 1 or self.width_samples < 2 or self.shift_samples < 1:
+            raise ValueError(
+                f"mels={self.mels}, width={self.width}, shift={self.shift} ms at {self.rate} Hz make no filter bank: "
+                "expected 1 filter or more, frames of 2 samples or more and a shift of 1 sample or more"
+            )
+        if not 0 <= self.low < self._highest <= self.rate / 2:
+            raise ValueError(
+                f"filters from {self.low:g} to {self._highest:g} Hz do not fit {self.rate} samples a second; expected "
+                f"0 <= low < high <= {self.rate / 2:g}"
+            )
+
+    @property
+    def width_samples(self) -> int:
+        return int(self.rate * self.width / 1000)
+
+    @property
+    def shift_samples(self) -> int:
+        return int(self.rate * self.shift / 1000)
+
+    @property
+    def _highest(self) -> float:
+        return self.high if self.high > 0 else self.rate / 2 + self.high
+
+    @functools.cached_property
+    def taper(self) -> np.ndarray:
+        """(width,): the symmetric window."""
+        ramp = np.cos(2 * np.pi * np.arange(self.width_samples) / (self.width_samples - 1))
+        if self.window == "hamming":
+            return 0.54 - 0.46 * ramp
+        hann = 0.5 - 0.5 * ramp
+        return hann if self.window == "hanning" else hann**0.85
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """(mels, size / 2): triangles of height 1, equally spaced in mel, over the bins of the next power of two."""
+        half = 2 ** (self.width_samples - 1).bit_length() // 2
+        edges = np.linspace(_mel(self.low), _mel(self._highest), self.mels + 2)[:, None]
+        left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+        bins = _mel(np.arange(half) * self.rate / (2 * half))
+        return np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+
+    @functools.cached_property
+    def _sparse(self):
+        """The filters without their zeros: a dense product would start BLAS threads in every thread that reads."""
+        from scipy.sparse import csr_array
+
+        return csr_array(self.weights)
+
+    def frames(self, samples: int) -> int:
+        """How many frames a waveform of so many samples has; one that is shorter than a frame is padded to one."""
+        return 1 + max(samples - self.width_samples, 0) // self.shift_samples
+
+    def samples(self, frames: int) -> int:
+        """The samples that so many frames span."""
+        return self.width_samples + (frames - 1) * self.shift_samples
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """waveform: (samples,) -> (frames, mels) float64; what is shorter than a frame is padded with zeros."""
+        waveform = np.asarray(waveform, np.float64)
+        short = self.width_samples - len(waveform)
+        if short > 0:
+            waveform = np.pad(waveform, (0, short))
+        frames = np.lib.stride_tricks.sliding_window_view(waveform, self.width_samples)[:: self.shift_samples]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+        half = self.weights.shape[1]
+        spectrum = np.fft.rfft((frames - self.preemphasis * before) * self.taper, n=2 * half)[:, :half]
+        power = spectrum.real**2 + spectrum.imag**2
+        return np.log(np.maximum((self._sparse @ power.T).T, FLOOR))
+
+
+def _mel(frequency):
+    return 1127 * np.log1p(np.asarray(frequency, np.float64) / 700)
+
+
+def centred(waveform: np.ndarray) -> np.ndarray:
+    """The waveform without its mean."""
+    return waveform - waveform.mean()
+
+
+def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """share * first + (1 - share) * second, means removed before and after; second is cut or padded to the first."""
+    second = centred(second)[: len(first)]
+    second = np.pad(second, (0, len(first) - len(second)))
+    return centred(share * centred(first) + (1 - share) * second)
+
+
+def fit_frames(features: np.ndarray, frames: int, fill: float = 0.0) -> np.ndarray:
+    """(frames', mels) -> (frames, mels): the end is cut off, or filled with `fill`."""
+    features = features[:frames]
+    return np.pad(features, ((0, frames - len(features)), (0, 0)), constant_values=fill)
+
+
+def mask_bands(
+    features: np.ndarray, rng: np.random.Generator, freq_mask: int, time_mask: int, fill: float = 0.0
+) -> np.ndarray:
+    """SpecAugment: one band of frequencies and one of frames set to `fill`; a copy.
+
+    A band is 0 to mask - 1 wide, and lies anywhere (torchaudio's FrequencyMasking and TimeMasking).
+    """
+    features = features.copy()
+    for axis, mask in ((1, freq_mask), (0, time_mask)):
+        if mask:
+            size = features.shape[axis]
+            width = rng.random() * min(mask, size)
+            start = int(rng.random() * (size - width))
+            band = slice(start, start + int(width))
+            features[(slice(None), band) if axis else band] = fill
+    return features
+
+
+def add_noise(features: np.ndarray, rng: np.random.Generator, level: float) -> np.ndarray:
+    """Add uniform noise from 0 to a strength drawn from 0..level, as the original does after normalization."""
+    return features + rng.random(features.shape) * (rng.random() * level)
+
+
+def roll_frames(features: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
+    """Turn the frames in a circle by -most to most - 1."""
+    return np.roll(features, rng.integers(-most, most), axis=0) if most else features
+
+
+def windows(waveform: np.ndarray, size: int) -> list[np.ndarray]:
+    """Waveforms of at most `size` samples that cover a long one: each begins half a window later, the last ends it."""
+    last = len(waveform) - size
+    if last <= 0:
+        return [waveform]
+    return [waveform[start : start + size] for start in (*range(0, last, max(size // 2, 1)), last)]
+
+
+def why_broken(example: dict[str, Any]) -> str | None:
+    """The sentence that names the file of an example and says why it cannot be read as sound; None where it can."""
+    if not isinstance(example["sound"], np.ndarray):
+        try:
+            _decode(example["sound"], example["path"])
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def cumulated_rarity(classes: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
+    """(n,), rising to 1: how often `Balanced` draws which sound: by the sum over its classes of 1 / their sounds."""
+    sounds = np.bincount(np.concatenate([np.asarray(own, int) for own in classes]), minlength=count)
+    shares = np.cumsum([np.sum(1 / (sounds[list(own)] + 0.01)) for own in classes])
+    return shares / shares[-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Balanced:
+    """(index, rng) -> examples(another index, rng), drawn with replacement by cumulated shares (n,); picklable."""
+
+    examples: Callable[[int, np.random.Generator], dict[str, Any]]
+    shares: np.ndarray
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        return self.examples(int(np.searchsorted(self.shares, rng.random(), side="right")), rng)

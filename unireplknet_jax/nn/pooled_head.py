@@ -1,0 +1,36 @@
+"""A trunk whose last map is averaged, normalized and classified."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from unireplknet_jax.nn.layers import kernel_init
+
+HEAD_NORM_EPS = 1e-5  # PyTorch's default, where the trunk's own norms have 1e-6
+
+
+class PooledClassifier(nn.Module):
+    """Mean over the positions of the trunk's last map, LayerNorm, Linear, in float32.
+
+    backbone: a trunk without classifier and output norms, (n, h, w, c) -> (n, h / 32, w / 32, c'); the merged form is
+    that of the backbone, `model.clone(backbone=model.backbone.clone(deploy=True))`. Original:
+    Audio/src/models/ast_models.py (`mlp_head`).
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    head_init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32."""
+        y = jnp.mean(self.backbone(x, train), axis=(1, 2), dtype=jnp.float32)
+        y = nn.LayerNorm(epsilon=HEAD_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name="head_norm")(y)
+
+        def scaled(key, shape, dtype):
+            return self.head_init_scale * kernel_init(key, shape, dtype)
+
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=scaled, name="head")(y)
+
+    @property
+    def in_chans(self):
+        return self.backbone.in_chans

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.audio_sets import TONES
+from unireplknet_jax.data.moving_shapes import MOTIONS
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -23,12 +24,13 @@ from unireplknet_jax.train.sharding import make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
-STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "imagenet1k_384")  # from published weights
+STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "finetune_video", "imagenet1k_384")
 QUICK = (
     "cifar100:scratch",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
     "imagenet22k:s",
+    "kinetics400:synthetic",
     "small_images:digits",
     "speech_commands:synthetic",
 )
@@ -66,8 +68,8 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.num_classes)
     if "runlocal" in recipe:
-        made_up = {"classification": "digits", "audio": "tones"}.get(config.task.name, config.data.name)
-        assert (config.data.name, config.data.dir, config.init) == (made_up, "", "")
+        made_up = {"audio": "tones", "classification": "digits", "video": "moving_shapes"}
+        assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 
 
@@ -275,6 +277,6 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    assert checkpoint.module.num_classes == 10
-    if config.task.name in ("classification", "audio"):
-        assert checkpoint.task.labels == (tuple("0123456789") if config.task.name == "classification" else TONES)
+    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS)}
+    assert checkpoint.task.labels == made_up[config.task.name]
+    assert checkpoint.module.num_classes == len(checkpoint.task.labels)

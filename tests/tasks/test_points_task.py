@@ -345,8 +345,9 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
     assert sum(row["score"] for row in first["predictions"]) == pytest.approx(1)
     json.dumps(first)
     picture = np.asarray(task.draw(files[0], results[0].records))
-    assert picture.shape == (448 + 54, 448, 3)
-    assert picture[:448].std() > 10
+    assert picture.shape == (224 + 54, 224, 3)
+    views = [picture[:112, :112], picture[:112, 112:], picture[112:224, :112], picture[112:224, 112:]]
+    assert all(view.std() > 10 for view in views)  # the original's four
 
 
 def test_a_preview_shows_all_views_side_by_side(data):

@@ -6,6 +6,7 @@ four views is a picture of its own; two of the four are mirror images of the oth
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -254,7 +255,8 @@ class Points:
         """The projections of all views side by side, brighter where more points are."""
         del rng
         seen = view_points(self._training_points(batch)[1], view_table(self.views))[:, : len(self.views)]
-        return _densities(seen, self._object_size)[..., None]
+        shades = jnp.moveaxis(_densities(seen, self._object_size), 1, 2)
+        return shades.reshape(*shades.shape[:2], -1, 1)
 
     def loss(self, apply, variables, batch, rng):
         coordinates, positions = self._training_points(batch)
@@ -316,15 +318,17 @@ class Points:
         }
 
     def draw(self, source, records):
-        """The projections of all views in the first pose, side by side, above the predictions."""
+        """The projections of all views in the first pose, brighter where more points are, above the predictions."""
         from matplotlib import colormaps
 
         (example,) = self.read(source)
-        points = jnp.asarray(example["points"][: self.points])[None]
-        seen = view_points(transformed(points, example["poses"][:1]), view_table(self.views))[:, : len(self.views)]
-        shades = np.asarray(_densities(seen, self._object_size))[0]
+        points = transformed(jnp.asarray(example["points"])[None], example["poses"][:1])
+        shades = np.asarray(_densities(view_points(points, view_table(self.views)), 104))[0, : len(self.views)]
+        side = math.ceil(math.sqrt(len(shades)))
+        shades = np.pad(shades, ((0, side**2 - len(shades)), (4, 4), (4, 4)))
+        shades = shades.reshape(side, side, 112, 112).swapaxes(1, 2).reshape(side * 112, side * 112)
         picture = Image.fromarray(colormaps["magma"](shades, bytes=True)[..., :3])
-        return captioned(picture, records[0]["predictions"], size=448)
+        return captioned(picture, records[0]["predictions"])
 
     # ---- checkpoints
 
@@ -375,8 +379,8 @@ def _hits(logits, label):
 
 
 def _densities(points, size):
-    """(n, size, v * size) in 0..1: how many points (n, v, N, 3) fall on each pixel, on a logarithmic scale."""
+    """(n, v, size, size) in 0..1: how many points (n, v, N, 3) fall on each pixel, on a logarithmic scale."""
     flat = flat_pixels(pixels_of(points, size), size)
     counts = jax.vmap(jax.vmap(lambda index: jnp.bincount(index, length=size * size)))(flat)
     shades = jnp.log1p(counts) / jnp.log1p(jnp.max(counts, axis=-1, keepdims=True))
-    return jnp.moveaxis(shades.reshape(*counts.shape[:2], size, size), 1, 2).reshape(len(counts), size, -1)
+    return shades.reshape(*counts.shape[:2], size, size)

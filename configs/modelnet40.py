@@ -91,11 +91,11 @@ def solids(config):
     )
     config.task.options.votes = 8
     config.data.update({"name": "solids", "dir": "", "train_examples": 600, "num_threads": 2})
-    config.batch_size = 30
-    config.eval_batch_size = 20
-    config.epochs = 8
-    config.eval_every_epochs = 8
-    config.log_every = 20
+    config.batch_size = 32
+    config.eval_batch_size = 40
+    config.epochs = 9
+    config.eval_every_epochs = 9
+    config.log_every = 18
     config.optim.update({"lr": 2e-3, "warmup_epochs": 1.0})
     return config
 

@@ -69,7 +69,7 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.num_classes)
     if "runlocal" in recipe:
-        made_up = {"audio": "tones", "classification": "digits", "video": "moving_shapes"}
+        made_up = {"audio": "tones", "classification": "digits", "points": "solids", "video": "moving_shapes"}
         assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 

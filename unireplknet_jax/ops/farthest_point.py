@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.ops.batch import over_batch_shards
-
 
 def farthest_points(points, count, start=0):
     """The indices (n, count) of points (n, N, d): each is the farthest from those before it; the first is `start`.
@@ -15,16 +13,13 @@ def farthest_points(points, count, start=0):
     total = points.shape[1]
     if not 1 <= count <= total or not 0 <= start < total:
         raise ValueError(f"{count} points from number {start} on cannot be chosen out of {total}.")
-    return over_batch_shards(lambda own: _farthest_points(own, count, start), (points,), ())
 
-
-def _farthest_points(points, count, start):
     def step(carry, _):
         distance, last = carry
         chosen = jnp.take_along_axis(points, last[:, None, None], axis=1)
         distance = jnp.minimum(distance, jnp.sum(jnp.square(points - chosen), axis=-1))
         return (distance, jnp.argmax(distance, axis=-1).astype(jnp.int32)), last
 
-    n, total, _ = points.shape
+    n = len(points)
     first = jnp.full((n, total), jnp.inf, points.dtype), jnp.full((n,), start, jnp.int32)
     return jax.lax.scan(step, first, length=count)[1].T

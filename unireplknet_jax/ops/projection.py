@@ -7,8 +7,6 @@ third coordinate; every cloud fills its picture, so moving it changes nothing.
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.ops.batch import over_batch_shards
-
 NEIGHBOURHOOD = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
@@ -70,10 +68,7 @@ def splat(features, pixels, size):
 
     What falls on one pixel is summed; pixels without points are 0.
     """
-    return over_batch_shards(lambda *own: _splat(*own, size), (features, pixels), ())
 
-
-def _splat(features, pixels, size):
     def one_view(features, flat):
         return jnp.zeros((size * size, features.shape[-1]), features.dtype).at[flat].add(features)
 

@@ -74,22 +74,23 @@ def test_views_are_the_originals(projection):
     np.testing.assert_allclose(seen.reshape(arrays["rotated"].shape), arrays["rotated"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_pixels_are_exactly_the_originals(projection, compiled):
+def test_pixels_are_exactly_the_originals(projection):
     arrays, views, _, size = projection
 
+    @jax.jit
     def flat(points):
         return flat_pixels(pixels_of(view_points(points, views), size), size)
 
-    found = (jax.jit(flat) if compiled else flat)(arrays["points"])
+    found = flat(arrays["points"])
     np.testing.assert_array_equal(found.reshape(arrays["flat_index"].shape), arrays["flat_index"])
 
 
 def test_sums_are_the_originals(projection):
     arrays, _, image_size, size = projection
-    pixels = pixels_of(arrays["rotated"][:, None], size)
+    draw = jax.jit(lambda features, points: splat(features, pixels_of(points[:, None], size), size)[:, 0])
     margin = (image_size - size) // 2
-    pictures = np.pad(splat(arrays["features_bnc"], pixels, size)[:, 0], ((0, 0), *[(margin, margin)] * 2, (0, 0)))
+    pictures = draw(arrays["features_bnc"], arrays["rotated"])
+    pictures = np.pad(pictures, ((0, 0), *[(margin, margin)] * 2, (0, 0)))
     largest = np.abs(arrays["image_nhwc"]).max()  # up to some hundred terms in another order
     np.testing.assert_allclose(pictures, arrays["image_nhwc"], rtol=0, atol=1e-6 * largest)
 
@@ -130,8 +131,9 @@ def test_sums_and_their_gradient_by_a_plain_loop():
         for row, column in pixels[n, v, i] + np.array(NEIGHBOURHOOD):
             expected[n, v, row, column] += features[n, i]
             gradient[n, i] += weights[n, v, row, column]
-    np.testing.assert_allclose(splat(features, pixels, 6), expected, rtol=0, atol=2e-6)
-    found = jax.grad(lambda features: jnp.sum(weights * splat(features, pixels, 6)))(features)
+    pictures, back = jax.jit(lambda features: jax.vjp(lambda x: splat(x, pixels, 6), features))(features)
+    np.testing.assert_allclose(pictures, expected, rtol=0, atol=2e-6)
+    (found,) = jax.jit(lambda weights: back(weights))(weights)
     np.testing.assert_allclose(found, gradient, rtol=0, atol=5e-6)
 
 
@@ -181,7 +183,8 @@ def test_the_gradient_of_attention_in_blocks():
     def loss(query, key, value, block):
         return jnp.sum(arrays[3] * blockwise_attention(query, key, value, block))
 
-    expected, found = (jax.grad(loss, argnums=(0, 1, 2))(*arrays[:3], block) for block in (9, 4))
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)
+    expected, found = (gradient(*arrays[:3], block) for block in (9, 4))
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
+from networks import lively
 from official_files import assert_equal, leaves, make_state, write
 
 import unireplknet_jax as urk
@@ -19,8 +20,8 @@ from unireplknet_jax.data.points import fixed_poses
 from unireplknet_jax.models.torch_archive import read_state_dict
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, view_points
-from unireplknet_jax.tasks.base import get_task
-from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.convert import merge
 from unireplknet_jax.tasks.points import Points
 from unireplknet_jax.tasks.predict import predict_files
@@ -68,10 +69,16 @@ def test_the_originals_chain_from_points_to_logits_in_both_forms(checkpoint, ref
     np.testing.assert_allclose(pictures, reference["image_nchw"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(pictures[:1], reference["image_f64_nchw"], rtol=0, atol=1e-5)
     np.testing.assert_allclose(logits, reference["logits_f64"], rtol=0, atol=1e-5)
-    merged, error = merge(checkpoint, tolerance=1e-5)
-    assert error < 2e-6
-    again = jax.jit(merged.module.apply)(merged.variables, *inputs)
+    merged = urk.reparameterize(checkpoint.variables)
+    again = jax.jit(checkpoint.task.module(deploy=True).apply)(merged, *inputs)
     np.testing.assert_allclose(again, reference["logits_merged"], rtol=0, atol=2e-5)
+
+
+def test_a_merge_is_checked_on_all_inputs():
+    trunk = {"depths": (0, 0, 0, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((), (), (), (3,))}
+    task = Points(trunk | {"num_classes": 3, "graph_dim": 4}, **SMALL)
+    variables = lively(jax.eval_shape(lambda: fresh_variables(task, 0)))
+    assert merge(Checkpoint(task, variables, merged=False), tolerance=1e-5)[1] < 2e-6
 
 
 def test_parts_of_the_encoder(checkpoint, reference):

@@ -89,8 +89,8 @@ def _synthetic(config):
     # The mean of 35 sigmoids' losses rests at their base rate for hundreds of steps.
     config.task.options.update({"loss_kind": "ce", "mixup": 0.0})
     config.data.update({"name": "synthetic_commands", "eval_split": "test", "train_examples": 6160, "num_threads": 2})
-    config.batch_size = 44
-    config.eval_batch_size = 50
+    config.batch_size = 40
+    config.eval_batch_size = 56
     config.epochs = 18
     config.eval_every_epochs = 3
     config.log_every = 70

@@ -43,10 +43,11 @@ def is_merged(variables):
     return all("pwconv2_bn" not in block for block in _blocks(variables["params"]))
 
 
-def merge_error(model, variables, merged, images):
+def merge_error(model, variables, merged, *inputs):
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
-    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; images: (n, h, w, c).
+    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied
+    to, images (n, h, w, c) for most.
     Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
     dtype; NaN where an output is not finite.
     """
@@ -54,7 +55,7 @@ def merge_error(model, variables, merged, images):
     forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))
     with jax.default_matmul_precision("highest"):
         before, after = (
-            jax.jit(form.apply, static_argnames="method")(tree, images, method=method) for form, tree in forms
+            jax.jit(form.apply, static_argnames="method")(tree, *inputs, method=method) for form, tree in forms
         )
 
     def error(a, b):

@@ -241,7 +241,7 @@ def test_starting_weights_are_published_ones_of_the_same_size(recipe):
         assert config.init == ""
         return
     model = config.task.options.model.name
-    expected = "in22k" if name == "imagenet1k_384" or size in ("b", "l", "xl") else "in1k"
+    expected = "in22k" if name == "imagenet1k_384" or size.split(",")[0] in ("b", "l", "xl") else "in1k"
     assert config.init.startswith(f"{model}_{expected}")
     assert config.init.endswith(".pth")
 

@@ -167,7 +167,7 @@ def _decode(container, name, wanted, count):
     for frame in container.decode(_stream(container, name)):
         size = size or {"width": frame.width, "height": frame.height}
         if decoded in wanted:
-            found[decoded] = frame.to_ndarray(format="rgb24", **size)
+            found[decoded] = _upright(frame, size)
         decoded += 1
         if decoded > last:
             return found
@@ -175,7 +175,12 @@ def _decode(container, name, wanted, count):
         raise ValueError(
             f"{name} is damaged: {decoded} of its {count} frames can be decoded; replace it with a whole one"
         )
-    return found | dict.fromkeys(wanted - {*found}, frame.to_ndarray(format="rgb24", **size))
+    return found | dict.fromkeys(wanted - {*found}, _upright(frame, size))
+
+
+def _upright(frame, size):
+    """(h, w, 3): telephones store what was filmed upright lying on its side, and tell how far to turn it back."""
+    return np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90))
 
 
 # ---- views and augmentation

@@ -140,7 +140,7 @@ def test_35_classes_are_the_words_of_speech_commands():
 
 
 def test_a_directory_keeps_everything(checkpoint, tmp_path):
-    task = dataclasses.replace(checkpoint.task, labels=("a", "b", "c", "d", "e"), frames=64, loss_kind="ce")
+    task = dataclasses.replace(checkpoint.task, labels=("a", "b", "c", "d", "e"), mels=64, loss_kind="ce")
     save_checkpoint(tmp_path / "a", dataclasses.replace(checkpoint, task=task))
     again = open_checkpoint(tmp_path / "a")
     assert again.task == task
@@ -199,6 +199,11 @@ def test_a_loaded_network_gets_other_classes_but_not_channels(goldens, caplog):
         ({"loss_kind": "mse"}, "loss_kind is 'mse'; expected 'bce' or 'ce'"),
         ({"mixup": 1.5}, "mixup=1.5 must be from 0 to 1"),
         ({"std": 0.0}, "std=0.0 must be above 0"),
+        ({"mean": float("nan")}, "mean=nan must be a number, and finite"),
+        ({"fill": -float("inf")}, "fill=-inf must be a number, and finite"),
+        ({"shift": float("inf")}, "shift=inf must be above 0, and finite"),
+        ({"width": float("nan")}, "width=nan must be above 0, and finite"),
+        ({"seconds": 0.2}, r"windows of seconds=0\.2 have 18 frames, of which .* the first 16; give frames=18, or"),
         ({"roll": 0.5}, "roll=0.5 must be a whole number"),
         ({"window": "flat"}, "window is 'flat'"),
     ],

@@ -34,7 +34,11 @@ LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
     "frames": "1 or more",
     "rate": "1 or more",
+    "width": "above 0",
+    "shift": "above 0",
+    "mean": "a number",
     "std": "above 0",
+    "fill": "a number",
     "seconds": "0 or more",
     "mixup": "from 0 to 1",
     "mixup_alpha": "above 0",
@@ -104,7 +108,12 @@ class Audio:
                 raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
         if self.loss_kind not in ("bce", "ce"):
             raise ValueError(f"loss_kind is {self.loss_kind!r}; expected 'bce' or 'ce'.")
-        self._bank  # noqa: B018 so that a wrong filter bank is refused now
+        needed = self._bank.frames(int(self.seconds * self.rate))  # refuses a wrong filter bank, too
+        if needed > self.frames:
+            raise ValueError(
+                f"windows of seconds={self.seconds} have {needed} frames, of which the network would get the first "
+                f"{self.frames}; give frames={needed}, or seconds=0 for windows of {self.frames} frames."
+            )
 
     @property
     def options(self):

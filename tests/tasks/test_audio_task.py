@@ -224,6 +224,10 @@ def test_the_classes_are_the_datas():
     assert own.fitted_to(TONES_DATA) is own
     with pytest.raises(ValueError, match="tones has 10 classes, but the model has 3"):
         make_task(3).dataset(TONES_DATA, "train", train=True)
+    own.dataset(TONES_DATA, "train", train=True)  # other names for the same classes
+    for train in (True, False):
+        with pytest.raises(ValueError, match="classes of the model in another order: class 0 is '150 Hz'"):
+            make_task(10, labels=TONES[::-1]).dataset(TONES_DATA, "test", train)
 
 
 # Training examples.

@@ -186,6 +186,9 @@ def test_broken_videos_are_refused_by_name_or_passed_over(folder, caplog):
 def test_other_classes_than_the_models_are_refused(folder):
     with pytest.raises(ValueError, match="video_folder has 2 classes, but the model has 3"):
         VideoClassification({**MODEL, "num_classes": 3}).dataset(data(folder), "val", train=False)
+    with pytest.raises(ValueError, match="the classes of the model in another order: class 0 is 'loud', not 'still'"):
+        make_task(labels=("still", "loud")).dataset(data(folder), "val", train=False)
+    make_task(labels=("a", "b")).dataset(data(folder), "val", train=False)  # other names for the same classes
     waiting = VideoClassification({**MODEL, "num_classes": 0}).fitted_to(data(folder))
     assert (waiting.labels, waiting.module().num_classes) == (("loud", "still"), 2)
 

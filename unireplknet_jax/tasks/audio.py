@@ -18,7 +18,7 @@ from PIL import Image
 
 from unireplknet_jax.data import audio as sounds
 from unireplknet_jax.data.audio_sets import open_sounds
-from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.base import check_order, check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
@@ -173,6 +173,7 @@ class Audio:
         source, broken = self._open(data, split), data.get("broken", "refuse")
         if len(source.labels) != self._classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {self._classes}.")
+        check_order(self.labels, source.labels, data["name"])
         if not train:
             source = without_broken(source, why=sounds.why_broken) if broken == "skip" else source
             return grain.MapDataset.source(TransformedExamples(source, self._plain, sounds.why_broken))

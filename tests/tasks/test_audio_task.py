@@ -129,6 +129,13 @@ def test_missing_and_surplus_tensors_are_listed(goldens, tmp_path):
         urk.load_checkpoint(write(tmp_path / "a.pth", state))
 
 
+def test_a_classifier_of_no_shape_is_listed(goldens, tmp_path):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(goldens / "audio" / "audio_model.pth")[0].items()}
+    state["mlp_head.1.weight"] = np.zeros((), np.float32)
+    with pytest.raises(ValueError, match=r"a\.pth does not fit a UniRepLKNet: .*mlp_head\.1\.weight"):
+        urk.load_checkpoint(write(tmp_path / "a.pth", state))
+
+
 def test_35_classes_are_the_words_of_speech_commands():
     shapes = {f"v.{name}": array.shape for name, array in make_state(num_classes=None, in_chans=1).items()}
     shapes |= {"mlp_head.1.weight": (35, 32)}

@@ -319,7 +319,7 @@ class Audio:
         trunk = {name.removeprefix("v."): shape for name, shape in shapes.items() if name.startswith("v.")}
         options = torch_names.infer_options(trunk)
         deploy = options.pop("deploy")
-        classes = next(iter(shapes.get("mlp_head.1.weight", (1,))))
+        classes = (*shapes.get("mlp_head.1.weight", ()), 1)[0]
         options = {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}
         labels = read_labels("speech_commands") if classes == 35 else ()
         return cls({**options, "num_classes": classes}, labels), deploy

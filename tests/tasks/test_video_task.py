@@ -37,7 +37,7 @@ def make_task(**options):
         "segments": 2,
         "crops": 3,
         "image_size": 16,
-        "labels": ("still", "loud"),
+        "labels": ("loud", "still"),
     }
     return VideoClassification(**{**small, **options})
 
@@ -272,7 +272,7 @@ def test_the_probabilities_of_all_views_are_averaged():
     expected = np.array([[1.4 / 3, 1.6 / 3], [1.3 / 3, 1.7 / 3]])
     np.testing.assert_allclose(np.exp(pred["logits"]), expected, rtol=1e-5)
     ranked = task.record({"logits": pred["logits"][0]}, {"id": "x"})["predictions"]
-    assert [(row["label"], round(row["score"], 4)) for row in ranked] == [("loud", 0.5333), ("still", 0.4667)]
+    assert [(row["label"], round(row["score"], 4)) for row in ranked] == [("still", 0.5333), ("loud", 0.4667)]
     metrics = task.metrics(task.totals(pred, batch), [])
     assert metrics["top1"] == 0
     assert metrics["loss"] == pytest.approx(-np.log(expected[:, 0]).mean(), rel=1e-5)

@@ -5,7 +5,8 @@
 The folder holds class_labels_indices.csv, AudioSet's CSV file of each split, and beside it a folder of that name with
 the clips, YTID.wav or .flac: unbalanced_train_segments.csv, unbalanced_train_segments/..., and the same for
 balanced_train_segments and eval_segments. Clips that are gone from YouTube are counted in the log. Arguments:
-- full: 2,041,789 clips, drawn by the inverse frequency of their classes, 5 epochs.
+- full: 2,041,789 clips, drawn by the inverse frequency of their classes, 5 epochs (AST's list has the
+  balanced ones, too).
 - balanced: 22,160 clips, 25 epochs.
 - runlocal: a minute on a CPU: ten tones in noise, made up on the spot.
 

@@ -19,7 +19,8 @@ dropped. `best/` is chosen by the validation split, as the original chooses its 
 
     unireplknet evaluate runs/words/best --split test
 
-Nobody has trained :published with this code. Hardware: 4 GPUs as released; one GPU or a TPU slice.
+Nobody has trained :published with this code. Hardware: one GPU, as released (all 128 examples of a step share the
+statistics of batch norm), or a TPU slice.
 """
 
 from ml_collections.config_dict import placeholder

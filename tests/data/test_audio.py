@@ -1,5 +1,6 @@
 """Sounds by numbers: the filter bank is torchaudio's, reading gives what was written, augmentation keeps its bounds."""
 
+import struct
 import sys
 
 import jax
@@ -165,6 +166,20 @@ def test_sixteen_bits_are_divided_by_32768(tmp_path):
     np.testing.assert_array_equal(read_sound(EncodedSound(path.read_bytes(), "a"), 16_000), values / 32768)
 
 
+@pytest.mark.parametrize("stated", [0, 2**31 - 1, 2**32 - 1, "of the file", "one more"])
+def test_a_wrong_length_of_the_whole_file_does_not_matter_where_all_samples_are_there(tmp_path, stated):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.linspace(-0.5, 0.5, 999), 16_000, subtype="PCM_U8")
+    data = bytearray(path.read_bytes())
+    data[36:36] = b"LIST" + struct.pack("<I", 3) + b"abc\0"  # before the samples, of an odd length and so padded
+    struct.pack_into("<I", data, 4, {"of the file": len(data), "one more": len(data) - 7}.get(stated, stated))
+    path.write_bytes(data)
+    assert len(read_sound(path, 16_000)) == 999
+    path.write_bytes(data[:-100])
+    with pytest.raises(ValueError, match=r"is cut off after 9.. samples"):
+        read_sound(path, 16_000)
+
+
 @pytest.fixture
 def spoilt(tmp_path):
     """{what is wrong: file}."""
@@ -173,7 +188,9 @@ def spoilt(tmp_path):
     files["text"].write_bytes(b"dear diary, " * 50)
     soundfile.write(files["nothing"], np.zeros(0), 16_000)
     soundfile.write(files["nan"], np.array([0.0, np.nan]), 16_000, subtype="FLOAT")
-    for suffix in ("wav", "flac", "mp3"):
+    files["rate"] = tmp_path / "rate.wav"
+    soundfile.write(files["rate"], np.zeros(10), 2_000_000_000)
+    for suffix in ("wav", "flac", "mp3", "aiff"):
         path = files[f"cut {suffix}"] = tmp_path / f"cut.{suffix}"
         soundfile.write(path, np.random.default_rng(0).uniform(-1, 1, 20_000), 16_000)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -191,6 +208,8 @@ def spoilt(tmp_path):
         ("cut wav", "is cut off after 9,9.. samples; fetch it again"),
         ("cut flac", "cannot be read as sound"),
         ("cut mp3", "is cut off after"),
+        ("cut aiff", "is cut off after 9,9.. samples; fetch it again"),
+        ("rate", "states 2,000,000,000 samples a second; expected 100 to 1,000,000"),
         ("missing", "cannot read .*No such file"),
         ("folder", "cannot read .*Is a directory"),
     ],

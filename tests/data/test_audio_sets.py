@@ -166,6 +166,14 @@ def test_several_labels_to_a_sound(tagged, caplog):
     assert f"1 of its sounds are not in {tagged / 'eval'}: gone" in caplog.text
 
 
+def test_lists_that_a_spreadsheet_has_saved_and_names_with_commas(tagged):
+    for name in ("class_labels_indices.csv", "eval.csv"):
+        text = (tagged / name).read_text() + ' \nbbb,"Child speech, kid speaking"\n' * (name == "eval.csv")
+        (tagged / name).write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    expected = [("--aaa.wav", 0, 2), ("bbb.flac", 2), ("ccc.wav", 0), ("bbb.flac", 1)]
+    assert listing(open_sounds("csv", "eval", tagged)) == expected
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -187,6 +195,12 @@ def test_lists_without_sounds_or_classes_are_refused(tagged):
     shutil.rmtree(tagged / "eval")
     with pytest.raises(ValueError, match=r"none of the 4 sounds of .* put them there"):
         open_sounds("csv", "eval", tagged)
+    (tagged / "eval.csv").write_text("# YTID\n")
+    with pytest.raises(ValueError, match=r"eval\.csv lists no sounds; expected a file's name"):
+        open_sounds("csv", "eval", tagged)
+    (tagged / "x.csv").mkdir()
+    with pytest.raises(ValueError, match=r"there is no .*x\.csv; expected a CSV file"):
+        open_sounds("csv", "x", tagged)
     (tagged / "class_labels_indices.csv").write_text("index,mid,display_name\n1,/m/09x0r,Speech\n")
     with pytest.raises(
         ValueError, match=r"indices\.csv, line 2: expected 0,mid,display_name, found '1,/m/09x0r,Speech'"

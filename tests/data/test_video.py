@@ -1,6 +1,7 @@
 """Frames of a clip by hand-computed indices; decoding of real files; views and augmentation."""
 
 import pickle
+import struct
 import sys
 import wave
 
@@ -102,6 +103,42 @@ def test_all_frames_have_the_size_of_the_first(tmp_path):
     with av.open(str(both)) as container:
         assert {frame.width for frame in container.decode(video=0)} == {64, 96}
     assert read_frames(both, every).shape[1:] == (48, 64, 3)
+
+
+def patched(path, box, at, form, *values):
+    """The MP4 file with numbers written over those `at` bytes behind the name of one of its boxes."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into(form, data, data.index(box) + 4 + at, *values)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "kept", "expected"), [(0, 20, range(20)), (8, 20, range(8, 28)), (8, 32, range(8, 40))]
+)
+def test_a_video_that_was_trimmed_has_the_frames_that_were_kept(first, kept, expected, tmp_path):
+    """Telephones cut videos by an edit list alone; the frames outside of it stay in the file."""
+    path = write(tmp_path / "a.mp4", 40, "libx264")
+    # An entry of an edit list: the duration in thousandths of a second, the beginning in the track's units, of which a
+    # frame has 512, and as B-frames come late the first one is at 1024.
+    patched(path, b"elst", 8, ">Ii", 40 * kept, 512 * first + 1024)
+    np.testing.assert_array_equal(indices(read_frames(path, every)), expected)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))]
+)
+def test_a_portrait_video_stands_upright(matrix, corner, tmp_path):
+    """The matrix takes the stored picture, whose upper left corner is bright, to that on the screen."""
+    lying = np.zeros((3, 48, 64, 3), np.uint8)
+    lying[:, :16, :16] = 200
+    write_video(tmp_path / "a.mp4", lying)
+    a, b, c, d = (0x10000 * value for value in matrix)
+    path = patched(tmp_path / "a.mp4", b"tkhd", 40, ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    frames = read_frames(path, every)
+    assert frames.shape == ((3, 64, 48, 3) if a == 0 else (3, 48, 64, 3))
+    assert frames[1][corner].min() > 150
+    assert sum(frames[1][y, x].min() > 150 for y in (0, -1) for x in (0, -1)) == 1
 
 
 def sound(path):

@@ -44,6 +44,8 @@ def test_classes_are_those_of_the_training_list_or_of_the_file_of_names(tmp_path
     (tmp_path / "labels.txt").write_text("jump\nfall\nrun\n")
     val = open_videos("video_csv", "val", tmp_path)
     assert (val.labels, val.targets.tolist()) == (("jump", "fall", "run"), [0])
+    (tmp_path / "labels.txt").write_bytes("jump\r\nfall\r\nrun\r\n".encode("utf-8-sig"))
+    assert open_videos("video_csv", "val", tmp_path).labels == ("jump", "fall", "run")
     lists(tmp_path, train="a.mp4 2\n", val="c.mp4 1\n")
     assert open_videos("video_csv", "val", tmp_path).targets.tolist() == [1]
 
@@ -80,6 +82,14 @@ def test_wrong_names_and_folders_are_one_sentence(tmp_path):
     (tmp_path / "labels.txt").write_text("a\na\n")
     with pytest.raises(ValueError, match="names a class twice"):
         open_videos("video_csv", "train", lists(tmp_path, train="a.mp4 0\n"))
+
+
+def test_what_is_no_text_is_one_sentence(tmp_path):
+    lists(tmp_path, train="a.mp4 0\n")
+    for name, expected in (("labels.txt", "a name"), ("train.csv", "a path and a label")):
+        (tmp_path / name).write_bytes("é\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=f"{name} is not a text file in UTF-8; expected {expected} in every line"):
+            open_videos("video_csv", "train", tmp_path)
 
 
 def test_a_folder_has_a_class_in_each_folder(tmp_path):

@@ -129,6 +129,13 @@ def test_missing_and_surplus_tensors_are_listed(goldens, tmp_path):
         urk.load_checkpoint(write(tmp_path / "a.pth", state))
 
 
+def test_a_classifier_of_no_shape_is_listed(goldens, tmp_path):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(goldens / "audio" / "audio_model.pth")[0].items()}
+    state["mlp_head.1.weight"] = np.zeros((), np.float32)
+    with pytest.raises(ValueError, match=r"a\.pth does not fit a UniRepLKNet: .*mlp_head\.1\.weight"):
+        urk.load_checkpoint(write(tmp_path / "a.pth", state))
+
+
 def test_35_classes_are_the_words_of_speech_commands():
     shapes = {f"v.{name}": array.shape for name, array in make_state(num_classes=None, in_chans=1).items()}
     shapes |= {"mlp_head.1.weight": (35, 32)}
@@ -140,7 +147,7 @@ def test_35_classes_are_the_words_of_speech_commands():
 
 
 def test_a_directory_keeps_everything(checkpoint, tmp_path):
-    task = dataclasses.replace(checkpoint.task, labels=("a", "b", "c", "d", "e"), frames=64, loss_kind="ce")
+    task = dataclasses.replace(checkpoint.task, labels=("a", "b", "c", "d", "e"), mels=64, loss_kind="ce")
     save_checkpoint(tmp_path / "a", dataclasses.replace(checkpoint, task=task))
     again = open_checkpoint(tmp_path / "a")
     assert again.task == task
@@ -199,6 +206,11 @@ def test_a_loaded_network_gets_other_classes_but_not_channels(goldens, caplog):
         ({"loss_kind": "mse"}, "loss_kind is 'mse'; expected 'bce' or 'ce'"),
         ({"mixup": 1.5}, "mixup=1.5 must be from 0 to 1"),
         ({"std": 0.0}, "std=0.0 must be above 0"),
+        ({"mean": float("nan")}, "mean=nan must be a number, and finite"),
+        ({"fill": -float("inf")}, "fill=-inf must be a number, and finite"),
+        ({"shift": float("inf")}, "shift=inf must be above 0, and finite"),
+        ({"width": float("nan")}, "width=nan must be above 0, and finite"),
+        ({"seconds": 0.2}, r"windows of seconds=0\.2 have 18 frames, of which .* the first 16; give frames=18, or"),
         ({"roll": 0.5}, "roll=0.5 must be a whole number"),
         ({"window": "flat"}, "window is 'flat'"),
     ],
@@ -219,6 +231,10 @@ def test_the_classes_are_the_datas():
     assert own.fitted_to(TONES_DATA) is own
     with pytest.raises(ValueError, match="tones has 10 classes, but the model has 3"):
         make_task(3).dataset(TONES_DATA, "train", train=True)
+    own.dataset(TONES_DATA, "train", train=True)  # other names for the same classes
+    for train in (True, False):
+        with pytest.raises(ValueError, match="classes of the model in another order: class 0 is '150 Hz'"):
+            make_task(10, labels=TONES[::-1]).dataset(TONES_DATA, "test", train)
 
 
 # Training examples.

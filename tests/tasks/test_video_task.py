@@ -37,7 +37,7 @@ def make_task(**options):
         "segments": 2,
         "crops": 3,
         "image_size": 16,
-        "labels": ("still", "loud"),
+        "labels": ("loud", "still"),
     }
     return VideoClassification(**{**small, **options})
 
@@ -186,6 +186,9 @@ def test_broken_videos_are_refused_by_name_or_passed_over(folder, caplog):
 def test_other_classes_than_the_models_are_refused(folder):
     with pytest.raises(ValueError, match="video_folder has 2 classes, but the model has 3"):
         VideoClassification({**MODEL, "num_classes": 3}).dataset(data(folder), "val", train=False)
+    with pytest.raises(ValueError, match="the classes of the model in another order: class 0 is 'loud', not 'still'"):
+        make_task(labels=("still", "loud")).dataset(data(folder), "val", train=False)
+    make_task(labels=("a", "b")).dataset(data(folder), "val", train=False)  # other names for the same classes
     waiting = VideoClassification({**MODEL, "num_classes": 0}).fitted_to(data(folder))
     assert (waiting.labels, waiting.module().num_classes) == (("loud", "still"), 2)
 
@@ -269,7 +272,7 @@ def test_the_probabilities_of_all_views_are_averaged():
     expected = np.array([[1.4 / 3, 1.6 / 3], [1.3 / 3, 1.7 / 3]])
     np.testing.assert_allclose(np.exp(pred["logits"]), expected, rtol=1e-5)
     ranked = task.record({"logits": pred["logits"][0]}, {"id": "x"})["predictions"]
-    assert [(row["label"], round(row["score"], 4)) for row in ranked] == [("loud", 0.5333), ("still", 0.4667)]
+    assert [(row["label"], round(row["score"], 4)) for row in ranked] == [("still", 0.5333), ("loud", 0.4667)]
     metrics = task.metrics(task.totals(pred, batch), [])
     assert metrics["top1"] == 0
     assert metrics["loss"] == pytest.approx(-np.log(expected[:, 0]).mean(), rel=1e-5)

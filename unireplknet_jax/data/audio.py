@@ -20,6 +20,7 @@ import numpy as np
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 WINDOWS = ("hanning", "hamming", "povey")
 FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
+RATES = (100, 1_000_000)  # samples a second of a file; resampling others would fill the memory
 
 
 class EncodedSound(bytes):
@@ -84,13 +85,29 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} cannot be read as sound ({reason}); expected a WAV, FLAC, Ogg or MP3 file") from error
     if not len(samples):
         raise ValueError(f"{name} holds no samples; expected a sound of some length")
-    stated = int.from_bytes(data[4:8], "little") + 8 if data[:4] == b"RIFF" else 0
     # Where the length was not known, as in a pipe, it is written as about the largest there is.
-    if len(data) < stated < 2**30 or len(samples) < expected < 2**62:
+    if len(data) < _end_of_samples(data) < 2**30 or len(samples) < expected < 2**62:
         raise ValueError(f"{name} is cut off after {len(samples):,} samples; fetch it again")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise ValueError(f"{name} states {rate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}")
     if not np.all(np.isfinite(samples)):
         raise ValueError(f"{name} holds samples that are not finite; expected numbers from -1 to 1")
     return samples, rate
+
+
+def _end_of_samples(data: bytes) -> int:
+    """Where the samples of a WAV or AIFF file end by its own account, in bytes, which libsndfile does not tell; else 0.
+
+    The length of the whole file, which stands at its beginning, is wrong in files of many programs.
+    """
+    order, wanted = {b"RIFF": ("little", b"data"), b"FORM": ("big", b"SSND")}.get(data[:4], ("little", b""))
+    start = 12
+    while wanted and start + 8 <= len(data):
+        size = int.from_bytes(data[start + 4 : start + 8], order)
+        if data[start : start + 4] == wanted:
+            return start + 8 + size
+        start += 8 + size + size % 2
+    return 0
 
 
 def _resample(samples: np.ndarray, found: int, rate: int) -> np.ndarray:

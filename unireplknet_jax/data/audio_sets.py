@@ -191,7 +191,8 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
     for line, row in _rows(table):
         if len(row) < 2 or not row[0].strip():
             raise ValueError(f"{table}, line {line}: expected a file's name and its classes, found {','.join(row)!r}")
-        own = [label.strip() for label in row[-1].split(",") if label.strip()]
+        whole = row[-1].strip()  # a display name may hold commas
+        own = [whole] if whole in numbers else [label.strip() for label in whole.split(",") if label.strip()]
         unknown = [label for label in own if label not in numbers]
         if unknown or not own:
             what = f"unknown label {unknown[0]!r}" if unknown else "no label"
@@ -205,7 +206,8 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
         names.append(file)
         classes.append(tuple(sorted({numbers[label] for label in own})))
     if not names:
-        raise ValueError(f"none of the {len(absent):,} sounds of {table} is in {folder}; put them there")
+        missing = f"none of the {len(absent):,} sounds of {table} is in {folder}; put them there"
+        raise ValueError(missing if absent else f"{table} lists no sounds; expected a file's name and classes a row")
     if absent:
         _log.warning("%s: %d of its sounds are not in %s: %s", table, len(absent), folder, listed(absent))
     return SoundFiles(str(folder), Names(names), classes, labels)
@@ -228,10 +230,10 @@ def _read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line, fields) of a CSV file's rows; those that are empty or begin with # are left out."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True)
-            return [(reader.line_num, row) for row in reader if row and not row[0].startswith("#")]
-    except FileNotFoundError as error:
+            return [(reader.line_num, row) for row in reader if any(map(str.strip, row)) and not row[0].startswith("#")]
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"there is no {path}; expected a CSV file as of AudioSet") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is not a CSV file ({error})") from error

@@ -79,6 +79,19 @@ def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_na
         raise ValueError(f"{found_name} has the classes of {expected_name} in another order; give both the same order")
 
 
+def check_order(expected: Sequence[str], found: Sequence[str], name: str) -> None:
+    """Raise ValueError where a model and the data called `name` have the same classes in another order.
+
+    Other names are let pass: those of a model often say better what the data call "17" or "n01440764".
+    """
+    if tuple(expected) != tuple(found) and sorted(expected) == sorted(found):
+        wrong = next(i for i, (label, other) in enumerate(zip(expected, found, strict=True)) if label != other)
+        raise ValueError(
+            f"{name} has the classes of the model in another order: class {wrong} is {found[wrong]!r}, not "
+            f"{expected[wrong]!r}; give data in the same order, or train with task.labels in that of the data"
+        )
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a sentence about an unknown name."""
     near = difflib.get_close_matches(name, known, n=3)

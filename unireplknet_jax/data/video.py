@@ -140,14 +140,16 @@ def _count_frames(container, name):
     stream = _stream(container, name)
     count, end = 0, 0.0
     for packet in container.demux(stream):
-        if packet.size and not packet.is_discard:
-            count += 1
+        if packet.size:
+            count += not packet.is_discard
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if not count:
         raise ValueError(f"{name} holds no video frames; replace it with a whole file")
     # Some containers state the number of frames, Matroska a duration, which with sound beside is not the picture's.
-    if count < stream.frames:
+    # An MP4 that was trimmed states all frames, but the duration of those that its edit list keeps.
+    duration = float((stream.duration or 0) * stream.time_base) if "mp4" in container.format.name else float("inf")
+    if count < stream.frames and end < duration * (1 - 0.5 / stream.frames):
         raise ValueError(f"{name} is truncated to {count} of its {stream.frames} frames; replace it with a whole one")
     stated = (container.duration or 0) / 1e6
     if len(container.streams) == 1 and 0 < end < 0.95 * stated:
@@ -165,7 +167,7 @@ def _decode(container, name, wanted, count):
     for frame in container.decode(_stream(container, name)):
         size = size or {"width": frame.width, "height": frame.height}
         if decoded in wanted:
-            found[decoded] = frame.to_ndarray(format="rgb24", **size)
+            found[decoded] = _upright(frame, size)
         decoded += 1
         if decoded > last:
             return found
@@ -173,8 +175,12 @@ def _decode(container, name, wanted, count):
         raise ValueError(
             f"{name} is damaged: {decoded} of its {count} frames can be decoded; replace it with a whole one"
         )
-    ending = frame.to_ndarray(format="rgb24", **size)
-    return found | dict.fromkeys(wanted - {*found}, ending)
+    return found | dict.fromkeys(wanted - {*found}, _upright(frame, size))
+
+
+def _upright(frame, size):
+    """(h, w, 3): telephones store what was filmed upright lying on its side, and tell how far to turn it back."""
+    return np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90))
 
 
 # ---- views and augmentation

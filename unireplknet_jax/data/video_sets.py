@@ -93,7 +93,7 @@ def _classes(folder, found):
     known = _read_list(train)[1] if train.is_file() else found
     numbers = all(label.isdecimal() for label in known)
     if named.is_file():
-        labels = tuple(line.strip() for line in named.read_text("utf-8").splitlines() if line.strip())
+        labels = tuple(line.strip() for line in _lines(named, "a name") if line.strip())
         if len({*labels}) < len(labels):
             raise ValueError(f"{named} names a class twice; expected another name in every line")
     else:
@@ -112,12 +112,8 @@ def _read_list(path: Path) -> tuple[Sequence[str], Sequence[str]]:
 @functools.lru_cache(maxsize=4)  # a run opens each split several times
 def _parse_list(path, changed):
     del changed  # a part of the key: a list that was changed is read anew
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file; expected a path and a label in every line") from error
     names, labels = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(path, "a path and a label"), 1):
         words = line.strip().rsplit("," if "," in line else None, 1)
         if not line.strip() or (number == 1 and words[-1].strip().lower() == "label"):
             continue
@@ -131,3 +127,10 @@ def _parse_list(path, changed):
     if not names:
         raise ValueError(f"{path} lists no videos; expected a path and a label in every line")
     return names, labels
+
+
+def _lines(path, expected):
+    try:
+        return path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8; expected {expected} in every line") from error

@@ -18,7 +18,7 @@ from PIL import Image
 
 from unireplknet_jax.data import audio as sounds
 from unireplknet_jax.data.audio_sets import open_sounds
-from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.base import check_order, check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
@@ -34,7 +34,11 @@ LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
     "frames": "1 or more",
     "rate": "1 or more",
+    "width": "above 0",
+    "shift": "above 0",
+    "mean": "a number",
     "std": "above 0",
+    "fill": "a number",
     "seconds": "0 or more",
     "mixup": "from 0 to 1",
     "mixup_alpha": "above 0",
@@ -104,7 +108,12 @@ class Audio:
                 raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
         if self.loss_kind not in ("bce", "ce"):
             raise ValueError(f"loss_kind is {self.loss_kind!r}; expected 'bce' or 'ce'.")
-        self._bank  # noqa: B018 so that a wrong filter bank is refused now
+        needed = self._bank.frames(int(self.seconds * self.rate))  # refuses a wrong filter bank, too
+        if needed > self.frames:
+            raise ValueError(
+                f"windows of seconds={self.seconds} have {needed} frames, of which the network would get the first "
+                f"{self.frames}; give frames={needed}, or seconds=0 for windows of {self.frames} frames."
+            )
 
     @property
     def options(self):
@@ -164,6 +173,7 @@ class Audio:
         source, broken = self._open(data, split), data.get("broken", "refuse")
         if len(source.labels) != self._classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {self._classes}.")
+        check_order(self.labels, source.labels, data["name"])
         if not train:
             source = without_broken(source, why=sounds.why_broken) if broken == "skip" else source
             return grain.MapDataset.source(TransformedExamples(source, self._plain, sounds.why_broken))
@@ -309,7 +319,7 @@ class Audio:
         trunk = {name.removeprefix("v."): shape for name, shape in shapes.items() if name.startswith("v.")}
         options = torch_names.infer_options(trunk)
         deploy = options.pop("deploy")
-        classes = next(iter(shapes.get("mlp_head.1.weight", (1,))))
+        classes = (*shapes.get("mlp_head.1.weight", ()), 1)[0]
         options = {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}
         labels = read_labels("speech_commands") if classes == 35 else ()
         return cls({**options, "num_classes": classes}, labels), deploy

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
 _RANGES = {
+    "a number": (-_LARGEST, _LARGEST),
     "1 or more": (1, _LARGEST),
     "0 or more": (0, _LARGEST),
     "above 0": (_SMALLEST, _LARGEST),

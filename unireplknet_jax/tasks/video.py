@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unireplknet_jax.data import video as clips
+from unireplknet_jax.data.base import check_order
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
@@ -102,6 +103,7 @@ class VideoClassification(Classification):
         source, classes, broken = self._open(data, split), self.module().num_classes, data.get("broken", "refuse")
         if len(source.labels) != classes:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
+        check_order(self.labels, source.labels, data["name"])
         if train:
             examples = AugmentedExamples(source, self._training_clip, broken, clips.why_broken)
             return training_stream(range(len(source)), examples, data["seed"])

@@ -43,18 +43,18 @@ def is_merged(variables):
     return all("pwconv2_bn" not in block for block in _blocks(variables["params"]))
 
 
-def merge_error(model, variables, merged, images):
+def merge_error(model, variables, merged, *inputs):
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
-    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; images: (n, h, w, c).
-    Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
+    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it
+    takes, images (n, h, w, c). Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
     dtype; NaN where an output is not finite.
     """
-    method = "features" if model.num_classes is None else None
+    method = "features" if getattr(model, "num_classes", 0) is None else None
     forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))
     with jax.default_matmul_precision("highest"):
         before, after = (
-            jax.jit(form.apply, static_argnames="method")(tree, images, method=method) for form, tree in forms
+            jax.jit(form.apply, static_argnames="method")(tree, *inputs, method=method) for form, tree in forms
         )
 
     def error(a, b):

@@ -70,8 +70,10 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
     if it exceeds the tolerance or the checkpoint is merged already.
     """
     merged = reparameterize(checkpoint.variables)
-    images = jax.random.normal(jax.random.key(seed), _input_shape(checkpoint.task, examples))
-    error = merge_error(checkpoint.module, checkpoint.variables, merged, images)
+    shapes = _input_shapes(checkpoint.task, examples)
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    inputs = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    error = merge_error(checkpoint.module, checkpoint.variables, merged, *inputs)
     if not error <= tolerance:
         raise ValueError(
             f"on random input the merged form differs from the training form by {error:.2g} of the largest output, "
@@ -80,20 +82,20 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
     return dataclasses.replace(checkpoint, variables=merged, merged=True), error
 
 
-def _input_shape(task, examples):
-    """(examples, h, w, c): what the task hands to its network."""
+def _input_shapes(task, examples):
+    """The shapes of what the task hands to its network, [(examples, h, w, c)] for one that takes a map."""
     module, found = task.module(), []
     batch = {
         name: jax.ShapeDtypeStruct((examples, *leaf.shape), leaf.dtype)
         for name, leaf in task.shapes(train=False)[0].items()
     }
 
-    def apply(_, inputs, **options):
-        found.append(inputs.shape)
-        return module.init_with_output(jax.random.key(0), inputs, **options)[0]
+    def apply(_, *inputs, **options):
+        found.extend(value.shape for value in inputs)
+        return module.init_with_output(jax.random.key(0), *inputs, **options)[0]
 
     jax.eval_shape(lambda batch: task.predict(apply, {}, batch), batch)
-    return found[0]
+    return found
 
 
 def describe(checkpoint):
@@ -107,7 +109,7 @@ def describe(checkpoint):
         "model": same[0] if same else "a UniRepLKNet of no published size",
         "depths": trunk.depths,
         "dims": trunk.dims,
-        "classes": module.num_classes,
+        "classes": getattr(module, "num_classes", None),
         "channels": module.in_chans,
         "tensors": len(leaves),
         "counters": len(torch_names.counters(torch_names.name_table(checkpoint.variables))),

@@ -23,6 +23,7 @@ from unireplknet_jax.train.sharding import make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "imagenet1k_384")  # from published weights
 QUICK = (
     "cifar100:scratch",
     "finetune:runlocal",
@@ -216,11 +217,7 @@ def test_two_sizes_are_one_too_many():
 def test_starting_weights_are_published_ones_of_the_same_size(recipe):
     config = load(recipe)
     name, _, size = recipe.partition(":")
-    if (
-        name not in ("audioset", "cifar100", "finetune", "finetune_sounds", "imagenet1k_384")
-        or size == "scratch"
-        or recipe == "cifar100"
-    ):
+    if name not in STARTED or size == "scratch" or recipe == "cifar100":
         assert config.init == ""
         return
     model = config.task.options.model.name

@@ -234,8 +234,9 @@ def test_words_are_spoken_by_other_voices_in_every_split(tmp_path, monkeypatch):
 def test_no_two_voices_sound_alike():
     """espeak-ng passes over a variant that it does not know: a misspelt voice would be heard twice."""
     voices = [voice for names in speech_synthesis.VOICES.values() for voice in names]
+    plain = speech_synthesis.speak("go", "en-us").tobytes()
     spoken = {speech_synthesis.speak("go", f"en-us+{voice}").tobytes() for voice in voices}
-    assert len(spoken) == len(voices) == len(set(voices)) == 58
+    assert len(spoken - {plain}) == len(voices) == 58
 
 
 @needs_espeak

@@ -214,6 +214,9 @@ def test_the_classes_are_the_datas():
         task.module()
     fitted = task.fitted_to(TONES_DATA)
     assert (fitted.labels, fitted.module().num_classes) == (TONES, 10)
+    assert make_task(10).fitted_to(TONES_DATA).labels == TONES
+    own = make_task(10, labels=tuple("abcdefghij"))
+    assert own.fitted_to(TONES_DATA) is own
     with pytest.raises(ValueError, match="tones has 10 classes, but the model has 3"):
         make_task(3).dataset(TONES_DATA, "train", train=True)
 

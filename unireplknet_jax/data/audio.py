@@ -83,8 +83,10 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} cannot be read as sound ({reason}); expected a WAV, FLAC, Ogg or MP3 file") from error
     if not len(samples):
         raise ValueError(f"{name} holds no samples; expected a sound of some length")
-    if len(samples) < expected < 2**62:  # a length that is not known is written as the largest there is
-        raise ValueError(f"{name} is cut off: {len(samples):,} of its {expected:,} samples are there; fetch it again")
+    stated = int.from_bytes(data[4:8], "little") + 8 if data[:4] == b"RIFF" else 0
+    # Where the length was not known, as in a pipe, it is written as about the largest there is.
+    if len(data) < stated < 2**30 or len(samples) < expected < 2**62:
+        raise ValueError(f"{name} is cut off after {len(samples):,} samples; fetch it again")
     if not np.all(np.isfinite(samples)):
         raise ValueError(f"{name} holds samples that are not finite; expected numbers from -1 to 1")
     return samples, rate

@@ -11,7 +11,8 @@ HEAD_NORM_EPS = 1e-5  # PyTorch's default, where the trunk's own norms have 1e-6
 class PooledClassifier(nn.Module):
     """Mean over the positions of the trunk's last map, LayerNorm, Linear, in float32.
 
-    backbone: a trunk without classifier and output norms, (n, h, w, c) -> (n, h / 32, w / 32, c'). Original:
+    backbone: a trunk without classifier and output norms, (n, h, w, c) -> (n, h / 32, w / 32, c'); the merged form is
+    that of the backbone, `model.clone(backbone=model.backbone.clone(deploy=True))`. Original:
     Audio/src/models/ast_models.py (`mlp_head`).
     """
 

@@ -128,7 +128,7 @@ class Audio:
         if data["eval_split"]:
             found = self._open(data, data["eval_split"]).labels
             check_same_labels(labels, found, data["train_split"], data["eval_split"])
-        if self.labels or (not self._waits and self._classes != len(labels)):
+        if not self._waits and (self.labels or self._classes != len(labels)):
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
 

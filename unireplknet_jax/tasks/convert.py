@@ -66,8 +66,8 @@ def cast(checkpoint, dtype):
 def merge(checkpoint, tolerance, seed=0, examples=2):
     """(the checkpoint in merged form, the largest difference that makes, relative to the largest output).
 
-    The difference is over all outputs on random input of the network, as large as the task makes it. Raises ValueError
-    if it exceeds the tolerance or the checkpoint is merged already.
+    The difference is over all outputs on random input of the network, of the size that the task hands to it. Raises
+    ValueError if it exceeds the tolerance or the checkpoint is merged already.
     """
     merged = reparameterize(checkpoint.variables)
     shapes = _input_shapes(checkpoint.task, examples)

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 
 import flax
+import jax
 import numpy as np
 
 from unireplknet_jax.tasks.base import fresh_variables
@@ -93,10 +94,19 @@ def fit_trunk(checkpoint, task):
         }
     else:
         taken = checkpoint.variables
-    taken, fresh = map(flax.traverse_util.flatten_dict, (taken, fresh_variables(task, seed=0)))
-    own = {path: leaf for path, leaf in fresh.items() if path[1] != "backbone"}
-    own |= {path: taken[path] for path, leaf in own.items() if path in taken and taken[path].shape == leaf.shape}
-    made = sorted({path[1] for path, leaf in own.items() if leaf is fresh[path]})
+    taken, own = flax.traverse_util.flatten_dict(taken), _fresh_layers(task)
+    kept = {path: taken[path] for path, leaf in own.items() if path in taken and taken[path].shape == leaf.shape}
+    made = sorted({path[1] for path in own.keys() - kept.keys()})
     _log.warning("taken: the backbone; made: %s.", ", ".join(made) or "nothing")
     trunk = {path: leaf for path, leaf in taken.items() if path[1] == "backbone"}
-    return flax.traverse_util.unflatten_dict(trunk | own)
+    return flax.traverse_util.unflatten_dict(trunk | own | kept)
+
+
+def _fresh_layers(task):
+    """{path: array} of the layers around the trunk, alone: compiled, the trunk's are never made."""
+
+    def make():
+        flat = flax.traverse_util.flatten_dict(fresh_variables(task, seed=0))
+        return {"/".join(path): leaf for path, leaf in flat.items() if path[1] != "backbone"}
+
+    return {tuple(name.split("/")): leaf for name, leaf in jax.jit(make)().items()}

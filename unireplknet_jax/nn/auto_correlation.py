@@ -1,8 +1,8 @@
 """Attention by correlation over lags, in a row and between the nodes of a tree.
 
 Paper: Corrformer, "Interpretable weather forecasting for worldwide stations with a unified deep model" (2023), as in
-Time-Series/layers of the original. There lags come from a Fourier transform; here from the diagonals of a matrix product,
-the same sums, which every partitioner can split by rows.
+Time-Series/layers of the original. There lags come from a Fourier transform; here from the diagonals of a matrix
+product, the same sums, which every partitioner can split by rows.
 """
 
 import math
@@ -66,14 +66,12 @@ class _Projected(nn.Module):
     layers: int = 1
 
     @nn.compact
-    def __call__(self, x, cross, train=False):
-        """x: (..., l, d), cross: (..., s, d) -> (..., l, d); keys and values are brought to length l."""
-        width, length = x.shape[-2:][::-1]
-        q = _heads(_dense(width, "query_projection")(x), self.heads)
-        k, v = (
-            _heads(_of_length(_dense(width, name)(cross), length), self.heads)
-            for name in ("key_projection", "value_projection")
-        )
+    def __call__(self, queries, keys, values, train=False):
+        """queries: (..., l, d), keys, values: (..., s, d) -> (..., l, d); keys and values are brought to length l."""
+        length, width = queries.shape[-2:]
+        q = _heads(_dense(width, "query_projection")(queries), self.heads)
+        k = _heads(_of_length(_dense(width, "key_projection")(keys), length), self.heads)
+        v = _heads(_of_length(_dense(width, "value_projection")(values), length), self.heads)
         return _dense(width, "out_projection")(_merged_heads(self._correlate(q, k, v, train)))
 
 
@@ -96,9 +94,9 @@ class AutoCorrelation(_Projected):
 class CrossCorrelation(_Projected):
     """What sibling nodes know of each other: aligned to their mean, ordered by delay, causal convolution over nodes.
 
-    x: (g, n, l, d), n siblings in each of g groups. factor: how many lags are followed and averaged. layers: of the
-    causal convolution, whose width is l * d / heads, so the weights belong to one l. Equal delays keep the order of the
-    nodes (a stable sort, where the original's may differ from run to run).
+    Inputs: (g, n, l, d), n siblings in each of g groups. factor: how many lags are followed and averaged. layers: of
+    the causal convolution, whose width is l * d / heads, so the weights belong to one l. Equal delays keep the order of
+    the nodes (a stable sort, where the original's may differ from run to run).
     """
 
     def _correlate(self, q, k, v, train):
@@ -144,11 +142,13 @@ class MultiCorrelation(nn.Module):
 
         own = AutoCorrelation(self.heads, self.factor_temporal, self.lag_sign, name="auto_correlation")
         between = CrossCorrelation(self.heads, self.factor_spatial, layers=self.layers, name="cross_correlation")
-        leaf = drop(own(x, cross, train))
+        leaf = drop(own(x, cross, cross, train))
         levels = []
         for depth, siblings in enumerate(self.tree):
             leaves_below = math.prod(self.tree[depth + 1 :])
-            nodes = (jnp.mean(y.reshape(-1, siblings, leaves_below, *y.shape[1:]), axis=2) for y in (x, cross))
-            level = between(*nodes, train)
+            x_nodes, cross_nodes = (
+                jnp.mean(y.reshape(-1, siblings, leaves_below, *y.shape[1:]), axis=2) for y in (x, cross)
+            )
+            level = between(x_nodes, cross_nodes, cross_nodes, train)
             levels.append(jnp.repeat(level.reshape(-1, *x.shape[1:]), leaves_below, axis=0))
         return drop(leaf) + drop(sum(levels) / len(levels))

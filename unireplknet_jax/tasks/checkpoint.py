@@ -44,8 +44,8 @@ def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
     Sizes, kernels, classes, channels and form are read off the tensors; neither torch nor anything named in the file is
     needed or run. num_classes: another number of classes gets a fresh classifier, None drops it; in_chans: the stem's
     input channels are summed (1) or repeated and rescaled (others). What was dropped or summed is logged. ema: take the
-    file's `model_ema`. dtype: storage dtype of the returned floating-point arrays, None: as in the file. options: of the
-    file's task, {name: value}, that leave no trace in a PyTorch file (attention heads, say) and are not as published.
+    file's `model_ema`. dtype: storage dtype of the returned floating-point arrays, None: as in the file. options: those
+    of the file's task, {name: value}, that leave no trace in a PyTorch file (attention heads, say).
     Raises ValueError with one sentence that lists every missing, unexpected and mis-shaped tensor.
     """
     checkpoint = open_checkpoint(

@@ -1,7 +1,7 @@
 """Forecasts for many stations at once: each group of stations is a map of time by features (Corrformer).
 
-Paper: section 4.4 of the conference version, table 12 of the journal's. Original: Time-Series/, which crashes as released;
-`nn.corrformer` says what had to be decided.
+Paper: table 12 of the journal version. Original: Time-Series/, which crashes as released; `nn.corrformer` says what had
+to be decided.
 """
 
 import dataclasses
@@ -339,7 +339,7 @@ class Forecasting:
 
     @classmethod
     def from_torch_shapes(cls, shapes):
-        """As published where a state dict leaves no trace: tree, heads, readout, moving average, label beside horizon."""
+        """As published where a state dict leaves no trace: tree, heads, readout, moving average, label and horizon."""
         model, decoder, channels, steps, merged = corrformer_names.infer_options(shapes)
         tree = (7, 50) if channels == 11 else (1,)
         label = steps // 2

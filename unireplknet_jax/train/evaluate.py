@@ -30,8 +30,8 @@ def evaluate(
     """The task's metrics over every example of a grain.MapDataset, each counted once.
 
     batch_size is global and a multiple of the devices. `eval_step`: from `make_eval_step`, to compile only once.
-    num_threads, workers: as of `data.pipeline.eval_batches`. predictions: the .npz file to write all predictions and the
-    ids of their examples to, from one process; None: none.
+    num_threads, workers: as of `data.pipeline.eval_batches`. predictions: the .npz file to write all predictions
+    and the ids of their examples to, from one process; None: none.
     """
     if predictions and jax.process_count() > 1:
         raise ValueError("predictions are written by one process; evaluate in one to have them.")

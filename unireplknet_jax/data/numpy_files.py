@@ -17,12 +17,12 @@ def read_npy(path: Path) -> np.ndarray:
     if not path.is_file():
         raise ValueError(f"{path} is missing; expected an array of NumPy there")
     try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
         return np.load(path, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, OSError, EOFError) as error:
         if "pickle" not in str(error):
             raise ValueError(f"{path} is no array of NumPy ({error})") from None
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path} is no array of NumPy ({error})") from None
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)

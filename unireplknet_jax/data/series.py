@@ -102,9 +102,7 @@ def read_table(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
                 times.append(_parse_time(row[0].strip(), path, line))
                 rows.append(_parse_values(row[1:], names, path, line))
     except (UnicodeDecodeError, csv.Error):
-        raise ValueError(
-            f"{path} is not a CSV file in UTF-8; expected time,STATION,... and a row for each time"
-        ) from None
+        raise ValueError(f"{path} is no CSV file in UTF-8; expected time,STATION,... and a row for each time") from None
     if not names or not rows:
         raise ValueError(f"{path} has no rows; expected a header time,STATION,... and a row for each time")
     if len({*names}) != len(names) or "" in names:

@@ -26,6 +26,7 @@ from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, 
 from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 
 _log = logging.getLogger(__name__)
+_LOSSES = ("loss", "mse", "mae", "rmse")  # smaller is better, should stop.metric name one
 
 
 def train(config, workdir, profile=False):
@@ -230,22 +231,24 @@ def evaluations_since_best(folder, task, metric, step):
 
     metric: as the recipe's `stop.metric`. ValueError if there are evaluations, and none has it.
     """
-    since, best, metrics = 0, -math.inf, None
+    since, best, unknown = 0, -math.inf, []
     for row in read_metrics(folder / FILE):
-        names = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
-        if not names or row["step"] > step:
+        found = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
+        if not found or row["step"] > step:
             continue
-        metrics = [name.removeprefix("eval/") for name in names]
-        name = metric or metrics[0]
-        value = row.get(f"eval/{name}", math.nan) * (_sign(task) if name == metrics[0] else -1 if _is_loss(name) else 1)
+        names = [name.removeprefix("eval/") for name in found]
+        name = metric or names[0]
+        if name not in names:
+            unknown = names
+            break
+        plain = name.removeprefix("ema/")
+        sign = _sign(task) if plain == names[0] else -1 if plain in _LOSSES else 1
+        value = sign * row[f"eval/{name}"]
         since, best = (0, value) if value > best else (since + 1, best)
-        if metric and metric not in metrics:
-            raise ValueError(f"stop.metric={metric} is not measured; choose one of {', '.join(metrics[:20])}.")
-    return gather_rows([since])[0]
-
-
-def _is_loss(metric):
-    return metric.removeprefix("ema/") in ("loss", "mse", "mae", "rmse")
+    since, unknown = gather_rows([[since, unknown]])[0]  # process 0 has the rows
+    if unknown:
+        raise ValueError(f"stop.metric={metric} is not measured; choose one of {', '.join(unknown[:20])}.")
+    return since
 
 
 def _sign(task):

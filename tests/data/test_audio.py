@@ -185,7 +185,7 @@ def spoilt(tmp_path):
     ("kind", "message"),
     [
         ("empty", "is empty; expected a WAV, FLAC, Ogg or MP3 file"),
-        ("text", "cannot be read as sound"),
+        ("text", r"cannot be read as sound \(Format not recognised\); expected a WAV"),
         ("nothing", "holds no samples; expected a sound of some length"),
         ("nan", "holds samples that are not finite"),
         ("cut wav", "is cut off after 9,9.. samples; fetch it again"),

@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,7 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
             expected, rate = file.frames, file.samplerate
             samples = file.read(dtype="float64", always_2d=True)
     except (soundfile.SoundFileError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split()).removeprefix("Error opening ").rstrip(".")
+        reason = re.sub(r"^Error opening <.*>: ", "", " ".join(str(error).split())).rstrip(".")
         raise ValueError(f"{name} cannot be read as sound ({reason}); expected a WAV, FLAC, Ogg or MP3 file") from error
     if not len(samples):
         raise ValueError(f"{name} holds no samples; expected a sound of some length")

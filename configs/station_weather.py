@@ -70,7 +70,8 @@ def get_config(arg="airports"):
         config.task.options.tree = (1,)
     if arg == "irish_wind":
         config.data.train_examples = 4552
-        config.task.options.update({"tree": (2, 3), "history": 48, "label": 14, "horizon": 2})
+        config.task.options.update({"tree": (2, 2), "history": 48, "label": 14, "horizon": 2})
+        config.epochs = 4
     if arg == "runlocal":
         config.data.update({"name": "waves", "train_examples": 1003})
         config.task.options.update({"tree": (2, 3), "horizon": 6, "label": 10})

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +14,13 @@ from unireplknet_jax.data.series_sets import open_series
 from unireplknet_jax.data.time_features import season_basis
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
+from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import fresh_variables, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecasting import Forecasting
 from unireplknet_jax.tasks.predict import predict_files
+from unireplknet_jax.train.evaluate import evaluate
 
 MODEL = {
     "depths": (1, 1, 1, 1),
@@ -128,6 +131,18 @@ def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
     write_state_dict(tmp_path / "missing.pth", state)
     with pytest.raises(ValueError, match=r"missing \(1\): affine_bias"):
         urk.load_checkpoint(tmp_path / "missing.pth", options=GOLDEN)
+
+
+@pytest.mark.parametrize("options", [{"step": 86_400}, {"decoder": {**DECODER, "width": 6, "causal_layers": 2}}])
+def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
+    task = dataclasses.replace(fitted, **options)
+    flat = {entry.path: np.full(entry.shape, 0.5, np.float32) for entry in task.name_table().values()}
+    flat = {path: from_torch(Entry(path, leaf.shape), leaf) for path, leaf in flat.items()}
+    variables = flax.traverse_util.unflatten_dict(flat)
+    urk.save_torch_checkpoint(tmp_path / "a.pth", variables)
+    again = open_checkpoint(tmp_path / "a.pth")
+    assert jax.tree.structure(again.variables) == jax.tree.structure(variables)
+    assert again.task.step == task.step
 
 
 def test_training_starts_from_the_originals_file(path, caplog):
@@ -275,6 +290,19 @@ def test_merged_inference_gives_the_same_forecast(fitted, variables, tmp_path):
     assert open_checkpoint(tmp_path / "merged").task == fitted
     urk.save_torch_checkpoint(tmp_path / "merged.pth", merged.variables)
     assert reparameterize(variables).keys() == merged.variables.keys()
+
+
+def test_an_evaluation_on_8_devices_saves_what_it_predicts(fitted, variables, tmp_path):
+    dataset = fitted.dataset(DATA, "val", train=False)[:13]
+    metrics = evaluate(fitted, variables, dataset, 8, predictions=tmp_path / "a.npz")
+    file = np.load(tmp_path / "a.npz")
+    assert file["labels"].tolist() == list(fitted.labels)
+    assert file["id"].tolist() == list(range(13))
+    assert file["forecast"].shape == file["climatology"].shape == (13, 4, 12)
+    np.testing.assert_allclose(file["truth"][5], dataset[5]["future"], rtol=1e-6)
+    assert metrics["mse"] == pytest.approx(np.square(file["forecast"] - file["truth"]).mean(), rel=1e-5)
+    alone = fitted.predict(fitted.module().apply, variables, make_batch(fitted, 2))["forecast"]
+    np.testing.assert_allclose(file["forecast"][1], alone[1], rtol=1e-4)
 
 
 # A user's files.

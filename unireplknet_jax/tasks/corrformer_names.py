@@ -23,6 +23,7 @@ _OURS_TO_TORCH = (
 _TWINS = {"conv1": "net.0", "conv2": "net.4"}
 _CONVOLUTION = re.compile(r"(.*\.network\.\d+)\.(conv[12])\.(weight_g|weight_v|bias)")
 PUBLISHED_HEADS = 16
+_STEPS = {6: 1, 5: 60, 4: 3600, 3: 86_400, 2: 7 * 86_400, 1: 28 * 86_400}  # features of a timestamp: seconds apart
 
 
 def name_table(variables):
@@ -54,10 +55,11 @@ def aliases(table):
 
 
 def infer_options(shapes):
-    """({keyword arguments of the trunk}, {of the decoder}, channels, steps, merged) from {name: PyTorch shape}.
+    """({arguments of the trunk}, {of the decoder}, channels, steps, seconds, merged) from {name: PyTorch shape}.
 
     steps: label + horizon, for the published number of heads or, where that does not fit, the largest one that does.
-    Heads, tree, readout, moving average and factors leave no trace in a state dict.
+    seconds: between two steps, by the number of features of a timestamp. Heads, tree, readout, moving average and
+    factors leave no trace in a state dict.
     """
     trunk = {
         name.removeprefix("encoder."): shape
@@ -85,7 +87,8 @@ def infer_options(shapes):
         "layers": layers,
         "causal_layers": 1 + max(blocks, default=0),
     }
-    return options, decoder, channels, flat // (width // heads), merged
+    seconds = _STEPS.get(_size(shapes, "dec_embedding.temporal_embedding.embed.weight", 1), 3600)
+    return options, decoder, channels, flat // (width // heads), seconds, merged
 
 
 def _size(shapes, name, axis):

@@ -340,10 +340,10 @@ class Forecasting:
     @classmethod
     def from_torch_shapes(cls, shapes):
         """As published where a state dict leaves no trace: tree, heads, readout, moving average, label and horizon."""
-        model, decoder, channels, steps, merged = corrformer_names.infer_options(shapes)
+        model, decoder, channels, steps, seconds, merged = corrformer_names.infer_options(shapes)
         tree = (7, 50) if channels == 11 else (1,)
         label = steps // 2
-        options = {"label": label, "horizon": steps - label, "history": steps, "scaling": "none"}
+        options = {"label": label, "horizon": steps - label, "history": steps, "scaling": "none", "step": seconds}
         return cls(model, tree, decoder=decoder, stations=channels * math.prod(tree), **options), merged
 
     @classmethod

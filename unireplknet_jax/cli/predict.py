@@ -76,8 +76,11 @@ def _top(record, count):
 def _print_result(result):
     print(result["file"])
     for record in result["records"]:
+        tables = [name for name, value in record.items() if isinstance(value, list)]
         for name, value in record.items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
+                if len(tables) > 1:
+                    print(f"{name}:")
                 print_table(list(value[0]), [list(row.values()) for row in value])
             else:
                 print(f"{name}: {value}")

@@ -22,9 +22,9 @@ _RANGES = {
 }
 # Whose names a PyTorch file has is asked in this order; every UniRepLKNet with a classifier passes for one of images.
 TASKS = {
+    "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "video": "unireplknet_jax.tasks.video:VideoClassification",
     "audio": "unireplknet_jax.tasks.audio:Audio",
-    "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "classification": "unireplknet_jax.tasks.classification:Classification",
 }
 

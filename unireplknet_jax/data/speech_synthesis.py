@@ -45,8 +45,6 @@ def render_commands(folder: Path | None = None) -> Path:
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something else than spoken words; give a folder that is not there yet")
-    if shutil.which("espeak-ng") is None:
-        raise ImportError("speaking words needs the program espeak-ng, which is missing: apt-get install espeak-ng")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

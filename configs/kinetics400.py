@@ -14,7 +14,7 @@ unireplknet_jax/data/labels/kinetics400.txt). Videos that cannot be decoded end 
 | b | the same with the width of B | - |
 | b,script | the released script's network: B with 11 x 11 kernels in the last stage, layout reshape | - |
 | s,reshape | the layout of the released code alone | - |
-| synthetic | videos of moving shapes, rendered on first use; a small network | - (ours: README) |
+| synthetic | videos of moving shapes, rendered on first use; a small network; minutes on a CPU | - (ours: 99.6) |
 | runlocal | the same for a minute on a CPU | - |
 
 Values: the released script and its defaults (Video/ of the original, which trains with --layer_decay 1.0 alone). It
@@ -26,12 +26,9 @@ Hardware: a clip costs 16 times a picture of 224 pixels (`unireplknet plan` tell
 bfloat16, as in the release. Nobody has trained this recipe with this code.
 """
 
-from ml_collections import ConfigDict
-
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.moving_shapes import MOTIONS, PER_CLASS
 from unireplknet_jax.models.variants import VARIANTS
-from unireplknet_jax.train.recipe import base_config, parse_argument
+from unireplknet_jax.train.recipe import base_config, parse_argument, run_on_moving_shapes
 
 SIZES = ("s", "b")
 OPTIONS = ("reshape", "script", "synthetic", "runlocal")
@@ -82,39 +79,5 @@ def get_config(arg="s"):
     config.optim.min_lr = 2.5e-7
     config.optim.warmup_epochs = 10
     if options & {"synthetic", "runlocal"}:
-        _synthetic(config)
-    if "runlocal" in options:
-        config.epochs = 2
-        config.optim.warmup_epochs = 0.5
+        return run_on_moving_shapes(config, epochs=2 if "runlocal" in options else 10)
     return config
-
-
-def _synthetic(config):
-    """Moving shapes for a small network: reader, task and loop stay; what mirrors or mixes motions is left out."""
-    config.task.labels = tuple(MOTIONS)
-    options = config.task.options
-    options.model = ConfigDict(
-        {
-            **options.model.to_dict(),
-            "depths": (1, 2, 1, 1),
-            "dims": (16, 32, 64, 64),
-            "kernel_sizes": ((3,), (13, 13), (13,), (13,)),
-            "num_classes": len(MOTIONS),
-            "drop_path_rate": 0.0,
-            "bn_group": 32,
-            "dtype": "float32",
-            "remat": False,
-            "layer_scale_init": 1.0,  # 1e-6 is for hundreds of epochs: here it would cost the first few
-        }
-    )
-    options.update({"frames": 8, "stride": 3, "segments": 2, "crops": 1, "image_size": 32, "crop_scale": None})
-    options.update({"flip": False, "rand_augment": "", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0})
-    examples = PER_CLASS["train"] * len(MOTIONS)
-    config.data.update({"name": "moving_shapes", "eval_split": "test", "train_examples": examples, "num_threads": 2})
-    config.batch_size = 32
-    config.accumulate = 1
-    config.eval_batch_size = 80
-    config.epochs = 10
-    config.log_every = 10
-    config.optim.lr = 3e-3
-    config.optim.warmup_epochs = 1

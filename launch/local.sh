@@ -35,7 +35,7 @@ port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0
 pids=() loggers=() codes=()
 folder="$(mktemp -d)"
 
-# One process as it is started: prints to the named pipe $2 from which prefix() reads.
+# One process as it is started: what it prints goes to a named pipe from which prefix() reads.
 start() {
   export UNIREPLKNET_COORDINATOR="127.0.0.1:$port" UNIREPLKNET_PROCESSES="$processes" UNIREPLKNET_PROCESS="$1"
   export PYTHONUNBUFFERED=1
@@ -104,11 +104,15 @@ trap 'forward TERM' TERM HUP
 trap 'forward INT' INT
 set -m # a process group for each: Ctrl-C comes to this script alone, and a background process does not ignore it
 for ((i = 0; i < processes; i++)); do
+  # Both ends are opened here: a process that a signal ends before it has opened its own would leave the other waiting.
   mkfifo "$folder/$i"
-  prefix "$i" <"$folder/$i" &
+  # shellcheck disable=SC2094
+  exec {both}<>"$folder/$i" {output}<"$folder/$i" {input}>"$folder/$i" {both}>&-
+  prefix "$i" <&"$output" {output}<&- {input}>&- &
   loggers+=($!)
-  start "$i" -- "$@" >"$folder/$i" 2>&1 </dev/null &
+  start "$i" -- "$@" >&"$input" 2>&1 </dev/null {output}<&- {input}>&- &
   pids+=($!) codes+=("")
+  exec {output}<&- {input}>&-
 done
 
 deadline=""

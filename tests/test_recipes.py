@@ -13,6 +13,7 @@ from PIL import Image
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.audio_sets import TONES
+from unireplknet_jax.data.moving_shapes import MOTIONS
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -23,16 +24,18 @@ from unireplknet_jax.train.sharding import make_mesh
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
-STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "imagenet1k_384")  # from published weights
+STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "finetune_video", "imagenet1k_384")
 QUICK = (
     "cifar100:scratch",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
     "imagenet22k:s",
+    "kinetics400:synthetic",
     "small_images:digits",
     "speech_commands:synthetic",
     "station_weather:irish_wind",
 )
+BUOYS = tuple(f"buoy {index}" for index in range(12))
 
 
 def arguments(name):
@@ -69,8 +72,8 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.get("num_classes"))
     if "runlocal" in recipe:
-        made_up = {"classification": "digits", "audio": "tones"}.get(config.task.name, config.data.name)
-        assert (config.data.name, config.data.dir, config.init) == (made_up, "", "")
+        made_up = {"audio": "tones", "classification": "digits", "video": "moving_shapes", "forecasting": "waves"}
+        assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 
 
@@ -249,7 +252,7 @@ def test_starting_weights_are_published_ones_of_the_same_size(recipe):
         assert config.init == ""
         return
     model = config.task.options.model.name
-    expected = "in22k" if name == "imagenet1k_384" or size in ("b", "l", "xl") else "in1k"
+    expected = "in22k" if name == "imagenet1k_384" or size.split(",")[0] in ("b", "l", "xl") else "in1k"
     assert config.init.startswith(f"{model}_{expected}")
     assert config.init.endswith(".pth")
 
@@ -303,6 +306,6 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    assert getattr(checkpoint.module, "num_classes", 10) == 10
-    if config.task.name in ("classification", "audio"):
-        assert checkpoint.task.labels == (tuple("0123456789") if config.task.name == "classification" else TONES)
+    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS), "forecasting": BUOYS}
+    assert checkpoint.task.labels == made_up[config.task.name]
+    assert getattr(checkpoint.module, "num_classes", 12) == len(checkpoint.task.labels)

@@ -26,9 +26,20 @@ def test_imagenet22k_is_in_the_order_of_sorted_synset_folders():
     assert not any("\t" in label or label.startswith("n0") for label in labels)
 
 
+def test_kinetics400_is_in_alphabetical_order():
+    labels = read_labels("kinetics400")
+    assert len(labels) == len(set(labels)) == 400
+    assert list(labels) == sorted(labels)
+    assert (labels[0], labels[-1]) == ("abseiling", "zumba")
+
+
 @pytest.mark.parametrize(
     ("name", "origin", "licence"),
-    [("imagenet1k", "torchvision 0.29.1", "BSD-3-Clause"), ("imagenet22k", "timm 1.0.31", "Apache-2.0")],
+    [
+        ("imagenet1k", "torchvision 0.29.1", "BSD-3-Clause"),
+        ("imagenet22k", "timm 1.0.31", "Apache-2.0"),
+        ("kinetics400", "torchvision 0.29.1", "BSD-3-Clause"),
+    ],
 )
 def test_the_first_line_states_source_and_licence(name, origin, licence):
     header = lines(name)[0]
@@ -38,5 +49,5 @@ def test_the_first_line_states_source_and_licence(name, origin, licence):
 
 
 def test_unknown_set_lists_the_known():
-    with pytest.raises(ValueError, match="'imagenet'; expected one of imagenet1k, imagenet22k"):
+    with pytest.raises(ValueError, match="'imagenet'; expected one of imagenet1k, imagenet22k, kinetics400"):
         read_labels("imagenet")

@@ -39,7 +39,8 @@ class Local:
     def begin(self, play, *words, **environment):
         (self.folder / "play").write_text(play)
         self.process = subprocess.Popen(
-            ["bash", str(self.script), *words],
+            # The TPU compiler, loaded by another test of this process, ignores HUP, and what is started inherits that.
+            ["/usr/bin/env", "--default-signal=HUP", "bash", str(self.script), *words],
             env={**self.environment, **environment},
             cwd=self.folder,
             stdout=subprocess.PIPE,
@@ -51,9 +52,18 @@ class Local:
     def run(self, play, *words, **environment):
         """(code, output, what is said on stderr)"""
         process = self.begin(play, *words, **environment)
-        out, err = process.communicate(timeout=60)
-        assert self.alive() == []
+        out, err = self.end()
         return process.returncode, out, err
+
+    def end(self):
+        """(output, what is said on stderr) of the run once it has ended and left no process."""
+        try:
+            out, err = self.process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            table = subprocess.run(["ps", "-ef"], capture_output=True, text=True, check=False).stdout
+            pytest.fail(f"process {self.process.pid} does not end; these run:\n{table}")
+        assert self.alive() == []
+        return out, err
 
     def alive(self):
         """The processes started that have not ended."""
@@ -173,17 +183,15 @@ while true; do sleep 0.02; done
     for each in range(2):
         local.wait_for(Path(f"{local.pids}.{each}"))
     process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    out, _ = local.end()
     assert process.returncode == code
     assert sorted(out.splitlines()) == (["[0] saved", "[1] saved"] if code == 75 else [])
-    assert local.alive() == []
 
 
 def test_no_process_is_left_where_the_script_itself_fails(local):
     process = local.begin("while true; do sleep 1; done", "-n", "2", "--", "train", UNIREPLKNET_GRACE="x")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert local.alive() == []
+    local.end()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,25 @@ def test_inputs_of_another_size_are_refused(merged, model):
         model.apply(prepared, jnp.zeros((1, 192, 192, 3)))
 
 
-@pytest.mark.parametrize("size", [0, -3, (224,), (224, 0), 2.5, "224"])
+def test_a_forced_form_wins_over_a_prepared_one(merged, model):
+    prepared = urk.prepare(merged, 32, "cpu")
+    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    forced = jax.jit(model.clone(impl="fft").apply).lower(prepared, images).as_text()
+    assert "stablehlo.fft" in forced
+    assert "stablehlo.fft" not in jax.jit(model.apply).lower(prepared, images).as_text()
+
+
+def test_sizes_may_be_numpy_integers(merged):
+    ours, expected = (urk.prepare(merged, size, "cpu")["prepared"] for size in (np.int32(64), 64))
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+def test_an_unknown_platform_is_refused(merged):
+    with pytest.raises(ValueError, match=r"platform must be one of cpu, .* but is 'TPU v5e'"):
+        urk.prepare(merged, 64, "TPU v5e")
+
+
+@pytest.mark.parametrize("size", [0, -3, True, (224,), (224, 0), (224, True), 2.5, "224"])
 def test_sizes_that_cannot_be_are_refused(merged, size):
     with pytest.raises(ValueError, match="image_size must be a positive integer or two of them"):
         urk.prepare(merged, size, "cpu")
@@ -75,3 +93,5 @@ def test_variables_that_are_not_merged_are_refused():
         urk.prepare(variables, 224)
     with pytest.raises(ValueError, match="only merged variables can be prepared"):
         urk.prepare({}, 224)
+    with pytest.raises(ValueError, match="only merged variables can be prepared"):
+        urk.prepare({"params": None}, 224)

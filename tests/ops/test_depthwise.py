@@ -117,6 +117,34 @@ def test_a_sharded_step_moves_nothing_but_the_kernel_gradient(impl, size, dilati
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("size", [3, 13])
+def test_gradients_are_right_inside_a_shard_map_of_the_users_own(impl, size):
+    mesh = jax.make_mesh((8,), ("any",), axis_types=(AxisType.Auto,))
+    x, kernel, g = inputs((8, 14, 14, 4), (size, size))
+
+    def local(x, kernel, g):
+        return forward_and_gradients(x, kernel, g, impl=impl)
+
+    rows, whole = PartitionSpec("any"), PartitionSpec()
+    run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(rows, whole, rows), out_specs=(rows, rows, whole)))
+    for ours, wanted in zip(run(x, kernel, g), reference(x, kernel, g, 1), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_kernel_that_is_split_over_the_devices_moves_and_the_batch_does_not(impl):
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    rows, channels = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp",), (None, None, None, "fsdp")))
+    x, kernel, _ = inputs((8, 14, 14, 8), (3, 3))
+    run = jax.jit(lambda *a: depthwise_conv2d(*a, impl=impl), in_shardings=(rows, channels), out_shardings=rows)
+    with jax.set_mesh(mesh):
+        text = run.lower(x, kernel).compile().as_text()
+    moved = re.findall(r"= \w+\[([\d,]+)\]\S* (?:all-gather|all-to-all|collective-permute)", text)
+    assert moved
+    assert all(np.prod([int(n) for n in shape.split(",")]) < x.size / 2 for shape in moved), moved
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("axes", [("data", "fsdp"), ("data", "model")])
 def test_a_batch_split_over_some_axes_only_gets_the_right_gradients(axes, impl):
     """XLA's partitioner doubles the kernel gradient of a grouped convolution here."""
@@ -144,7 +172,7 @@ def test_explicit_mesh_axes_are_refused_in_one_sentence():
 @pytest.mark.skipif(jax.__version_info__ >= (0, 12), reason="XLA splits the FFT by itself from jax 0.12 on")
 def test_without_its_shard_map_the_fft_would_gather_the_batch(monkeypatch):
     """The twin of the test above: what it guards against does happen."""
-    monkeypatch.setattr("unireplknet_jax.ops.depthwise_fft.over_batch_shards", lambda f, a, b, **_: f(*a, *b))
+    monkeypatch.setattr("unireplknet_jax.ops.depthwise.over_batch_shards", lambda f, a, b, **_: f(*a, *b))
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     x, kernel, _ = inputs((16, 14, 14, 8), (13, 13))

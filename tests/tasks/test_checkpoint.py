@@ -210,6 +210,13 @@ def test_variables_with_a_hole_are_not_written(tmp_path, merged_state):
     assert not (tmp_path / "b.pth").exists()
 
 
+def test_prepared_variables_are_not_written(tmp_path, merged_state):
+    _, variables = load_checkpoint(write(tmp_path / "a.pth", merged_state))
+    with pytest.raises(ValueError, match='leave out the collection "prepared"'):
+        save_torch_checkpoint(tmp_path / "b.pth", urk.prepare(variables, 32, "cpu"))
+    assert not (tmp_path / "b.pth").exists()
+
+
 def test_variables_of_another_network_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="not those of a UniRepLKNet"):
         save_torch_checkpoint(tmp_path / "a.pth", {"params": {"dense": {"kernel": np.zeros((2, 3))}}})

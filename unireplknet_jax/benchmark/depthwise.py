@@ -10,6 +10,8 @@ import numpy as np
 from unireplknet_jax.benchmark.timing import Program, jax_program, measure, measured_roofline, torch_or_none
 from unireplknet_jax.ops.depthwise import (
     IMPLEMENTATIONS,
+    choose,
+    crop_kernel,
     depthwise_conv2d,
     prepare_kernel,
     prepared_conv2d,
@@ -74,10 +76,19 @@ def pass_of(name, impl, dilation):
     }[name]
 
 
+def chosen(platform, name, case):
+    """The implementation that "auto" takes on a platform for one of PASSES."""
+    use = "kernel_gradient" if name == "kernel gradient" else "convolve"
+    map_size = (case.side, case.side)
+    kernel = crop_kernel(np.empty((case.k, case.k, 1, case.c)), map_size, case.dilation)
+    return choose(platform, use, kernel.shape, map_size, case.n)
+
+
 def measure_case(case, dtype="float32", rounds=9, forms=None):
-    """Rows {"case", "pass", "form", "seconds", ..., "times xla", "roofline"} of one case.
+    """Rows {"case", "pass", "form", "auto", "seconds", ..., "times xla", "roofline"} of one case.
 
     forms: names of implementations, None: all. "prepared" is the chosen one with the kernel's part done ahead.
+    "auto" marks the form that `impl="auto"` takes here.
     roofline: the time of the direct sum at this device's float32 peak and the speed of its main memory, as a share of
     the time; above 1 where the arrays fit a cache.
     """
@@ -85,6 +96,7 @@ def measure_case(case, dtype="float32", rounds=9, forms=None):
     arrays, forms = operands(case, dtype), list(forms or IMPLEMENTATIONS)
     rows = []
     for name in PASSES:
+        taken = chosen(jax.default_backend(), name, case)
         programs = {form: jax_program(pass_of(name, form, case.dilation), *arrays) for form in forms}
         if name == "forward":
             programs |= _prepared(case, arrays, dtype)
@@ -95,6 +107,7 @@ def measure_case(case, dtype="float32", rounds=9, forms=None):
                 "case": str(case),
                 "pass": name,
                 "form": form,
+                "auto": "*" if form in (taken, f"{taken}, prepared") else "",
                 **timing._asdict(),
                 "times xla": timing.median / timings["xla"].median if "xla" in timings else None,
                 "roofline": floor / timing.median,

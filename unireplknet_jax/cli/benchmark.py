@@ -5,6 +5,8 @@ import pathlib
 
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
+_ROUNDS = 9
+
 
 def add_arguments(parser):
     parts = parser.add_subparsers(dest="part", metavar="WHAT", required=True)
@@ -18,14 +20,17 @@ def add_arguments(parser):
 def run(args):
     if getattr(args, "plot", None) and not pathlib.Path(args.plot).absolute().parent.is_dir():
         raise ValueError(f"--plot {args.plot} cannot be written: its folder does not exist.")
+    if getattr(args, "static", None) and args.rounds is not None:
+        raise ValueError("--static counts, so --rounds has no meaning with it; leave one of the two out.")
     if hasattr(args, "dtype"):
         args.dtype = args.dtype or ("bfloat16" if getattr(args, "static", None) else "float32")
+    args.rounds = _ROUNDS if args.rounds is None else args.rounds
     return args.run_part(args)
 
 
-def _add_timing_arguments(parser, rounds):
+def _add_timing_arguments(parser):
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: float32, with --static bfloat16")
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=f"runs of each (default: {rounds})")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"runs of each (default: {_ROUNDS})")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the medians")
 
 
@@ -41,7 +46,7 @@ def _add_static_argument(parser):
 def _add_depthwise_arguments(parser):
     parser.add_argument("--case", action="append", metavar="SHAPE", help='as "8x14x14x320 k13" or "8x14x14x160 k3 d5"')
     parser.add_argument("--form", action="append", metavar="NAME", help="an implementation (default: all)")
-    _add_timing_arguments(parser, 9)
+    _add_timing_arguments(parser)
     _add_static_argument(parser)
 
 
@@ -56,7 +61,7 @@ def _run_depthwise(args):
         return
     cases = [depthwise.parse_case(text) for text in args.case] if args.case else depthwise.CASES
     rows = [row for case in cases for row in depthwise.measure_case(case, args.dtype, args.rounds, args.form)]
-    _report(args, rows, ["case", "pass", "form"], ["times xla", "roofline"])
+    _report(args, rows, ["case", "pass", "form"], ["auto", "times xla", "roofline"])
 
 
 # ---- block
@@ -64,7 +69,7 @@ def _run_depthwise(args):
 
 def _add_block_arguments(parser):
     parser.add_argument("--case", action="append", metavar="SHAPE", help='as "8x14x14x160 k13"')
-    _add_timing_arguments(parser, 9)
+    _add_timing_arguments(parser)
     _add_static_argument(parser)
 
 
@@ -89,7 +94,7 @@ def _add_network_arguments(parser):
     parser.add_argument("--batch", action="append", type=int, metavar="N", help="default: 1 and 8, in training 8")
     parser.add_argument("--size", type=int, default=224, metavar="S", help="pixels (default: 224)")
     parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
-    _add_timing_arguments(parser, 9)
+    _add_timing_arguments(parser)
 
 
 def _run_model(args):

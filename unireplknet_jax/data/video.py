@@ -20,6 +20,7 @@ from unireplknet_jax.data.randaugment import RandAugment
 
 SAMPLINGS = ("dense", "uniform")
 GREY = (128, 128, 128)
+_LEAST_DECODED = 0.8  # of the frames of a file that is not taken for damaged
 _PICTURE_FORMATS = ("image2", "tty")  # with *_pipe what FFmpeg calls pictures, and texts that it would draw
 
 
@@ -89,7 +90,7 @@ def read_frames(path: str | os.PathLike, choose: Callable[[int], np.ndarray]) ->
             file.seek(0)
             with av.open(file, **options) as container:
                 wanted = np.asarray(choose(count))
-                found = _decode(container, {*wanted.tolist()})
+                found = _decode(container, name, {*wanted.tolist()}, count)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"cannot read {name} ({error.strerror}); expected the path of a video file") from error
     except (av.error.FFmpegError, OSError) as error:
@@ -99,10 +100,6 @@ def read_frames(path: str | os.PathLike, choose: Callable[[int], np.ndarray]) ->
         raise ValueError(
             f"{name} is not a video that FFmpeg can read, or is damaged ({error.strerror}); replace it with a whole one"
         ) from error
-    if len(found) < len({*wanted.tolist()}):
-        raise ValueError(
-            f"{name} is damaged: not all of its {count} frames can be decoded; replace it with a whole one"
-        )
     return np.stack([found[index] for index in wanted.tolist()])
 
 
@@ -158,16 +155,26 @@ def _count_frames(container, name):
     return count
 
 
-def _decode(container, wanted):
-    """{index: (h, w, 3)} of the wanted frames that can be decoded."""
-    found, size, last = {}, {}, max(wanted)
-    for index, frame in enumerate(container.decode(_stream(container, ""))):
+def _decode(container, name, wanted, count):
+    """{index: (h, w, 3)} of the wanted frames.
+
+    Decoders pass over some frames, such as those that refer to what was cut off before them; what then is missing at
+    the end is the last frame.
+    """
+    found, size, decoded, last = {}, {}, 0, max(wanted)
+    for frame in container.decode(_stream(container, name)):
         size = size or {"width": frame.width, "height": frame.height}
-        if index in wanted:
-            found[index] = frame.to_ndarray(format="rgb24", **size)
-        if index == last:
-            break
-    return found
+        if decoded in wanted:
+            found[decoded] = frame.to_ndarray(format="rgb24", **size)
+        decoded += 1
+        if decoded > last:
+            return found
+    if decoded < _LEAST_DECODED * count:
+        raise ValueError(
+            f"{name} is damaged: {decoded} of its {count} frames can be decoded; replace it with a whole one"
+        )
+    ending = frame.to_ndarray(format="rgb24", **size)
+    return found | dict.fromkeys(wanted - {*found}, ending)
 
 
 # ---- views and augmentation

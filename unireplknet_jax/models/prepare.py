@@ -1,5 +1,6 @@
 """Preparing merged variables for inputs of one size: what convolutions compute from their kernels alone, done once."""
 
+import operator
 import re
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from unireplknet_jax.models.reparameterize import is_merged
 from unireplknet_jax.ops.depthwise import prepare_kernel
 
+_PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
 _STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
 
 
@@ -16,17 +18,28 @@ def prepare(variables, image_size, platform=None, dtype=jnp.float32):
 
     variables: as `reparameterize` gives them, of any module with UniRepLKNet stages at any depth; nothing is mutated.
     image_size: of the inputs, an int or (h, w); the prepared variables serve no other. platform: where they will run
-    ("cpu", "tpu", ...), None: jax's default backend. dtype: that of the computation. The numbers stay those of the
-    merged form. Works under `jax.jit` and `jax.eval_shape` with the last three arguments fixed.
-    Raises ValueError for variables that are not merged and for a size that is not positive.
+    ("cpu", "cuda", "gpu", "rocm" or "tpu"), None: jax's default backend. dtype: that of the computation. The numbers
+    stay those of the merged form. Works under `jax.jit` and `jax.eval_shape` with the last three arguments fixed.
+    Raises ValueError for variables that are not merged, for a size that is not positive and an unknown platform.
     """
-    if not hasattr(variables, "items") or "params" not in variables or not is_merged(variables):
+    if not hasattr(variables, "items") or not hasattr(variables.get("params"), "items") or not is_merged(variables):
         raise ValueError('only merged variables can be prepared: {"params": ...} as reparameterize returns them.')
-    size = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"image_size must be a positive integer or two of them, but is {image_size!r}.")
+    if platform is not None and platform not in _PLATFORMS:
+        raise ValueError(f"platform must be one of {', '.join(_PLATFORMS)}, or None, but is {platform!r}.")
+    size = _height_and_width(image_size)
     prepared = _prepare_tree(variables["params"], size, platform or jax.default_backend(), jnp.dtype(dtype))
     return {**variables, "prepared": prepared}
+
+
+def _height_and_width(image_size):
+    sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+    try:
+        size = tuple(operator.index(side) for side in sides if not isinstance(side, bool))
+    except TypeError:
+        size = ()
+    if len(size) != 2 or len(sides) != 2 or min(size) < 1:
+        raise ValueError(f"image_size must be a positive integer or two of them, but is {image_size!r}.")
+    return size
 
 
 def _prepare_tree(params, image_size, platform, dtype, map_size=None):

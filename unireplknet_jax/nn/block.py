@@ -32,7 +32,8 @@ KERNEL_SIZES = (0, 3, 5, *sorted(BRANCHES))
 class DepthwiseConv(nn.Module):
     """A depthwise convolution with "same" padding; `use_bias` in merged form only.
 
-    A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs.
+    A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs
+    unless `impl` names another.
     beside: the size of a larger kernel with the same input (`ops.depthwise`).
     """
 
@@ -50,7 +51,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c), jnp.float32)
         x = x.astype(self.dtype)
         prepared = self.variables.get("prepared")
-        if prepared:
+        if prepared and self.impl in ("auto", *prepared):
             y = prepared_conv2d(x, prepared, kernel.shape, dilation=self.dilation)
         else:
             kernel = kernel.astype(self.dtype)

@@ -1,8 +1,10 @@
 """Which mesh axes split a batch, and how a function that the partitioner cannot split runs shard by shard."""
 
+import functools
 import math
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -53,3 +55,14 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
         axis_names=set(axes),
         check_vma=False,  # else a transpose inside `function` adds up over the mesh on its own, before `local` does
     )(*batched, *shared)
+
+
+def varying_alike(*arrays):
+    """The arrays as they are, each varying over all mesh axes over which one of them does inside a `jax.shard_map`.
+
+    What follows then is the business of one device; the gradient of an array that did not vary is added up here.
+    """
+    if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
+        return arrays
+    values = [jax.lax.stop_gradient(array.ravel()[0]) for array in arrays]
+    return tuple(functools.reduce(lambda kept, value: jnp.where(False, value, kept), values, a) for a in arrays)

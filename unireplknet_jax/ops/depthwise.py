@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
-from unireplknet_jax.ops.batch import batch_shards
+from unireplknet_jax.ops.batch import batch_shards, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -54,11 +54,12 @@ def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
     the kernel's and the map's size) or a name in IMPLEMENTATIONS; all give the same numbers. `beside` is the size of a
     larger kernel that convolves the same x, a hint for "auto". Differentiable in reverse mode, both arguments. Under a
     context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no implementation moves
-    the batch between devices; under other names or without the context, the FFT gathers it.
+    the batch between devices; under other names or without the context, the FFT gathers it. Inside a `jax.shard_map` of
+    one's own it is an operation like any other.
     Raises ValueError for shapes, dtypes, dilations or names outside of this.
     """
     _check(x, kernel, dilation, impl)
-    kernel = crop_kernel(kernel, x.shape[1:3], dilation)
+    x, kernel = varying_alike(x, crop_kernel(kernel, x.shape[1:3], dilation))
     return _convolve(x, kernel, dilation, impl, beside)
 
 
@@ -88,7 +89,11 @@ def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):
             f"a kernel was prepared for maps of another size than {x.shape[1:3]} (its {name} form is {array.shape}, "
             f"not {expected.shape}): call unireplknet_jax.prepare for this input size."
         )
-    return IMPLEMENTATIONS[name].convolve_prepared(x, array, kernel.shape, dilation)
+
+    def convolve(x, array):
+        return IMPLEMENTATIONS[name].convolve_prepared(x, array, kernel.shape, dilation)
+
+    return over_batch_shards(convolve, (x,), (array,))
 
 
 def crop_kernel(kernel, map_size, dilation=1):
@@ -118,13 +123,22 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
-    """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process."""
+    """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process.
+
+    Every device computes on its own examples. Left to itself, XLA's partitioner gathers the batch around a transform,
+    moves it where a kernel is split over the devices, and adds up the kernel gradient of a batch that is split over
+    some axes of a mesh only once too often for every device along the others.
+    """
 
     def run(name, x, other):
         implementation = IMPLEMENTATIONS[name]
         if function == "convolve":
-            return implementation.convolve(x, other, dilation)
-        return implementation.kernel_gradient(x, other, kernel_shape, dilation)
+            return over_batch_shards(lambda x, kernel: implementation.convolve(x, kernel, dilation), (x,), (other,))
+
+        def gradient(x, g):
+            return implementation.kernel_gradient(x, g, kernel_shape, dilation)
+
+        return over_batch_shards(gradient, (x, other), (), sum_output=True).astype(x.dtype)
 
     if impl != "auto":
         return run(impl, x, other)

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from unireplknet_jax.ops.batch import over_batch_shards
-
 
 def convolve(x, kernel, dilation):
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
@@ -36,16 +34,12 @@ def convolve_prepared(x, spectrum, kernel_shape, dilation):
 
 
 def kernel_gradient(x, g, kernel_shape, dilation):
-    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
+    """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     transforms = _transforms(x.shape[1:3], tuple(kernel_shape[:2]), dilation)
-
-    def local(x, g):
-        (x_real, x_imag), (g_real, g_imag) = (_parts(_spectrum(a, transforms.map)) for a in (x, g))
-        product = [x_real * g_real + x_imag * g_imag, x_real * g_imag - x_imag * g_real]
-        return jnp.stack([jnp.sum(part, axis=0) for part in product], axis=1)
-
-    gradient = _back(over_batch_shards(local, (x, g), (), sum_output=True)[None], transforms.taps)
-    return (gradient[0, :, :, None] * transforms.scale).astype(x.dtype)
+    (x_real, x_imag), (g_real, g_imag) = (_parts(_spectrum(a, transforms.map)) for a in (x, g))
+    product = [x_real * g_real + x_imag * g_imag, x_real * g_imag - x_imag * g_real]
+    total = jnp.stack([jnp.sum(part, axis=0) for part in product], axis=1)
+    return _back(total[None], transforms.taps)[0, :, :, None] * transforms.scale
 
 
 class _Transforms(typing.NamedTuple):

@@ -2,13 +2,11 @@
 
 A "same" output needs a circular transform of h + radius points only: with the padding on the left, whatever wraps
 around lands on zeros. The radius must be below the map's size, which cropping the kernel to the map guarantees
-(`depthwise.crop_kernel`). A sharded step would gather the whole batch around a transform, because the partitioner
-cannot split one; every function here therefore maps itself over the shards of the batch.
+(`depthwise.crop_kernel`).
 """
 
 import jax.numpy as jnp
 
-from unireplknet_jax.ops.batch import over_batch_shards
 from unireplknet_jax.ops.fold import dilate_kernel
 
 
@@ -25,25 +23,17 @@ def prepare(kernel, map_size, dilation):
 
 def convolve_prepared(x, spectrum, kernel_shape, dilation):
     """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
-
-    def local(x, spectrum):
-        size = _transform_size(x.shape[1:3], kernel_shape, dilation)
-        product = _input_spectrum(x, size, kernel_shape, dilation) * spectrum
-        return _inverse(product, size)[:, : x.shape[1], : x.shape[2], :].astype(x.dtype)
-
-    return over_batch_shards(local, (x,), (spectrum,))
+    size = _transform_size(x.shape[1:3], kernel_shape, dilation)
+    product = _input_spectrum(x, size, kernel_shape, dilation) * spectrum
+    return _inverse(product, size)[:, : x.shape[1], : x.shape[2], :].astype(x.dtype)
 
 
 def kernel_gradient(x, g, kernel_shape, dilation):
-    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
-
-    def local(x, g):
-        size = _transform_size(x.shape[1:3], kernel_shape, dilation)
-        product = jnp.sum(_input_spectrum(x, size, kernel_shape, dilation) * _spectrum(g, size).conj(), axis=0)
-        rows, columns = ((k - 1) * dilation + 1 for k in kernel_shape[:2])
-        return _inverse(product[None], size)[0, :rows:dilation, :columns:dilation, None, :].astype(x.dtype)
-
-    return over_batch_shards(local, (x, g), (), sum_output=True)
+    """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
+    size = _transform_size(x.shape[1:3], kernel_shape, dilation)
+    product = jnp.sum(_input_spectrum(x, size, kernel_shape, dilation) * _spectrum(g, size).conj(), axis=0)
+    rows, columns = ((k - 1) * dilation + 1 for k in kernel_shape[:2])
+    return _inverse(product[None], size)[0, :rows:dilation, :columns:dilation, None, :]
 
 
 def _radius(kernel_shape, dilation):

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unireplknet_jax.ops.batch import over_batch_shards
-
 _ONE_TILE = 256  # outputs of a map that is not cut
 _TILE = 128  # outputs of a tile, at most: the width of a matrix unit
 
@@ -37,21 +35,16 @@ def convolve_prepared(x, matrix, kernel_shape, dilation):
 
 
 def kernel_gradient(x, g, kernel_shape, dilation):
-    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c)."""
+    """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     w, c = x.shape[2:]
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
-
-    def local(x, g):
-        if tiling.count > 1:  # else the windows, several times the map, would be kept from the forward pass
-            x = lax.optimization_barrier(x)
-        matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
-        taps = jax.ShapeDtypeStruct((c, *kernel_shape[:2]), matrix.dtype)
-        matrix = matrix.reshape(c, tiling.window, w, tiling.tile, w)
-        (gradient,) = jax.linear_transpose(lambda taps: _matrix(taps, w, tiling, dilation), taps)(matrix)
-        return gradient
-
-    gradient = over_batch_shards(local, (x, g), (), sum_output=True)
-    return gradient.transpose(1, 2, 0)[:, :, None].astype(x.dtype)
+    if tiling.count > 1:  # else the windows, several times the map, would be kept from the forward pass
+        x = lax.optimization_barrier(x)
+    matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
+    matrix = matrix.reshape(c, tiling.window, w, tiling.tile, w)
+    taps = jnp.broadcast_to(matrix[:, 0, :1, 0, :1], (c, *kernel_shape[:2]))  # any values: the map is linear
+    (gradient,) = jax.linear_transpose(lambda taps: _matrix(taps, w, tiling, dilation), taps)(matrix)
+    return gradient.transpose(1, 2, 0)[:, :, None]
 
 
 class _Tiling(typing.NamedTuple):

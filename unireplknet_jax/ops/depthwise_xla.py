@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from unireplknet_jax.ops.batch import over_batch_shards
-
 
 def convolve(x, kernel, dilation):
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
@@ -13,22 +11,16 @@ def convolve(x, kernel, dilation):
 
 
 def kernel_gradient(x, g, kernel_shape, dilation):
-    """The cotangent of the kernel, (kh, kw, 1, c), for the output cotangent g: (n, h, w, c).
-
-    Mapped over the shards of the batch by hand: with a batch that is split over some axes of a mesh only, XLA's
-    partitioner adds up this gradient once too often for every device along the others.
-    """
+    """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
+    # Wide throughout: the transpose of a mixed-precision convolution is not defined by JAX.
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    def local(x, g):
-        def linear(kernel):
-            return _convolve(x.astype(wide), kernel, dilation, wide)
+    def linear(kernel):
+        return _convolve(x.astype(wide), kernel, dilation, wide)
 
-        # Wide throughout: the transpose of a mixed-precision convolution is not defined by JAX.
-        (gradient,) = jax.linear_transpose(linear, jax.ShapeDtypeStruct(kernel_shape, wide))(g.astype(wide))
-        return gradient
-
-    return over_batch_shards(local, (x, g), (), sum_output=True).astype(x.dtype)
+    kernel = jnp.broadcast_to(x[:1, :1, :1], kernel_shape).astype(wide)  # any values: the map is linear
+    (gradient,) = jax.linear_transpose(linear, kernel)(g.astype(wide))
+    return gradient
 
 
 def _convolve(x, kernel, dilation, accumulate):

@@ -151,6 +151,8 @@ def save_torch_checkpoint(path, variables, overwrite=False):
     """
     if not hasattr(variables, "items") or "params" not in variables:
         raise ValueError('variables must be a dict with "params" and, in training form, "batch_stats".')
+    if "prepared" in variables:
+        raise ValueError('prepared kernels have no place in a PyTorch checkpoint: leave out the collection "prepared".')
     for known in map(task_class, TASKS):
         table = known.names_of(variables)
         shapes = {name: entry.shape for name, entry in table.items()}

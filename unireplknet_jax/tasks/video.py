@@ -66,6 +66,8 @@ class VideoClassification(Classification):
         super().__post_init__()
         for field in ("frames", "stride", "segments", "crops"):
             check_number(field, getattr(self, field), "1 or more")
+            if not isinstance(getattr(self, field), int):
+                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
         for field, known in (("layout", LAYOUTS), ("sampling", clips.SAMPLINGS)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected {' or '.join(known)}.")
@@ -170,7 +172,9 @@ class VideoClassification(Classification):
     def draw(self, source, records):
         clip = clips.read_frames(source, lambda count: self._over_time(count, 1)[0])
         frames = clips.spatial_crops(clip, self.image_size, 1)
-        grid = np.asarray(clip_to_map(frames, "grid", self._rows))[0]
+        edge = max(1, self.image_size // 32)
+        framed = np.pad(frames, ((0, 0), (0, 0), (edge, edge), (edge, edge), (0, 0)), constant_values=255)
+        grid = clip_to_map(framed, "grid", self._rows)[0]
         return captioned(Image.fromarray(grid), records[0]["predictions"], size=448)
 
     # ---- checkpoints

@@ -29,7 +29,6 @@ from unireplknet_jax.tasks.base import check_number
 from unireplknet_jax.tasks.classification import freeze
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 
-_FREE = ("stations", "step", "unit", "scale", "places", "mean", "std", "seasons", "climatology")  # of the data
 _ERRORS = ("mse", "mae", "rmse")
 _SUMS = ("squared", "absolute", "persistence", "climatology", "count")
 

@@ -89,30 +89,52 @@ def test_readouts_differ_where_the_map_has_several_positions(goldens):
     assert not np.allclose(file["tokens/out"], file["pool/out"], atol=1)
 
 
-@pytest.mark.parametrize(
-    ("tree", "channels", "history", "label", "horizon", "dims"),
-    [((3,), 1, 10, 0, 5, (4, 4, 4, 8)), ((2, 2), 3, 12, 6, 1, (4, 8, 8, 12)), ((1,), 2, 7, 3, 4, (4, 4, 4, 8))],
-)
-def test_other_sizes_run_forward_and_backward(tree, channels, history, label, horizon, dims):
-    trunk = UniRepLKNet((1, 1, 1, 1), dims, ((3,), (13,), (3,), (13,)), num_classes=None, in_chans=1, remat=True)
-    module = Corrformer(trunk, tree, label, horizon, width=8, heads=2, hidden=16, layers=2, causal_layers=2)
-    series = int(np.prod(tree)) * channels
-    keys = iter(jax.random.split(jax.random.key(0), 5))
-    inputs = [jax.random.normal(next(keys), shape) for shape in [(2, history, series), (2, history, 4)]]
-    inputs += [jax.random.normal(next(keys), (2, label + horizon, 4)), jnp.zeros((series, 3))]
-    variables = jax.jit(module.init)(next(keys), *inputs)
-    assert ("token_projection" in variables["params"]) == (dims[-1] != 8)
+def other_network(tree, label, horizon, dims, **options):
+    trunk = UniRepLKNet((1, 1, 1, 1), dims, ((3,),) * 4, num_classes=None, in_chans=1, remat=True)
+    return Corrformer(trunk, tree, label, horizon, width=8, heads=2, hidden=16, **options)
 
-    def loss(params):
+
+def inputs_of(module, channels, history):
+    keys, series = jax.random.split(jax.random.key(0), 3), int(np.prod(module.tree)) * channels
+    steps = module.label + module.horizon
+    shapes = [(2, history, series), (2, history, 4), (2, steps, 4)]
+    return [*(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)), jnp.zeros((series, 3))]
+
+
+def loss_of(module, inputs):
+    def loss(variables):
         out, _ = module.apply(
-            {**variables, "params": params}, *inputs, train=True, rngs={"dropout": jax.random.key(1)},
-            mutable=["batch_stats"],
-        )  # fmt: skip
-        assert out.shape == (2, horizon, series)
+            variables, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
+        )
+        assert out.shape == (2, module.horizon, inputs[0].shape[-1])
         return jnp.mean(out**2)
 
-    gradients = jax.jit(jax.grad(loss))(variables["params"])
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("tree", "channels", "history", "label", "horizon", "dims"),
+    [((2, 2), 3, 12, 6, 1, (4, 8, 8, 12)), ((1,), 2, 7, 3, 4, (4, 4, 4, 8)), ((2, 1, 3), 1, 9, 9, 30, (4, 4, 4, 8))],
+)
+def test_other_sizes_have_a_gradient(tree, channels, history, label, horizon, dims):
+    """Traced, not computed."""
+    module = other_network(tree, label, horizon, dims, layers=2, causal_layers=2)
+    inputs = inputs_of(module, channels, history)
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    assert ("token_projection" in variables["params"]) == (dims[-1] != 8)
+    gradients = jax.eval_shape(jax.grad(loss_of(module, inputs)), variables)
+    assert jax.tree.map(lambda leaf: leaf.shape, gradients) == jax.tree.map(lambda leaf: leaf.shape, variables)
+
+
+def test_every_parameter_learns():
+    """All but what batch norms take away in the trunk and the weights of places, which are zero here."""
+    module = other_network((3,), 4, 5, (4, 4, 4, 8))
+    inputs = inputs_of(module, 1, 10)
+    variables = jax.jit(module.init)(jax.random.key(2), *inputs)
+    gradients = flax.traverse_util.flatten_dict(jax.jit(jax.grad(loss_of(module, inputs)))(variables)["params"])
+    assert all(np.all(np.isfinite(leaf)) for leaf in gradients.values())
+    still = {"/".join(path) for path, leaf in gradients.items() if not np.any(leaf)}
+    assert not [name for name in still if not name.startswith("backbone/") and "location" not in name]
 
 
 def test_rows_of_a_batch_do_not_mix(goldens, variables):

@@ -30,6 +30,7 @@ QUICK = (
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
     "imagenet22k:s",
+    "modelnet40:solids",
     "kinetics400:synthetic",
     "small_images:digits",
     "speech_commands:synthetic",
@@ -72,7 +73,8 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.get("num_classes"))
     if "runlocal" in recipe:
-        made_up = {"audio": "tones", "classification": "digits", "video": "moving_shapes", "forecasting": "waves"}
+        made_up = {"audio": "tones", "classification": "digits", "points": "solids", "video": "moving_shapes"}
+        made_up["forecasting"] = "waves"
         assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 
@@ -100,7 +102,8 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
         return
     kernel = run.state["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct)
-    assert kernel.shape == (getattr(module, "backbone", module).dims[-1], module.num_classes)
+    maps = len(getattr(module, "views", (0,)))
+    assert kernel.shape == (maps * getattr(module, "backbone", module).dims[-1], module.num_classes)
 
 
 # The released commands; the journal's tables where the options say so.
@@ -197,6 +200,22 @@ def test_the_recipe_for_global_weather_is_the_released_one():
         assert (optim.name, optim.weight_decay, optim.b1, optim.b2, optim.eps) == ("adam", 0.0, 0.9, 0.999, 1e-8)
         rates = make_schedule(optim, config.epochs, 1)
         np.testing.assert_allclose(rates, [1e-4 * 0.5 ** max(0, epoch - 2) for epoch in range(1, 11)], rtol=1e-12)
+
+
+def test_modelnet_is_the_released_configuration():
+    """Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml of the original."""
+    config = load("modelnet40:published")
+    options, optim = config.task.options, config.optim
+    assert (options.model.name, options.model.num_classes, options.model.drop_path_rate) == ("unireplknet_s", 40, 0.4)
+    assert (options.points, options.raw_points, options.neighbours, options.views) == (4096, 8192, 32, (0, 1, 2, 3))
+    assert (options.view_size, options.object_size, options.label_smoothing) == (224, 224, 0.2)
+    assert (options.model.trans_dim, options.model.graph_dim, options.unit_sphere) == (8, 64, True)
+    assert (config.batch_size, config.epochs, config.eval_every_epochs, config.data.votes) == (16, 300, 5, 8)
+    assert (optim.name, optim.lr, optim.min_lr, optim.weight_decay) == ("adamw", 5e-4, 1e-6, 0.05)
+    assert (optim.decay_rule, optim.warmup_epochs, optim.b2, optim.eps) == ("all", 0.0, 0.999, 1e-8)
+    distinct, scans = load("modelnet40"), load("scanobjectnn:published").task.options
+    assert distinct.task.options.views == (0, 1, 8)
+    assert (scans.points, scans.object_size, scans.view_size, scans.unit_sphere) == (2048, 192, 224, False)
 
 
 def test_every_published_recipe_is_here():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib import resources
 
-LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400", "speech_commands")
+LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400", "modelnet40", "scanobjectnn", "speech_commands")
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of one of LABEL_SETS (1000, 21,841, 400 and 35 of them); entry i names class i.
+    """The class names of one of LABEL_SETS (1000, 21,841, 400, 40, 15 and 35 of them); entry i names class i.
 
     The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
     ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane"

@@ -46,9 +46,10 @@ def is_merged(variables):
 def merge_error(model, variables, merged, *inputs):
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
-    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it takes, images
-    (n, h, w, c) say. Outputs are the logits, or every feature map of a model without classifier. Computed in float32
-    whatever the model's dtype; NaN where an output is not finite.
+    model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied
+    to, images (n, h, w, c) for most.
+    Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
+    dtype; NaN where an output is not finite.
     """
     method = "features" if getattr(model, "num_classes", 0) is None else None
     forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))

@@ -45,10 +45,13 @@ class Entry:
 def torch_name(path, prefixes=None):
     """The official name of a backbone leaf, ("stages_0_1", "dwconv", "kernel") -> "stages.0.1.dwconv.weight".
 
-    prefixes: {first part of a path: name that takes its place} in a larger network, {"backbone": "v", ...}.
+    prefixes: {beginning of a path: name that takes its place} in a larger network, {"backbone": "v", ...}; of several
+    that fit, the longest.
     """
-    if prefixes and path[0] in prefixes:
-        return f"{prefixes[path[0]]}.{torch_name(path[1:])}"
+    for length in range(len(path) - 1, 0, -1):
+        prefix = (prefixes or {}).get("/".join(path[:length]))
+        if prefix:
+            return f"{prefix}.{torch_name(path[length:])}"
     *modules, leaf = path
     leaf = _LEAVES.get(leaf, leaf)
     module = "/".join(modules)

@@ -23,6 +23,7 @@ _RANGES = {
 # Whose names a PyTorch file has is asked in this order; every UniRepLKNet with a classifier passes for one of images.
 TASKS = {
     "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
+    "points": "unireplknet_jax.tasks.points:Points",
     "video": "unireplknet_jax.tasks.video:VideoClassification",
     "audio": "unireplknet_jax.tasks.audio:Audio",
     "classification": "unireplknet_jax.tasks.classification:Classification",

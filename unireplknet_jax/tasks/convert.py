@@ -83,7 +83,7 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
 
 
 def _input_shapes(task, examples):
-    """The shapes of what the task hands to its network, [(examples, h, w, c)] for one that takes a map."""
+    """The shapes of what the task hands to its network, (examples, h, w, c) of most."""
     module, found = task.module(), []
     batch = {
         name: jax.ShapeDtypeStruct((examples, *leaf.shape), leaf.dtype)
@@ -91,7 +91,7 @@ def _input_shapes(task, examples):
     }
 
     def apply(_, *inputs, **options):
-        found.extend(value.shape for value in inputs)
+        found.extend(each.shape for each in inputs)
         return module.init_with_output(jax.random.key(0), *inputs, **options)[0]
 
     jax.eval_shape(lambda batch: task.predict(apply, {}, batch), batch)

@@ -35,7 +35,7 @@ def fit_classes(checkpoint, num_classes):
         del params[name]
     made = []
     if num_classes is not None:
-        width = trunk.dims[-1]
+        width = trunk.dims[-1] if trunk is module else checkpoint.variables["params"]["head"]["kernel"].shape[0]
         if not kept and trunk is module:
             params["norm"] = {"scale": np.ones(width, np.float32), "bias": np.zeros(width, np.float32)}
             made.append("norm")

@@ -62,7 +62,18 @@ def with_labels(checkpoint, path, labels=None):
 def _preparation(task):
     shown = {
         name: task.options[name]
-        for name in ("image_size", "resize", "rate", "frames", "mels", "mean", "std")
+        for name in (
+            "image_size",
+            "resize",
+            "rate",
+            "frames",
+            "mels",
+            "points",
+            "view_size",
+            "neighbours",
+            "mean",
+            "std",
+        )
         if name in task.options
     }
     return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())

@@ -1,0 +1,183 @@
+"""Sets of points on the host: shapes read from files, sampled on their surface, normalized, rotated and scaled.
+
+Points are (N, 3) float32 with the third axis upwards. Rules of normalization and rotation: the original's
+Point/dataset/modelnet.py, util/rotate.py and dataset/data_transforms.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any
+
+import numpy as np
+
+MESHES = (".off", ".ply", ".obj", ".stl")
+CLOUDS = (".npy", ".npz", ".txt", ".xyz", ".csv", ".pts")
+SUFFIXES = MESHES + CLOUDS
+UPWARDS = ("y", "z")
+# (theta, phi) in units of pi: the original's validation, and its test, which averages over all.
+VALIDATION_ANGLES = tuple((0.1 + 0.2375 * k, -0.35) for k in range(8))
+TEST_ANGLES = tuple(itertools.product((0.2 * k for k in range(10)), (-0.4, -1 / 3, -4 / 15, -0.2)))
+ANGLES = {1: VALIDATION_ANGLES[:1], 8: VALIDATION_ANGLES, 40: TEST_ANGLES}
+
+
+# ---- files
+
+
+def read_points(path: str | os.PathLike, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(M, 3) float32: `count` points on the surface of a mesh, or all points of a file without faces, as they lie.
+
+    Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line,
+    separated by blanks or commas; what follows the first three columns (normals, colours) is left out.
+    Raises FileNotFoundError where there is no file, ImportError without trimesh, and ValueError, one sentence, for a
+    file that cannot be read or holds no shape.
+    """
+    path = str(path)
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path} is no shape that can be read; expected a file that ends in {', '.join(SUFFIXES)}")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    return _mesh_points(path, count, rng) if suffix in MESHES else checked(_array_points(path, suffix), path)
+
+
+def checked(points: np.ndarray, name: str) -> np.ndarray:
+    """Points as (N, 3) float32; ValueError, with their name, where they are not a shape that a picture can show."""
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has numbers of shape {points.shape}; expected three or more columns, one row a point")
+    if not len(points):
+        raise ValueError(f"{name} holds no points")
+    points = points[:, :3].astype(np.float64)
+    broken = int(np.sum(~np.isfinite(points).all(axis=1)))
+    if broken:
+        raise ValueError(f"{name} has {broken:,} of {len(points):,} points that are not finite; remove them")
+    spread, size = np.ptp(points, axis=0).max(), np.abs(points).max()
+    if spread <= 1e-6 * size:
+        raise ValueError(f"{name} is no shape: all its {len(points):,} points lie in one place")
+    if not 1e-18 < spread < 1e18:
+        raise ValueError(f"{name} is {spread:.3g} wide, which float32 cannot calculate with; scale it to about 1")
+    return points.astype(np.float32)
+
+
+def _mesh_points(path, count, rng):
+    try:
+        import trimesh
+    except ImportError as error:
+        raise ImportError(
+            "reading meshes needs trimesh, which is missing: pip install 'unireplknet_jax[points]'"
+        ) from error
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        parts = scene.dump()
+        vertices = np.concatenate([np.asarray(part.vertices) for part in parts] or [np.zeros((0, 3))])
+        meshes = [part for part in parts if len(getattr(part, "faces", ()))]
+        mesh = trimesh.util.concatenate(meshes) if meshes else None
+    except OSError:
+        raise
+    except Exception as error:  # its readers fail in as many ways as files are broken
+        raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
+    points = checked(vertices, path)
+    if mesh is None:
+        return points
+    if mesh.faces.min() < 0 or mesh.faces.max() >= len(mesh.vertices):
+        raise ValueError(f"{path} cannot be read as a mesh (a face names a vertex that is not there)")
+    if not 0 < mesh.area < np.inf:
+        raise ValueError(f"{path} has {len(mesh.faces):,} faces without any area, on which no points can lie")
+    points, _ = trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))
+    return points.astype(np.float32)
+
+
+def _array_points(path, suffix):
+    try:
+        if suffix in (".npy", ".npz"):
+            found = np.load(path, allow_pickle=False)
+            if suffix == ".npy":
+                return found
+            with found:
+                if len(found.files) != 1:
+                    raise ValueError(f"it has {len(found.files)} arrays, not one")
+                return found[found.files[0]]
+        with open(path, encoding="utf-8") as file:
+            lines = [line.replace(",", " ").split() for line in file if line.strip() and not line.startswith("#")]
+        if suffix == ".pts" and lines and len(lines[0]) == 1:
+            del lines[0]  # the number of points
+        return np.array([[float(word) for word in words[:3]] for words in lines] or np.zeros((0, 3)))
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as points ({_reason(error)})") from error
+
+
+def _reason(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def points_of(example: dict[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
+    """The points (M, 3) of a source's example, upright, as `read_points` gives them; ValueError where it is broken."""
+    if "points" in example:
+        points = checked(example["points"], example["path"])
+    else:
+        points = read_points(example["path"], count, rng)
+    return upright(points, example["up"])
+
+
+def why_broken(example: dict[str, Any]) -> str | None:
+    """The sentence that names the file of an example and says why it cannot be used; None where it can."""
+    try:
+        points_of(example, 1, np.random.default_rng(0))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+# ---- geometry
+
+
+def upright(points: np.ndarray, up: str) -> np.ndarray:
+    """Points (N, 3) whose axis `up`, "y" or "z", points upwards, with z upwards: (x, y, z) becomes (-z, -x, y)."""
+    return points if up == "z" else np.stack([-points[:, 2], -points[:, 0], points[:, 1]], axis=1)
+
+
+def in_unit_sphere(points: np.ndarray) -> np.ndarray:
+    """Points (N, 3) around their mean, the farthest at the distance 1."""
+    points = points - points.mean(axis=0)
+    return points / np.sqrt(np.max(np.sum(points**2, axis=1)))
+
+
+def resized(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3): all points in another order, some left out, or all repeated as often as needed."""
+    order = [rng.permutation(len(points)) for _ in range(-(-count // len(points)))]
+    return points[np.concatenate(order)[:count]]
+
+
+def pose(theta: float, phi: float) -> np.ndarray:
+    """(3, 3) float32: a turn by -phi about the horizontal axis (sin theta, -cos theta, 0), then by -theta about z.
+
+    Radians. What stands upright is looked at from above where phi is negative.
+    """
+    sideways = _turn(np.array([np.sin(theta), -np.cos(theta), 0.0]), -phi)
+    return (_turn(np.array([0.0, 0.0, 1.0]), -theta) @ sideways).astype(np.float32)
+
+
+def _turn(axis, angle):
+    """The matrix of a turn about a unit vector (Rodrigues)."""
+    x, y, z = axis
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+
+
+def fixed_poses(count: int) -> np.ndarray:
+    """(count, 3, 3): the original's 8 of validation, 40 of test, or the first of them."""
+    return np.stack([pose(theta * np.pi, phi * np.pi) for theta, phi in ANGLES[count]])
+
+
+def random_pose(rng: np.random.Generator, scale: tuple[float, float] | None = (2 / 3, 3 / 2)) -> np.ndarray:
+    """(3, 3) float32: a random pose, and then a random scale along each axis.
+
+    Theta in (0.04, 1.94) pi, phi in (-0.4, -0.2) pi. The original's shift, by up to 0.2, has no effect: clouds fill
+    their pictures wherever they are.
+    """
+    turned = pose(rng.uniform(0.04, 1.94) * np.pi, rng.uniform(-0.4, -0.2) * np.pi)
+    return turned if scale is None else (turned * rng.uniform(*scale, 3)[:, None]).astype(np.float32)

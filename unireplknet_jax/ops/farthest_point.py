@@ -1,0 +1,25 @@
+"""Farthest point sampling: a subset of points that are spread over all of them."""
+
+import jax
+import jax.numpy as jnp
+
+
+def farthest_points(points, count, start=0):
+    """The indices (n, count) of points (n, N, d): each is the farthest from those before it; the first is `start`.
+
+    Equally far points: the one that comes first. The CUDA operator that the original calls passes over points near the
+    origin, which its users do not want. Raises ValueError for more points than there are.
+    """
+    total = points.shape[1]
+    if not 1 <= count <= total or not 0 <= start < total:
+        raise ValueError(f"{count} points from number {start} on cannot be chosen out of {total}.")
+
+    def step(carry, _):
+        distance, last = carry
+        chosen = jnp.take_along_axis(points, last[:, None, None], axis=1)
+        distance = jnp.minimum(distance, jnp.sum(jnp.square(points - chosen), axis=-1))
+        return (distance, jnp.argmax(distance, axis=-1).astype(jnp.int32)), last
+
+    n = len(points)
+    first = jnp.full((n, total), jnp.inf, points.dtype), jnp.full((n,), start, jnp.int32)
+    return jax.lax.scan(step, first, length=count)[1].T

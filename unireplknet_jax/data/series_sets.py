@@ -220,7 +220,7 @@ def write_ordered(source: Path, destination: Path, tree: tuple[int, ...]) -> tup
         writer = csv.writer(file)
         writer.writerow(("time", *ordered))
         for time, row in zip(times, values[:, order], strict=True):
-            writer.writerow((str(time), *("" if np.isnan(value) else f"{value:.9g}" for value in row)))
+            writer.writerow((str(time), *("" if np.isnan(value) else str(value) for value in row)))
     with (destination / "stations.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("name", *PLACES))

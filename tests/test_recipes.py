@@ -34,7 +34,9 @@ QUICK = (
     "kinetics400:synthetic",
     "small_images:digits",
     "speech_commands:synthetic",
+    "station_weather:irish_wind",
 )
+BUOYS = tuple(f"buoy {index}" for index in range(12))
 
 
 def arguments(name):
@@ -62,14 +64,17 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
     assert config.batch_size % config.accumulate == 0
     assert config.eval_batch_size > 0
     assert config.epochs > config.optim.warmup_epochs
-    if recipe.startswith("finetune") and "runlocal" not in recipe:
+    if recipe == "station_weather:csv":
+        assert (config.data.train_examples, config.task.options.stations) == (0, 0)
+    elif recipe.startswith("finetune") and "runlocal" not in recipe:
         assert config.data.train_examples == 0
         assert config.task.options.model.num_classes == 0
     else:
         assert config.data.train_examples > config.batch_size
-        assert len(config.task.labels) in (0, config.task.options.model.num_classes)
+        assert len(config.task.labels) in (0, config.task.options.model.get("num_classes"))
     if "runlocal" in recipe:
         made_up = {"audio": "tones", "classification": "digits", "points": "solids", "video": "moving_shapes"}
+        made_up["forecasting"] = "waves"
         assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
         assert config.epochs == 2
 
@@ -79,17 +84,24 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
 )
 def test_every_argument_makes_a_network_and_its_state(recipe):
     config = load(recipe)
-    if config.task.options.model.num_classes == 0:
-        config.task.options.model.num_classes = 17
+    options = config.task.options
+    if options.model.get("num_classes") == 0:
+        options.model.num_classes = 17
+    if options.get("stations") == 0:
+        options.stations = 12
     examples = config.data.train_examples or 10_000
     task = make_task(config)
     run = set_up(config, task, make_mesh(), examples)
     assert run.steps == math.floor(examples // config.batch_size * config.epochs)
     assert run.schedule.max() == pytest.approx(config.optim.lr)
     assert ("ema" in run.state) == (config.ema.decay > 0)
+    module = task.module()
+    if config.task.name == "forecasting":
+        kernel = run.state["params"]["decoder"]["projection"]["kernel"]
+        assert kernel.shape == (module.width, options.stations // math.prod(module.tree))
+        return
     kernel = run.state["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct)
-    module = task.module()
     maps = len(getattr(module, "views", (0,)))
     assert kernel.shape == (maps * getattr(module, "backbone", module).dims[-1], module.num_classes)
 
@@ -170,6 +182,24 @@ def test_the_recipe_for_spoken_words_is_the_released_one():
     better = load("speech_commands:cosine")
     assert make_schedule(better.optim, better.epochs, 1)[50] > 1e-4
     assert better.task.to_dict() == config.task.to_dict()
+
+
+def test_the_recipe_for_global_weather_is_the_released_one():
+    """Time-Series/scripts of the original; one step an epoch shows the schedule."""
+    for variable in ("temp", "wind"):
+        config = load(f"global_weather:{variable}")
+        options, optim = config.task.options, config.optim
+        decoder, model = options.decoder, options.model
+        assert (options.tree, options.stations, options.scaling) == ((7, 50), 3850, "none")
+        assert (options.history, options.label, options.horizon) == (48, 24, 24)
+        assert (decoder.width, decoder.heads, decoder.hidden, decoder.layers) == (768, 16, 2048, 1)
+        assert (decoder.moving_average, decoder.dropout, model.drop_path_rate, model.bn_group) == (25, 0.05, 0.4, 350)
+        assert model.kernel_sizes == ((3,) * 3, (13,) * 3, (13, 3, 3) * 9, (11,) * 3)
+        assert (config.data.name, config.batch_size, config.epochs) == (f"global_{variable}", 1, 10)
+        assert (config.seed, config.stop.patience, config.stop.metric) == (2021, 3, "")
+        assert (optim.name, optim.weight_decay, optim.b1, optim.b2, optim.eps) == ("adam", 0.0, 0.9, 0.999, 1e-8)
+        rates = make_schedule(optim, config.epochs, 1)
+        np.testing.assert_allclose(rates, [1e-4 * 0.5 ** max(0, epoch - 2) for epoch in range(1, 11)], rtol=1e-12)
 
 
 def test_modelnet_is_the_released_configuration():
@@ -295,6 +325,6 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS)}
+    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS), "forecasting": BUOYS}
     assert checkpoint.task.labels == made_up[config.task.name]
-    assert checkpoint.module.num_classes == len(checkpoint.task.labels)
+    assert getattr(checkpoint.module, "num_classes", 12) == len(checkpoint.task.labels)

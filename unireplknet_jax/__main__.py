@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "apply a checkpoint to files",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
+    "stations": "order the stations of a table into a tree of neighbours",
     "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
     "benchmark": "measure how fast a part of the system is here",
 }

@@ -21,7 +21,7 @@ from orbax.checkpoint.handlers import JsonCheckpointHandler
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import loop, setup
 from unireplknet_jax.train import workdir as workdir_module
-from unireplknet_jax.train.loop import best_so_far, train
+from unireplknet_jax.train.loop import best_so_far, evaluations_since_best, train
 from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 
@@ -364,6 +364,40 @@ def test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint(tmp_path):
     assert best_so_far(tmp_path, lower, 10) == {"": -40.0, "ema": -20.0}
     assert best_so_far(tmp_path, higher, 4) == {"": -np.inf, "ema": -np.inf}
     assert best_so_far(tmp_path / "new", higher, 10) == {"": -np.inf, "ema": -np.inf}
+
+
+def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path, monkeypatch):
+    """The best evaluation is the first; neither NaN nor an equal one is better."""
+    values = [50.0, math.nan, 50.0, 99.0]
+    monkeypatch.setattr(loop, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else values.pop(0)})
+    config = make_config(epochs=6)
+    config.ema.decay = 0.0
+    config.stop.patience = 2
+    assert train(config, tmp_path) == {"top1": 50.0}
+    assert open_checkpoint(tmp_path / "best").source == "digits, step 5 of 30, top1 50"
+    assert open_checkpoint(tmp_path / "model").source == "digits, 15 steps"
+    train(config, tmp_path)
+    assert open_checkpoint(tmp_path / "model").source == "digits, 15 steps"
+
+
+def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):
+    rows = [
+        {"step": 5, "eval/top1": 50.0, "eval/loss": 9.0, "eval/ema/top1": 20.0},
+        {"step": 5, "eval/merged/top1": 99.0},
+        {"step": 10, "eval/top1": math.nan, "eval/loss": 7.0, "eval/ema/top1": 30.0},
+        {"step": 15, "eval/top1": 40.0, "eval/loss": 8.0, "eval/ema/top1": 30.0},
+        {"step": 20, "eval/top1": 60.0, "eval/loss": 8.0, "eval/ema/top1": 90.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    higher, lower = SimpleNamespace(), SimpleNamespace(higher_is_better=False)
+    assert evaluations_since_best(tmp_path, higher, "", 15) == 2
+    assert evaluations_since_best(tmp_path, higher, "", 20) == 0
+    assert evaluations_since_best(tmp_path, lower, "", 15) == 0
+    assert evaluations_since_best(tmp_path, higher, "loss", 20) == 2
+    assert evaluations_since_best(tmp_path, higher, "ema/top1", 15) == 1
+    assert evaluations_since_best(tmp_path / "new", higher, "loss", 20) == 0
+    with pytest.raises(ValueError, match=r"stop\.metric=lost is not measured; choose one of top1, loss, ema/top1"):
+        evaluations_since_best(tmp_path, higher, "lost", 20)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pathlib
 
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
@@ -17,6 +18,7 @@ def add_arguments(parser):
     )
     parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
+    parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
 
 
@@ -28,6 +30,10 @@ def run(args):
     ):
         if value is not None and value < least:
             raise argparse.ArgumentError(None, f"{flag} must be {least} or more, not {value}.")
+    if args.predictions:
+        path = pathlib.Path(args.predictions)
+        if path.suffix != ".npz" or not path.absolute().parent.is_dir():
+            raise ValueError(f"--predictions {path} must be a name that ends in .npz, in a folder that exists.")
 
     import jax
 
@@ -51,6 +57,7 @@ def run(args):
         deploy=checkpoint.merged,
         num_threads=args.threads or min(os.cpu_count() or 1, 16),
         workers=args.workers,
+        predictions=args.predictions,
     )
     if jax.process_index():  # what all processes would print process 0 prints
         return

@@ -35,7 +35,8 @@ def run(args):
             continue
         if args.draw:
             pictures.append(checkpoint.task.draw(prediction.source, prediction.records))
-        result = {"file": prediction.source, "records": [_top(record, args.top) for record in prediction.records]}
+        top = args.top if getattr(checkpoint.task, "ranked", True) else None
+        result = {"file": prediction.source, "records": [_top(record, top) for record in prediction.records]}
         results.append(result)
         if not args.json:
             _print_result(result)
@@ -68,15 +69,18 @@ def _naming(prediction):
 
 
 def _top(record, count):
-    """A record whose lists, best first, hold at most `count` entries."""
+    """A record whose lists, best first, hold at most `count` entries; None: all."""
     return {name: value[:count] if isinstance(value, list) else value for name, value in record.items() if name != "id"}
 
 
 def _print_result(result):
     print(result["file"])
     for record in result["records"]:
+        tables = [name for name, value in record.items() if isinstance(value, list)]
         for name, value in record.items():
             if isinstance(value, list) and value and isinstance(value[0], dict):
+                if len(tables) > 1:
+                    print(f"{name}:")
                 print_table(list(value[0]), [list(row.values()) for row in value])
             else:
                 print(f"{name}: {value}")

@@ -51,7 +51,7 @@ def merge_error(model, variables, merged, *inputs):
     Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
     dtype; NaN where an output is not finite.
     """
-    method = "features" if model.num_classes is None else None
+    method = "features" if getattr(model, "num_classes", 0) is None else None
     forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))
     with jax.default_matmul_precision("highest"):
         before, after = (

@@ -23,6 +23,7 @@ _RANGES = {
 }
 # Whose names a PyTorch file has is asked in this order; every UniRepLKNet with a classifier passes for one of images.
 TASKS = {
+    "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "points": "unireplknet_jax.tasks.points:Points",
     "video": "unireplknet_jax.tasks.video:VideoClassification",
     "audio": "unireplknet_jax.tasks.audio:Audio",
@@ -40,6 +41,8 @@ class Task(Protocol):
     labels: tuple[str, ...]
     units: Mapping[str, str]  # of the metrics that have one
     makes_records: bool  # in an evaluation; False: sums suffice, and predictions stay where they are. Default: True
+    higher_is_better: bool  # of the first metric. Default: True
+    ranked: bool  # the lists in a record are best first, so that a few may be shown. Default: True
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -98,6 +101,17 @@ class Task(Protocol):
 
     def name_table(self, deploy: bool = False) -> dict[str, Any]:
         """{PyTorch name: `torch_names.Entry`} of the whole network."""
+
+    @classmethod
+    def canonical(cls, name: str) -> str | None:
+        """The name in `name_table` of a tensor that files have under other names, too; None: it has no use here.
+
+        Without this method every name is the only one.
+        """
+
+    @classmethod
+    def aliases(cls, table: Mapping[str, Any]) -> dict[str, str]:
+        """{second name: name} of the tensors that the original registers twice; without this method there are none."""
 
 
 def get_task(name: str, **options) -> Task:

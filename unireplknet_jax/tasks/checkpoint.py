@@ -38,16 +38,19 @@ class Checkpoint:
         return self.task.module(deploy=self.merged)
 
 
-def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None):
+def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, options=None):
     """(model, variables) of an official `.pth` or `.safetensors` file or of a checkpoint directory of ours.
 
     Sizes, kernels, classes, channels and form are read off the tensors; neither torch nor anything named in the file is
     needed or run. num_classes: another number of classes gets a fresh classifier, None drops it; in_chans: the stem's
     input channels are summed (1) or repeated and rescaled (others). What was dropped or summed is logged. ema: take the
-    file's `model_ema`. dtype: storage dtype of the returned floating-point arrays, None: as in the file.
+    file's `model_ema`. dtype: storage dtype of the returned floating-point arrays, None: as in the file. options: those
+    of the file's task, {name: value}, that leave no trace in a PyTorch file (attention heads, say).
     Raises ValueError with one sentence that lists every missing, unexpected and mis-shaped tensor.
     """
-    checkpoint = open_checkpoint(path, num_classes=num_classes, in_chans=in_chans, ema=ema, dtype=dtype)
+    checkpoint = open_checkpoint(
+        path, num_classes=num_classes, in_chans=in_chans, ema=ema, dtype=dtype, options=options
+    )
     return checkpoint.module, checkpoint.variables
 
 
@@ -59,7 +62,7 @@ def load_pretrained(name, tag, **options):
     return load_checkpoint(zoo.download(zoo.find_weights(name, tag)), **options)
 
 
-def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, task=None):
+def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, task=None, options=None):
     """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides.
 
     task: what an official file is for, where its tensors fit several tasks; None: the first that they fit.
@@ -74,9 +77,11 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
         if task is not None:
             raise ValueError(f"{path} is a checkpoint of ours and says its task: name one for .pth files alone.")
+        if options:
+            raise ValueError(f"{path} is a checkpoint of ours and says its options: give some for .pth files alone.")
         checkpoint = _open_directory(path)
     else:
-        checkpoint = _open_torch(path, ema, task)
+        checkpoint = _open_torch(path, ema, task, options or {})
     if num_classes != KEEP:
         checkpoint = fit_classes(checkpoint, num_classes)
     if in_chans != KEEP:
@@ -166,6 +171,8 @@ def save_torch_checkpoint(path, variables, overwrite=False):
     flat = flax.traverse_util.flatten_dict(variables)
     arrays = {name: torch_names.to_torch(entry, np.asarray(flat[entry.path])) for name, entry in table.items()}
     arrays |= {name: np.zeros((), np.int64) for name in torch_names.counters(table)}
+    if hasattr(known, "aliases"):
+        arrays |= {alias: arrays[name] for alias, name in known.aliases(table).items()}
     torch_archive.write_state_dict(path, arrays)
 
 
@@ -189,7 +196,7 @@ def _open_directory(path):
     return Checkpoint(task, variables, merged, data, card.get("source"))
 
 
-def _open_torch(path, ema, name):
+def _open_torch(path, ema, name, options):
     state, notes = torch_archive.read_state_dict(path, ema)
     for note in notes:
         _log.warning("%s: %s", path, note)
@@ -209,7 +216,11 @@ def _open_torch(path, ema, name):
             f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)."
         )
     try:
+        if hasattr(known, "canonical"):
+            state = _canonical(known, state)
+            shapes = {name: value.shape for name, value in state.items()}
         task, merged = known.from_torch_shapes(shapes)
+        task = dataclasses.replace(task, **_adopted(task, options))
         table = task.name_table(merged)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -224,9 +235,39 @@ def _open_torch(path, ema, name):
     return Checkpoint(_with_zoo_facts(task, path), variables, merged, source=path.name)
 
 
+def _canonical(task_class, state):
+    """A state dict {name: tensor} under the names of the task alone; ValueError where two names mean one tensor and
+    the tensors differ.
+    """
+    found, without_use = {}, []
+    for name, tensor in state.items():
+        own = task_class.canonical(name)
+        if own is None:
+            without_use.append(name)
+        elif own in found and not np.array_equal(found[own].numpy(), tensor.numpy(), equal_nan=True):
+            raise ValueError(f"{name} and {own} are the same tensor in the original, but differ here.")
+        else:
+            found.setdefault(own, tensor)
+    if without_use:
+        _log.warning("without use and left out: %s", ", ".join(without_use))
+    return found
+
+
+def _adopted(task, options):
+    """Options for `dataclasses.replace`; those that are mappings add to the task's own. ValueError for unknown ones."""
+    unknown = sorted({*options} - {*task.options})
+    if unknown:
+        raise ValueError(f"the task {task.name} has no options {', '.join(unknown)}; it has {', '.join(task.options)}.")
+    return {
+        name: {**task.options[name], **value} if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
+
+
 def _with_zoo_facts(task, path):
     """The published preprocessing and labels, if the file has a published name and the classes and channels with it."""
-    weights, network = zoo.weights_of_file(path), task.module()
+    weights = zoo.weights_of_file(path)
+    network = task.module() if weights else None
     if weights and (network.num_classes, network.in_chans) == (weights.num_classes, len(weights.mean)):
         labels = read_labels(weights.label_names)
         facts = {"image_size": weights.image_size, "resize": weights.resize, "mean": weights.mean, "std": weights.std}

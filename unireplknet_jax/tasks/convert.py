@@ -109,7 +109,7 @@ def describe(checkpoint):
         "model": same[0] if same else "a UniRepLKNet of no published size",
         "depths": trunk.depths,
         "dims": trunk.dims,
-        "classes": module.num_classes,
+        "classes": getattr(module, "num_classes", None),
         "channels": module.in_chans,
         "tensors": len(leaves),
         "counters": len(torch_names.counters(torch_names.name_table(checkpoint.variables))),

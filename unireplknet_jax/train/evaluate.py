@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -13,32 +15,47 @@ from unireplknet_jax.train.step import make_eval_step
 
 
 def evaluate(
-    task, variables, dataset, batch_size, *, mesh=None, deploy=False, eval_step=None, num_threads=2, workers=0
+    task,
+    variables,
+    dataset,
+    batch_size,
+    *,
+    mesh=None,
+    deploy=False,
+    eval_step=None,
+    num_threads=2,
+    workers=0,
+    predictions=None,
 ):
     """The task's metrics over every example of a grain.MapDataset, each counted once.
 
     batch_size is global and a multiple of the devices. `eval_step`: from `make_eval_step`, to compile only once.
-    num_threads, workers: as of `data.pipeline.eval_batches`.
+    num_threads, workers: as of `data.pipeline.eval_batches`. predictions: the .npz file to write all predictions
+    and the ids of their examples to, from one process; None: none.
     """
+    if predictions and jax.process_count() > 1:
+        raise ValueError("predictions are written by one process; evaluate in one to have them.")
     mesh = mesh or make_mesh()
     if batch_size % mesh.size:
         raise ValueError(f"the batch of {batch_size} is not a multiple of the {mesh.size} devices.")
     eval_step = eval_step or make_eval_step(task, mesh, deploy)
-    if not getattr(task, "makes_records", True):
+    if not (predictions or getattr(task, "makes_records", True)):
         eval_step = _totals_alone(eval_step)
     batches = eval_batches(dataset, batch_size, jax.process_index(), jax.process_count(), num_threads, workers)
-    totals, records, previous = None, [], None
+    totals, records, previous, kept = None, [], None, []
     with jax.set_mesh(mesh), contextlib.closing(batches):
         for batch in batches:
             sums, pred = eval_step(variables, to_devices(batch_sharding(mesh), batch))
             totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)
             # The devices have this batch to work on while the one before is fetched, and never more than the two.
             if previous is not None:
-                records += _records(task, *previous)
+                records += _records(task, *previous, kept if predictions else None)
             previous = sums, pred, batch
     if previous is None:
         raise ValueError("there is nothing to evaluate: the data set is empty.")
-    records += _records(task, *previous)
+    records += _records(task, *previous, kept if predictions else None)
+    if predictions:
+        _write(predictions, kept, task)
     return task.metrics(jax.device_get(totals), gather_rows(records))
 
 
@@ -48,11 +65,22 @@ def _totals_alone(eval_step):
     return jax.jit(lambda variables, batch: (eval_step(variables, batch)[0], None))
 
 
-def _records(task, sums, pred, batch):
-    """Wait for a batch; the rows of this process's real examples, where the task makes any."""
+def _write(path, kept, task):
+    """The predictions of all batches in one .npz file, whole or not at all."""
+    arrays = {name: np.concatenate([batch[name] for batch in kept]) for name in kept[0]}
+    part = pathlib.Path(path).with_suffix(".part.npz")
+    np.savez(part, labels=np.array(task.labels, str), **arrays)
+    os.replace(part, path)
+
+
+def _records(task, sums, pred, batch, kept=None):
+    """Wait for a batch; the rows of this process's real examples, where the task makes any. kept: gets the arrays."""
     _, pred = jax.device_get((sums, pred))
     if pred is None:
         return []
+    if kept is not None:
+        real = batch["mask"] > 0
+        kept.append({name: value[real] for name, value in pred.items()} | {"id": batch["id"][real]})
     own = jax.process_index() * len(batch["mask"])
     rows = [
         task.record({k: v[own + i] for k, v in pred.items()}, {name: column[i] for name, column in batch.items()})

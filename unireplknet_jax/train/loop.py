@@ -26,6 +26,7 @@ from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, 
 from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 
 _log = logging.getLogger(__name__)
+_LOSSES = ("loss", "mse", "mae", "rmse")  # smaller is better, should stop.metric name one
 
 
 def train(config, workdir, profile=False):
@@ -79,6 +80,14 @@ def _train(config, workdir, profile, preemption):
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
     best, evaluated = best_so_far(place.local, task, step), evaluations_at(place.local, step)
+
+    def out_of_patience(step):
+        if not config.stop.patience:
+            return False
+        waited = evaluations_since_best(place.local, task, config.stop.metric, step)
+        if waited >= config.stop.patience:
+            _log.info("step %d  stopping: %d evaluations in a row were not better than the best", step, waited)
+        return waited >= config.stop.patience
 
     def forms(state):
         """{"": variables, "ema": their moving average}."""
@@ -140,7 +149,8 @@ def _train(config, workdir, profile, preemption):
         # A state is saved before it is evaluated, so the process may have ended in between.
         if test is not None and step and (step == steps or step % eval_steps == 0) and "eval" not in evaluated:
             metrics = evaluated_and_kept(state, step)
-        while step < steps:
+        stopping = out_of_patience(step)
+        while step < steps and not stopping:
             batch = to_devices(sharding, next(batches))
             if step == first and hasattr(task, "preview"):
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
@@ -168,6 +178,7 @@ def _train(config, workdir, profile, preemption):
                 )
             if measuring and test is not None:
                 metrics = evaluated_and_kept(state, step)
+                stopping = out_of_patience(step)
             if measuring:
                 draw_curves(place.local)
                 publish()
@@ -213,6 +224,31 @@ def evaluations_at(folder, step):
     merged = {name for name in names if name.startswith("eval/merged/")}
     plain = {name for name in names - merged if name.startswith("eval/")}
     return gather_rows([["eval"] * bool(plain) + ["eval/merged"] * bool(merged)])[0]  # process 0 has the rows
+
+
+def evaluations_since_best(folder, task, metric, step):
+    """How many evaluations up to this step came after the best one, on every process; NaN never is the best.
+
+    metric: as the recipe's `stop.metric`. ValueError if there are evaluations, and none has it.
+    """
+    since, best, unknown = 0, -math.inf, []
+    for row in read_metrics(folder / FILE):
+        found = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
+        if not found or row["step"] > step:
+            continue
+        names = [name.removeprefix("eval/") for name in found]
+        name = metric or names[0]
+        if name not in names:
+            unknown = names
+            break
+        plain = name.removeprefix("ema/")
+        sign = _sign(task) if plain == names[0] else -1 if plain in _LOSSES else 1
+        value = sign * row[f"eval/{name}"]
+        since, best = (0, value) if value > best else (since + 1, best)
+    since, unknown = gather_rows([[since, unknown]])[0]  # process 0 has the rows
+    if unknown:
+        raise ValueError(f"stop.metric={metric} is not measured; choose one of {', '.join(unknown[:20])}.")
+    return since
 
 
 def _sign(task):
@@ -274,4 +310,6 @@ def _describe(config, task, state, mesh, examples, test, step, steps):
 
 
 def _listed(values):
-    return "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+    """Metrics on one line; parts of one ("rmse/lead 1"), of which there may be thousands, are in the files alone."""
+    shown = {name: value for name, value in values.items() if "/" not in name.removeprefix("ema/")}
+    return "  ".join(f"{name} {value:.5g}" for name, value in shown.items())

@@ -33,6 +33,12 @@ def base_config():
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
     config.mesh = ConfigDict({"fsdp": 1})  # over how many devices parameters and moments are split
     config.ema = ConfigDict({"decay": 0.0})  # 0: no moving average
+    config.stop = ConfigDict(
+        {
+            "metric": "",  # of the evaluations, "ema/..." of the moving average's; "": the task's first
+            "patience": 0,  # end after so many evaluations in a row that are not better than the best; 0: never
+        }
+    )
     config.optim = ConfigDict(
         {
             "name": "adamw",  # or "adam", whose weight decay is a part of the gradient

@@ -27,6 +27,7 @@ _NUMBERS = {
     "checkpoint.keep": "1 or more",
     "mesh.fsdp": "1 or more",
     "ema.decay": "0 or more and below 1",
+    "stop.patience": "0 or more",
     "optim.lr": "above 0",
     "optim.min_lr": "0 or more",
     "optim.warmup_epochs": "0 or more",

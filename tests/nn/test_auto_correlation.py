@@ -1,0 +1,92 @@
+"""Correlation layers and causal convolutions against the original's numbers (tests/goldens/series)."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unireplknet_jax.models import torch_names
+from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelation, MultiCorrelation, mix_shifts
+from unireplknet_jax.nn.causal_conv import CausalConvs
+from unireplknet_jax.tasks.corrformer_names import name_table
+
+
+def close(found, expected):
+    """Within float32 of float64: a few sums of some hundred products."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+def with_weights(module, file, *inputs):
+    """The variables of a module, filled from a golden file's "w/<PyTorch name>"."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    arrays = {
+        entry.path: torch_names.from_torch(entry, file[f"w/{name}"]) for name, entry in name_table(variables).items()
+    }
+    assert len(arrays) == sum(name.startswith("w/") for name in file.files)
+    return flax.traverse_util.unflatten_dict(arrays)
+
+
+@pytest.mark.parametrize(("case", "features"), [(0, (12,)), (1, (12, 12)), (2, (10,))])
+def test_causal_convolutions(goldens, case, features):
+    file = np.load(goldens / "series" / f"causalconv{case}.npz")
+    module, x = CausalConvs(features), np.swapaxes(file["x_ncl"], 1, 2)
+    y = module.apply(with_weights(module, file, x), x)
+    close(np.swapaxes(y, 1, 2), file["out_f64"])
+
+
+def test_causal_convolutions_do_not_look_ahead():
+    module, x = CausalConvs((4, 4)), jax.random.normal(jax.random.key(0), (1, 12, 4))
+    variables = module.init(jax.random.key(1), x)
+    before, after = (module.apply(variables, y) for y in (x, x.at[:, 7:].set(9.0)))
+    np.testing.assert_array_equal(before[:, :7], after[:, :7])
+    assert not np.allclose(before[:, 7], after[:, 7])
+
+
+@pytest.mark.parametrize(("case", "factor"), [(0, 1), (1, 2), (2, 1)])
+def test_auto_correlation(goldens, case, factor):
+    file = np.load(goldens / "series" / f"autocorr{case}.npz")
+    module, inputs = AutoCorrelation(2, factor), [file[name] for name in ("queries", "keys", "values")]
+    close(module.apply(with_weights(module, file, *inputs), *inputs), file["out_f64"])
+
+
+def test_the_sign_of_a_lag_turns_the_shift_around():
+    weights = jax.nn.one_hot(3, 10)
+    moved = mix_shifts(weights, jax.nn.one_hot(5, 10)[:, None])[:, 0]
+    assert int(jnp.argmax(moved)) == 2
+    q, k = (jax.nn.one_hot(jnp.array([5]), 10).T @ jnp.ones((1, 2)) for _ in range(2))
+    module = AutoCorrelation(1, lag_sign=-1)
+    inputs = jnp.roll(q, 3, 0)[None], k[None], k[None]
+    variables = module.init(jax.random.key(0), *inputs)
+    assert not np.allclose(module.apply(variables, *inputs), AutoCorrelation(1).apply(variables, *inputs))
+
+
+@pytest.mark.parametrize(("case", "factor"), [(0, 1), (1, 2), (2, 1)])
+def test_cross_correlation(goldens, case, factor):
+    file = np.load(goldens / "series" / f"crosscorr{case}.npz")
+    module = CrossCorrelation(2, factor)
+    inputs = [file[name].reshape(2, 3, *file[name].shape[1:]) for name in ("queries", "keys", "values")]
+    out = module.apply(with_weights(module, file, *inputs), *inputs)
+    close(out.reshape(6, 8, 8), file["out_f64"])
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_multi_correlation(goldens, case):
+    file = np.load(goldens / "series" / f"multicorr{case}.npz")
+    module, inputs = MultiCorrelation((2, 3), 2), (file["x"], file["cross"])
+    close(module.apply(with_weights(module, file, *inputs), *inputs), file["out_f64"])
+
+
+@pytest.mark.parametrize(("tree", "length"), [((5,), 7), ((2, 2, 2), 6), ((1, 3), 1)])
+def test_trees_of_any_depth_and_odd_lengths(tree, length):
+    rows = 2 * int(np.prod(tree))
+    x = jax.random.normal(jax.random.key(0), (rows, length, 8))
+    module = MultiCorrelation(tree, 4, dropout=0.1)
+    variables = jax.jit(module.init)(jax.random.key(1), x, x)
+
+    def loss(params):
+        return jnp.sum(module.apply({"params": params}, x, x, True, rngs={"dropout": jax.random.key(2)}) ** 2)
+
+    gradients = jax.jit(jax.grad(loss))(variables["params"])
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+    assert float(jnp.abs(gradients["cross_correlation"]["value_projection"]["kernel"]).max()) > 0

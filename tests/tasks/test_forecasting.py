@@ -1,0 +1,381 @@
+"""Forecasting: the original's checkpoint, windows in and forecasts out, metrics by hand, wrong files."""
+
+import dataclasses
+import json
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import unireplknet_jax as urk
+from unireplknet_jax.data.series_sets import open_series
+from unireplknet_jax.data.time_features import season_basis
+from unireplknet_jax.models.reparameterize import reparameterize
+from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
+from unireplknet_jax.models.torch_names import Entry, from_torch
+from unireplknet_jax.tasks import convert
+from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.forecasting import Forecasting
+from unireplknet_jax.tasks.predict import predict_files
+from unireplknet_jax.train.evaluate import evaluate
+
+MODEL = {
+    "depths": (1, 1, 1, 1),
+    "dims": (4, 4, 4, 8),
+    "kernel_sizes": ((3,), (7,), (3,), (3,)),
+    "layer_scale_init": 1.0,
+}
+DECODER = {"width": 8, "heads": 2, "hidden": 16, "moving_average": 5}
+DATA = {"name": "waves", "dir": "", "train_split": "train", "eval_split": "val", "seed": 0}
+OPTIONS = {"heads": 4}
+GOLDEN = {"decoder": OPTIONS, "tree": (2, 3), "stations": 12, "label": 8, "horizon": 8, "history": 16}
+
+
+def make_task(**options):
+    sizes = {"tree": (2, 3), "decoder": DECODER, "history": 12, "label": 6, "horizon": 4}
+    return Forecasting(MODEL, **{**sizes, **options})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiling takes most of the time of these tests."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def path(goldens):
+    return goldens / "series" / "model.pth"
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return make_task().fitted_to(DATA)
+
+
+@pytest.fixture(scope="module")
+def variables(fitted):
+    """Random, with batch statistics that are not trivial."""
+    made = jax.jit(lambda: fresh_variables(fitted, seed=0))()
+    return {**made, "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made["batch_stats"])}
+
+
+# Against the original.
+
+
+def test_the_originals_checkpoint_forecasts_as_it_did(path, goldens):
+    file = np.load(goldens / "series" / "model_L16.npz")
+    checkpoint = open_checkpoint(path, options={**GOLDEN, "places": file["stations"].tolist()})
+    task = checkpoint.task
+    batch = {"history": file["x_enc"], "history_marks": file["x_mark_enc"], "future_marks": file["x_mark_dec"]}
+    batch |= {"seasons": np.ones((2, 8, 1)), "future": np.zeros((2, 8, 12)), "known": np.zeros((2, 8, 12))}
+    pred = jax.jit(lambda variables, batch: task.predict(checkpoint.module.apply, variables, batch))(
+        checkpoint.variables, batch
+    )
+    expected = file["tokens/out_f64"]
+    np.testing.assert_allclose(pred["forecast"], expected, rtol=0, atol=2e-5 * expected.std())
+
+
+def test_the_originals_names_there_and_back(path, tmp_path):
+    """The file that is written holds every tensor of the original's, the convolutions twice, as it does."""
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
+    model, variables = urk.load_checkpoint(path, options=GOLDEN)
+    assert (model.heads, model.tree, model.width, model.hidden) == (4, (2, 3), 32, 64)
+    urk.save_torch_checkpoint(tmp_path / "back.pth", variables)
+    back = {name: tensor.numpy() for name, tensor in read_state_dict(tmp_path / "back.pth")[0].items()}
+    assert set(back) == set(state)
+    for name, value in state.items():
+        if "num_batches" not in name:
+            np.testing.assert_array_equal(back[name], value, err_msg=name)
+
+
+def test_what_a_file_does_not_tell_is_as_published(path):
+    task = open_checkpoint(path).task
+    assert (task.tree, task.stations, dict(task.decoder)["heads"]) == ((1,), 2, 16)
+    with pytest.raises(ValueError, match="the task forecasting has no options heads; it has model, tree"):
+        open_checkpoint(path, options={"heads": 4})
+
+
+def renamed(state, changes):
+    return {changes(name): value for name, value in state.items()}
+
+
+def test_weight_norm_of_a_newer_pytorch_and_classifiers_are_taken(path, tmp_path, caplog):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
+    newer = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): value
+        for name, value in state.items()
+        if ".net." not in name
+    }
+    newer["encoder.head.weight"] = np.zeros((1000, 32), np.float32)
+    write_state_dict(tmp_path / "newer.pth", newer)
+    expected, found = (
+        jax.tree.leaves(urk.load_checkpoint(file, options=GOLDEN)[1]) for file in (path, tmp_path / "newer.pth")
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert "without use and left out: encoder.head.weight" in caplog.text
+
+
+def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
+    twin = next(name for name in state if name.endswith("net.4.bias"))
+    write_state_dict(tmp_path / "twins.pth", {**state, twin: state[twin] + 1})
+    with pytest.raises(ValueError, match="are the same tensor in the original, but differ here"):
+        urk.load_checkpoint(tmp_path / "twins.pth", options=GOLDEN)
+    del state["affine_bias"]
+    write_state_dict(tmp_path / "missing.pth", state)
+    with pytest.raises(ValueError, match=r"missing \(1\): affine_bias"):
+        urk.load_checkpoint(tmp_path / "missing.pth", options=GOLDEN)
+
+
+@pytest.mark.parametrize("options", [{"step": 86_400}, {"decoder": {**DECODER, "width": 6, "causal_layers": 2}}])
+def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
+    task = dataclasses.replace(fitted, **options)
+    flat = {entry.path: np.full(entry.shape, 0.5, np.float32) for entry in task.name_table().values()}
+    flat = {path: from_torch(Entry(path, leaf.shape), leaf) for path, leaf in flat.items()}
+    variables = flax.traverse_util.unflatten_dict(flat)
+    urk.save_torch_checkpoint(tmp_path / "a.pth", variables)
+    again = open_checkpoint(tmp_path / "a.pth")
+    assert jax.tree.structure(again.variables) == jax.tree.structure(variables)
+    assert again.task.step == task.step
+
+
+def test_training_starts_from_the_originals_file(path, caplog):
+    task = Forecasting(**{**open_checkpoint(path, options=GOLDEN).task.options, "tree": (3,), "stations": 6})
+    made = initial_variables(task, path)
+    assert "made: nothing" in caplog.text
+    assert made["params"]["affine_scale"].shape == (1, 1, 2)
+
+
+# The data.
+
+
+def test_the_task_learns_stations_scaling_and_climatology(fitted):
+    train = open_series("waves", "train")
+    assert fitted.labels == train.names
+    assert (fitted.stations, fitted.step, fitted.unit, fitted.seasons) == (12, 3600, "m", (0, 2))
+    np.testing.assert_allclose(fitted.mean, train.values.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(fitted.std, train.values.std(axis=0), rtol=1e-4)
+    assert fitted.fitted_to(DATA) is fitted
+    card = json.loads(json.dumps({"options": fitted.options, "labels": fitted.labels}))
+    assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
+
+
+def test_windows_depend_on_seed_and_index_alone(fitted):
+    first, again = (fitted.dataset(DATA, "train", train=True) for _ in range(2))
+    other = fitted.dataset({**DATA, "seed": 1}, "train", train=True)
+    ids = [[int(stream[i]["id"]) for i in range(2000)] for stream in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    epoch = len(fitted.dataset(DATA, "train", train=False))
+    assert sorted(ids[0][:epoch]) == list(range(epoch))
+    shapes = fitted.shapes(train=True)[0]
+    assert {name: np.shape(first[0][name]) for name in shapes} == {name: leaf.shape for name, leaf in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tree": (5,)}, "12 stations cannot fill the 5 leaves"),
+        ({"stations": 6}, "waves has 12 stations, but the model was built for 6"),
+    ],
+)
+def test_other_stations_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_task(**options).fitted_to(DATA)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizon": 0}, "horizon=0 must be 1 or more"),
+        ({"label": 13}, "label=13 must not exceed history=12"),
+        ({"label": 2.5}, "label=2.5 must be a whole number"),
+        ({"scaling": "all"}, "scaling is 'all'"),
+        ({"stations": 12, "mean": (1.0,)}, "mean has 1 entries for 12 stations"),
+        ({"decoder": {"heads": 5}}, "cannot be split into 5 heads"),
+        ({"decoder": {"depth": 3}}, "depth"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make_task(**options)
+
+
+# Loss, predictions and metrics.
+
+
+def predict(checkpoint, batch):
+    """The forecasts of a batch, compiled."""
+    step = jax.jit(lambda variables, batch: checkpoint.task.predict(checkpoint.module.apply, variables, batch))
+    return np.asarray(step(checkpoint.variables, batch)["forecast"])
+
+
+def make_batch(task, count=3, split="val"):
+    dataset = task.dataset(DATA, split, train=False)
+    examples = [dataset[i] for i in range(count)]
+    batch = {name: np.stack([example[name] for example in examples]) for name in task.shapes(False)[0]}
+    batch["known"][0, 1, 2] = batch["future"][0, 1, 2] = 0
+    return batch | {"mask": np.array([1.0] * (count - 1) + [0.0], np.float32)}
+
+
+def test_metrics_are_the_errors_of_known_values_in_physical_units(fitted):
+    task = dataclasses.replace(fitted, scale=0.1)
+    batch, rng = make_batch(task), np.random.default_rng(0)
+    forecast = 0.1 * batch["future"] + rng.normal(size=batch["future"].shape)
+    pred = task.predict(lambda variables, x, *rest, **options: jnp.zeros((3, 4, 12)), {}, batch)
+    np.testing.assert_allclose(pred["forecast"][1, 0], 0.1 * np.array(task.mean), rtol=1e-5)
+    np.testing.assert_allclose(pred["persistence"][0, 3], 0.1 * batch["history"][0, -1], rtol=1e-5)
+    times = open_series("waves", "val").times[13:17]
+    expected = 0.1 * season_basis(times, 0, 2) @ np.array(task.climatology)
+    np.testing.assert_allclose(pred["climatology"][1], expected, rtol=1e-4)
+    assert np.isnan(pred["truth"][0, 1, 2])
+    found = task.metrics(jax.device_get(task.totals({**pred, "forecast": forecast}, batch)), [])
+
+    known = batch["known"][:2] > 0
+    errors = {"forecast": forecast, "persistence": pred["persistence"], "climatology": pred["climatology"]}
+    errors = {name: (np.asarray(value) - 0.1 * batch["future"])[:2] for name, value in errors.items()}
+    squared = {name: np.square(error)[known].mean() for name, error in errors.items()}
+    assert next(iter(found)) == "mse"
+    assert found["mse"] == pytest.approx(squared["forecast"], rel=1e-5)
+    assert found["mae"] == pytest.approx(np.abs(errors["forecast"])[known].mean(), rel=1e-5)
+    assert found["rmse"] == pytest.approx(found["mse"] ** 0.5)
+    for name in ("persistence", "climatology"):
+        assert found[f"skill_{name}"] == pytest.approx(1 - squared["forecast"] / squared[name], rel=1e-4)
+    assert found["count"] == known.sum() == 2 * 4 * 12 - 1
+    lead = np.square(errors["forecast"])[:, 1][known[:, 1]].mean()
+    assert found["mse/lead 2"] == pytest.approx(lead, rel=1e-5)
+    station = np.abs(errors["forecast"])[:, :, 2][known[:, :, 2]].mean()
+    assert found[f"mae/{task.labels[2]}"] == pytest.approx(station, rel=1e-5)
+    assert task.units["mse"] == "m²"
+
+
+def test_a_forecast_that_is_not_finite_is_no_good_forecast(fitted):
+    batch = make_batch(fitted)
+    pred = fitted.predict(lambda *inputs, **options: jnp.full((3, 4, 12), jnp.nan), {}, batch)
+    assert np.isnan(fitted.metrics(jax.device_get(fitted.totals(pred, batch)), [])["mse"])
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        fitted.metrics(jax.device_get(fitted.totals(pred, {**batch, "known": 0 * batch["known"]})), [])
+
+
+def test_the_loss_is_over_known_values_alone(fitted):
+    batch = make_batch(fitted)
+
+    def loss(batch, scaling="station"):
+        task = dataclasses.replace(fitted, scaling=scaling)
+        return task.loss(lambda *inputs, **options: (jnp.ones((3, 4, 12)), {}), {}, batch, None)[0]
+
+    known = batch["known"] > 0
+    scaled = (batch["future"] - np.array(fitted.mean)) / np.array(fitted.std)
+    assert loss(batch) == pytest.approx(np.square(1 - scaled)[known].mean(), rel=1e-5)
+    assert loss(batch, "none") == pytest.approx(np.square(1 - batch["future"])[known].mean(), rel=1e-5)
+    other = {**batch, "future": np.where(known, batch["future"], 1e6)}
+    assert loss(other) == pytest.approx(loss(batch))
+
+
+def test_merged_inference_gives_the_same_forecast(fitted, variables, tmp_path):
+    checkpoint = Checkpoint(fitted, variables, merged=False)
+    merged, error = convert.merge(checkpoint, tolerance=1e-4)
+    assert error < 1e-5
+    batch = make_batch(fitted)
+    plain, again = predict(checkpoint, batch), predict(merged, batch)
+    np.testing.assert_allclose(again, plain, rtol=0, atol=1e-4)
+    assert not np.allclose(plain, np.array(fitted.mean), atol=0.1)
+    assert convert.describe(merged)["classes"] is None
+    save_checkpoint(tmp_path / "merged", merged)
+    assert open_checkpoint(tmp_path / "merged").task == fitted
+    urk.save_torch_checkpoint(tmp_path / "merged.pth", merged.variables)
+    assert reparameterize(variables).keys() == merged.variables.keys()
+
+
+def test_an_evaluation_on_8_devices_saves_what_it_predicts(fitted, variables, tmp_path):
+    dataset = fitted.dataset(DATA, "val", train=False)[:13]
+    metrics = evaluate(fitted, variables, dataset, 8, predictions=tmp_path / "a.npz")
+    file = np.load(tmp_path / "a.npz")
+    assert file["labels"].tolist() == list(fitted.labels)
+    assert file["id"].tolist() == list(range(13))
+    assert file["forecast"].shape == file["climatology"].shape == (13, 4, 12)
+    np.testing.assert_allclose(file["truth"][5], dataset[5]["future"], rtol=1e-6)
+    assert metrics["mse"] == pytest.approx(np.square(file["forecast"] - file["truth"]).mean(), rel=1e-5)
+    alone = predict(Checkpoint(fitted, variables, merged=False), make_batch(fitted, 2))
+    np.testing.assert_allclose(file["forecast"][1], alone[1], rtol=1e-4)
+
+
+# A user's files.
+
+
+def write_csv(path, series, rows=None, names=None):
+    names = names or series.names
+    columns = [series.names.index(name) for name in names]
+    lines = [
+        f"{time},{','.join('' if np.isnan(value) else str(value) for value in row[columns])}"
+        for time, row in zip(series.times[:rows], series.values[:rows], strict=True)
+    ]
+    path.write_text("\n".join([f"time,{','.join(names)}", *lines]))
+    return path
+
+
+def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
+    series = open_series("waves", "test")
+    path = write_csv(tmp_path / "a.csv", series, 20, series.names[::-1])
+    task = dataclasses.replace(fitted, scale=0.5)
+    checkpoint = Checkpoint(task, variables, merged=False)
+    (prediction,) = predict_files(checkpoint, [path], batch_size=2)
+    assert prediction.error is None
+    (record,) = prediction.records
+    assert record["id"] == str(path)
+    assert [row["time"] for row in record["forecast"]] == [str(time) for time in series.times[20:24]]
+    assert [row["time"] for row in record["hindcast"]] == [str(time) for time in series.times[16:20]]
+    truth = np.array([[row[name] for name in series.names] for row in record["truth"]])
+    np.testing.assert_allclose(truth, 0.5 * series.values[16:20], rtol=1e-5)
+    example = task.dataset(DATA, "test", train=False)[8]
+    batch = {name: np.asarray(value)[None] for name, value in example.items() if name != "id"}
+    expected = predict(checkpoint, batch)[0]
+    found = np.array([[row[name] for name in series.names] for row in record["forecast"]])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    json.dumps(prediction.records)
+    picture = np.asarray(task.draw(path, prediction.records))
+    assert picture.shape[2] == 3
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
+    assert set(short.records[0]) == {"id", "unit", "forecast"}
+    assert task.draw(tmp_path / "b.csv", short.records).size[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: "\n".join(text.splitlines()[:8]), "has 7 rows; expected 12 or more"),
+        (lambda text: text.replace("buoy 3", "buoy x"), "has no column for buoy 3; expected the 12 stations"),
+        (lambda text: "\n".join([text.splitlines()[0], *text.splitlines()[:0:-1]]), "comes after"),
+        (lambda text: "\n".join([*text.splitlines(), text.splitlines()[-1]]), "occurs twice"),
+        (lambda text: "\n".join(text.splitlines()[::2]), "has a row every 7200 s; the model expects one every 3600"),
+        (lambda text: "", "has no rows"),
+    ],
+)
+def test_wrong_files_are_one_sentence_and_lose_nothing(fitted, variables, tmp_path, change, message):
+    series = open_series("waves", "test")
+    good = write_csv(tmp_path / "good.csv", series, 30)
+    bad = tmp_path / "bad.csv"
+    bad.write_text(change(good.read_text()))
+    with pytest.raises(ValueError, match=message):
+        fitted.read(bad)
+
+
+def test_a_station_that_was_never_measured_is_named(fitted, tmp_path):
+    series = open_series("waves", "test")
+    series.values[:, 1] = np.nan
+    with pytest.raises(ValueError, match="has no value at all for buoy 1"):
+        fitted.read(write_csv(tmp_path / "a.csv", series, 30))
+
+
+def test_a_checkpoint_without_stations_says_what_to_do(path, tmp_path):
+    with pytest.raises(ValueError, match="does not name its stations"):
+        open_checkpoint(path).task.read(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="there is no file"):
+        make_task().fitted_to(DATA).read(tmp_path / "a.csv")

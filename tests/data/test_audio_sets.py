@@ -77,6 +77,12 @@ def test_the_archive_is_unpacked_once(words, tmp_path, caplog):
     assert sorted(path.name for path in home.iterdir()) == ["speech_commands_v0.02", ARCHIVE]
 
 
+def test_what_is_no_archive_is_one_sentence(tmp_path):
+    (tmp_path / ARCHIVE).write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match=r"gz cannot be unpacked \([^:\n]*\); fetch it again, or unpack it by hand$"):
+        open_sounds("speech_commands", "train", tmp_path)
+
+
 def test_half_an_archive_leaves_nothing_behind(words, tmp_path):
     home = tmp_path / "home"
     home.mkdir()

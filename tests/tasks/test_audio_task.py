@@ -15,7 +15,7 @@ from official_files import TINY, assert_equal, leaves, make_state, write
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import unireplknet_jax as urk
-from unireplknet_jax.data.audio import read_sound
+from unireplknet_jax.data.audio import FilterBank, read_sound
 from unireplknet_jax.data.audio_sets import COMMANDS, TONES
 from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.models.torch_archive import read_state_dict
@@ -280,6 +280,21 @@ def test_the_fill_is_what_is_masked_and_missing_before_normalization():
         assert (examples[:, -1] == value).all()  # a second has 98 frames
         inside = (examples[:, :40] == value).all(axis=2).any(axis=1)
         assert 0 < inside.sum() < 20
+
+
+def test_of_a_long_file_the_frames_that_are_needed_are_computed(tmp_path, monkeypatch):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000)
+    soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="DOUBLE")
+    task = make_task(seconds=0.0)
+    expected = (task._bank(wave - wave.mean())[:16] - task.mean) / (2 * task.std)
+    found, bank = [], FilterBank.__call__
+    monkeypatch.setattr(FilterBank, "__call__", lambda self, x: found.append(bank(self, x)) or found[-1])
+    (tmp_path / "test" / "x").mkdir(parents=True)
+    (tmp_path / "a.wav").rename(tmp_path / "test" / "x" / "a.wav")
+    example = make_task(1).dataset({"name": "folder", "dir": tmp_path}, "test", train=False)[0]
+    np.testing.assert_allclose(example["spectrogram"], expected, rtol=0, atol=1e-6)
+    task.draw(tmp_path / "test" / "x" / "a.wav", [{"predictions": []}])
+    assert [len(features) for features in found] == [16, 8 * 16]
 
 
 def test_a_broken_sound_ends_or_is_passed_over(tmp_path):

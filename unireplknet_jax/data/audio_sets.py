@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.audio import SUFFIXES, EncodedSound
-from unireplknet_jax.data.base import check_split, listed, nearest
+from unireplknet_jax.data.base import check_split, first_line, listed, nearest
 from unireplknet_jax.data.folder import Names, open_folder
 from unireplknet_jax.data.label_names import read_labels
 
@@ -171,7 +171,8 @@ def _unpacked(root: Path) -> Path:
             file.extractall(scratch, filter="data")
         os.replace(scratch, target)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{archive} cannot be unpacked ({error}); fetch it again, or unpack it by hand") from error
+        reason = first_line(error).rstrip(":")
+        raise ValueError(f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it by hand") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target

@@ -201,7 +201,11 @@ class Audio:
         return self._example(example, sounds.roll_frames(features, rng, self.roll), target)
 
     def _features(self, waveform):
-        return sounds.fit_frames(self._bank(sounds.centred(waveform)), self.frames, self.fill)
+        return sounds.fit_frames(self._first_frames(waveform, self.frames), self.frames, self.fill)
+
+    def _first_frames(self, waveform, most):
+        """(frames', mels), at most `most`; the rest of a long file would only cost time and memory."""
+        return self._bank(sounds.centred(waveform)[: self._bank.samples(most)])
 
     def _normalized(self, features):
         return (features - self.mean) / (2 * self.std)
@@ -303,7 +307,7 @@ class Audio:
     def draw(self, source, records):
         from matplotlib import colormaps
 
-        features = self._bank(sounds.centred(sounds.read_sound(source, self.rate)))[: 8 * self.frames]
+        features = self._first_frames(sounds.read_sound(source, self.rate), 8 * self.frames)
         shades = np.clip((features - features.min()) / max(np.ptp(features), 1e-6), 0, 1)
         picture = Image.fromarray(colormaps["magma"](shades.T[::-1], bytes=True)[..., :3])
         return captioned(picture.resize((224, 224), Image.Resampling.BILINEAR), records[0]["predictions"])

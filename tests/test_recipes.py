@@ -14,6 +14,7 @@ from PIL import Image
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.audio_sets import TONES
 from unireplknet_jax.data.moving_shapes import MOTIONS
+from unireplknet_jax.data.solids import KINDS
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -36,7 +37,14 @@ QUICK = (
     "speech_commands:synthetic",
     "station_weather:irish_wind",
 )
-BUOYS = tuple(f"buoy {index}" for index in range(12))
+# Of every task: the data of `:runlocal`, and what they are labelled with.
+MADE_UP = {
+    "audio": ("tones", TONES),
+    "classification": ("digits", tuple("0123456789")),
+    "forecasting": ("waves", tuple(f"buoy {index}" for index in range(12))),
+    "points": ("solids", KINDS),
+    "video": ("moving_shapes", tuple(MOTIONS)),
+}
 
 
 def arguments(name):
@@ -73,9 +81,7 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
         assert config.data.train_examples > config.batch_size
         assert len(config.task.labels) in (0, config.task.options.model.get("num_classes"))
     if "runlocal" in recipe:
-        made_up = {"audio": "tones", "classification": "digits", "points": "solids", "video": "moving_shapes"}
-        made_up["forecasting"] = "waves"
-        assert (config.data.name, config.data.dir, config.init) == (made_up[config.task.name], "", "")
+        assert (config.data.name, config.data.dir, config.init) == (MADE_UP[config.task.name][0], "", "")
         assert config.epochs == 2
 
 
@@ -325,6 +331,6 @@ def test_every_recipe_trains_on_a_laptop(name, tmp_path):
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
     checkpoint = open_checkpoint(tmp_path / "model")
-    made_up = {"audio": TONES, "classification": tuple("0123456789"), "video": tuple(MOTIONS), "forecasting": BUOYS}
-    assert checkpoint.task.labels == made_up[config.task.name]
-    assert getattr(checkpoint.module, "num_classes", 12) == len(checkpoint.task.labels)
+    labels = MADE_UP[config.task.name][1]
+    assert checkpoint.task.labels == labels
+    assert getattr(checkpoint.module, "num_classes", len(labels)) == len(labels)

@@ -4,27 +4,17 @@ import argparse
 import itertools
 import math
 import runpy
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from recipes import CONFIGS, FILES, MADE_UP, load
 
-from unireplknet_jax.cli.train import load_config
-from unireplknet_jax.data.audio_sets import TONES
-from unireplknet_jax.data.moving_shapes import MOTIONS
-from unireplknet_jax.data.solids import KINDS
-from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train.loop import train
-from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.optimizer import make_schedule
-from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import make_task, set_up
 from unireplknet_jax.train.sharding import make_mesh
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "finetune_video", "imagenet1k_384")
 QUICK = (
     "cifar100:scratch",
@@ -37,14 +27,6 @@ QUICK = (
     "speech_commands:synthetic",
     "station_weather:irish_wind",
 )
-# Of every task: the data of `:runlocal`, and what they are labelled with.
-MADE_UP = {
-    "audio": ("tones", TONES),
-    "classification": ("digits", tuple("0123456789")),
-    "forecasting": ("waves", tuple(f"buoy {index}" for index in range(12))),
-    "points": ("solids", KINDS),
-    "video": ("moving_shapes", tuple(MOTIONS)),
-}
 
 
 def arguments(name):
@@ -57,12 +39,6 @@ def arguments(name):
 
 
 ALL = [f"{name}:{arg}".rstrip(":") for name in FILES for arg in arguments(name)]
-
-
-def load(recipe, *overrides):
-    """The recipe "NAME[:ARG]" as the command reads it."""
-    name, colon, arg = recipe.partition(":")
-    return completed(load_config(f"{CONFIGS / name}.py{colon}{arg}", list(overrides)))
 
 
 @pytest.mark.parametrize("recipe", ALL)
@@ -309,28 +285,3 @@ def test_fine_tuning_refuses_other_classes_for_evaluation(flowers):
     config = load("finetune:a", f"--config.data.dir={flowers}")
     with pytest.raises(ValueError, match="it lacks tulip and also has violet"):
         make_task(config).fitted_to(config.data.to_dict())
-
-
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", FILES)
-def test_every_recipe_trains_on_a_laptop(name, tmp_path):
-    config = load(f"{name}:runlocal", "--config.epochs=1")
-    config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.5)
-    metrics = train(config, tmp_path)
-    assert bool(metrics) == bool(config.data.eval_split)
-    assert np.all(np.isfinite(list(metrics.values())))
-    rows = read_metrics(tmp_path / "metrics.jsonl")
-    assert any("train/loss" in row for row in rows)
-    assert np.all(np.isfinite([value for row in rows for value in row.values()]))
-    checkpoint = open_checkpoint(tmp_path / "model")
-    labels = MADE_UP[config.task.name][1]
-    assert checkpoint.task.labels == labels
-    assert getattr(checkpoint.module, "num_classes", len(labels)) == len(labels)

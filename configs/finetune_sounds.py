@@ -76,7 +76,7 @@ def _run_locally(config):
     }
     config.data.update({"name": "tones", "eval_split": "test", "train_examples": 400})
     config.batch_size = 40
-    config.eval_batch_size = 20
+    config.eval_batch_size = 40
     config.epochs = 2
     config.log_every = 5
     config.optim.update({"lr": 1e-3, "warmup_epochs": 0.5, "layer_decay": 1.0})

@@ -59,6 +59,7 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
     if "runlocal" in recipe:
         assert (config.data.name, config.data.dir, config.init) == (MADE_UP[config.task.name][0], "", "")
         assert config.epochs == 2
+        assert (config.batch_size % 8, config.eval_batch_size % 8) == (0, 0)  # as many devices as the tests have
 
 
 @pytest.mark.parametrize(

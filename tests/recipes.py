@@ -2,10 +2,16 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.audio_sets import TONES
 from unireplknet_jax.data.moving_shapes import MOTIONS
 from unireplknet_jax.data.solids import KINDS
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.recipe import completed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -24,3 +30,23 @@ def load(recipe, *overrides):
     """The recipe "NAME[:ARG]" as the command reads it."""
     name, colon, arg = recipe.partition(":")
     return completed(load_config(f"{CONFIGS / name}.py{colon}{arg}", list(overrides)))
+
+
+def train_on_a_laptop(name, folder):
+    """Train `NAME:runlocal` for an epoch through its reader, task and loop; look at what it leaves in the folder."""
+    config = load(f"{name}:runlocal", "--config.epochs=1")
+    config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.5)
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        metrics = train(config, folder)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+    assert bool(metrics) == bool(config.data.eval_split)
+    assert np.all(np.isfinite(list(metrics.values())))
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert any("train/loss" in row for row in rows)
+    assert np.all(np.isfinite([value for row in rows for value in row.values()]))
+    checkpoint = open_checkpoint(folder / "model")
+    labels = MADE_UP[config.task.name][1]
+    assert checkpoint.task.labels == labels
+    assert getattr(checkpoint.module, "num_classes", len(labels)) == len(labels)

@@ -15,7 +15,7 @@ NAN, INF = math.nan, math.inf
 COUNTS = ("batch_size", "accumulate", "eval_batch_size", "log_every", "checkpoint.every_steps", "checkpoint.keep")
 WRONG = {
     **dict.fromkeys((*COUNTS, "mesh.fsdp"), (0, -1)),
-    **dict.fromkeys(("data.workers", "data.num_threads", "data.train_examples"), (-1,)),
+    **dict.fromkeys(("data.workers", "data.num_threads", "data.train_examples", "stop.patience"), (-1,)),
     **dict.fromkeys(("epochs", "eval_every_epochs", "optim.lr", "optim.eps"), (0.0, -1.0, NAN, INF)),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_epochs", "optim.clip_norm"), (-0.1, NAN, INF)),
     **dict.fromkeys(("optim.weight_decay", "optim.weight_decay_end"), (-0.1, NAN, INF)),

@@ -119,7 +119,7 @@ def test_running_statistics_go_from_one_micro_batch_to_the_next():
     variables = jax.tree.map(jnp.copy, variables_of(trainer.state))
     trainer.step(batch, accumulate=2)
     for half in (slice(0, 8), slice(8, 16)):
-        images = trainer.task._normalize({"image": jnp.asarray(batch["image"][half])})
+        images = trainer.task._normalize(jnp.asarray(batch["image"][half]))
         _, updates = trainer.task.module().apply(variables, images, train=True, mutable=["batch_stats"])
         variables |= updates
     jax.tree.map(

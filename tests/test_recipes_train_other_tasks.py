@@ -1,0 +1,10 @@
+"""Every recipe for something else than pictures trains on data that are made up; a file of its own, so that another process can take it."""
+
+import pytest
+from recipes import FILES, load, train_on_a_laptop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FILES if load(name).task.name != "classification"])
+def test_every_other_recipe_trains_on_a_laptop(name, tmp_path):
+    train_on_a_laptop(name, tmp_path)

@@ -1,4 +1,4 @@
-"""The published recipes, as tests load them."""
+"""The published recipes, as tests load and train them. The training tests are two files, for two processes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every recipe for something else than pictures trains on data that are made up; a file of its own, so that another process can take it."""
+"""Every recipe for something else than pictures trains on data that are made up."""
 
 import pytest
 from recipes import FILES, load, train_on_a_laptop

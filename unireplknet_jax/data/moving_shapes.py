@@ -7,13 +7,11 @@ does not leave traces of the frames before.
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from unireplknet_jax.data.made_up import cache_folder, make_split
 
 MOTIONS = {  # rows, columns
     "down": (1, 0),
@@ -27,7 +25,6 @@ MOTIONS = {  # rows, columns
 }
 PER_CLASS = {"train": 120, "test": 30}
 SIZE, LENGTH, RATE = 64, 32, 25  # pixels, frames, frames a second
-_log = logging.getLogger(__name__)
 
 
 def shapes_folder(folder: Path | None, split: str) -> Path:
@@ -35,18 +32,10 @@ def shapes_folder(folder: Path | None, split: str) -> Path:
 
     folder: None takes the user's cache folder. Raises ImportError without PyAV.
     """
-    if folder is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "unireplknet_jax" / "moving_shapes"
-    if split in PER_CLASS and not (folder / split).is_dir():
-        _log.info("rendering %d videos of moving shapes into %s", PER_CLASS[split] * len(MOTIONS), folder / split)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".rendering-", dir=folder) as scratch:
-            _render(Path(scratch) / split, split)
-            try:
-                os.rename(Path(scratch) / split, folder / split)
-            except OSError:  # another process was faster
-                shutil.rmtree(Path(scratch) / split)
+    folder = folder or cache_folder("moving_shapes")
+    if split in PER_CLASS:
+        doing = f"rendering {PER_CLASS[split] * len(MOTIONS)} videos of moving shapes"
+        make_split(folder / split, lambda path: _render(path, split), doing)
     return folder
 
 

@@ -5,18 +5,15 @@ A set to try the whole pipeline on, where a number says that learning works, and
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from unireplknet_jax.data.made_up import cache_folder, make_split
+
 KINDS = ("box", "bracket", "capsule", "cone", "cylinder", "ellipsoid", "prism", "table", "torus", "tube")
 PER_CLASS = {"train": 60, "test": 20}
 FORMATS = (".off", ".ply", ".obj", ".stl")
-_log = logging.getLogger(__name__)
 
 
 def solids_folder(folder: Path | None, split: str) -> Path:
@@ -25,18 +22,10 @@ def solids_folder(folder: Path | None, split: str) -> Path:
     folder: None takes the user's cache folder. What is generated is a function of trimesh's version alone. Raises
     ImportError without trimesh.
     """
-    if folder is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "unireplknet_jax" / "solids"
-    if split in PER_CLASS and not (folder / split).is_dir():
-        _log.info("generating %d solids into %s", PER_CLASS[split] * len(KINDS), folder / split)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".generating-", dir=folder) as scratch:
-            _generate(Path(scratch) / split, split)
-            try:
-                os.rename(Path(scratch) / split, folder / split)
-            except OSError:  # another process was faster
-                shutil.rmtree(Path(scratch) / split)
+    folder = folder or cache_folder("solids")
+    if split in PER_CLASS:
+        doing = f"generating {PER_CLASS[split] * len(KINDS)} solids"
+        make_split(folder / split, lambda path: _generate(path, split), doing)
     return folder
 
 

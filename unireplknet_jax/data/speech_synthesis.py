@@ -17,6 +17,7 @@ import numpy as np
 
 from unireplknet_jax.data.audio import EncodedSound, read_sound
 from unireplknet_jax.data.audio_sets import COMMANDS
+from unireplknet_jax.data.made_up import cache_folder
 
 RATE = 16_000
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
@@ -39,8 +40,7 @@ def render_commands(folder: Path | None = None) -> Path:
     folder: where; None: ~/.cache/unireplknet_jax/synthetic_commands. What is rendered is a function of the version of
     espeak-ng alone. Raises ImportError without espeak-ng.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = folder or home / "unireplknet_jax" / "synthetic_commands"
+    folder = folder or cache_folder("synthetic_commands")
     if (folder / "testing_list.txt").is_file():
         return folder
     if folder.exists() and any(folder.iterdir()):

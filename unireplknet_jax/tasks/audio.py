@@ -18,7 +18,7 @@ from PIL import Image
 
 from unireplknet_jax.data import audio as sounds
 from unireplknet_jax.data.audio_sets import open_sounds
-from unireplknet_jax.data.base import check_order, check_same_labels
+from unireplknet_jax.data.base import check_order, labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
@@ -133,10 +133,7 @@ class Audio:
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
         """
-        labels = self._open(data, data["train_split"]).labels
-        if data["eval_split"]:
-            found = self._open(data, data["eval_split"]).labels
-            check_same_labels(labels, found, data["train_split"], data["eval_split"])
+        labels = labels_of_splits(self._open, data)
         if not self._waits and (self.labels or self._classes != len(labels)):
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)

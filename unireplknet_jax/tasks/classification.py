@@ -12,7 +12,7 @@ import optax
 from PIL import Image, ImageDraw
 
 from unireplknet_jax.data import image as images
-from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.base import labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sources import open_source
@@ -108,10 +108,7 @@ class Classification:
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
         """
-        labels = self._open(data, data["train_split"]).labels
-        if data["eval_split"]:
-            found = self._open(data, data["eval_split"]).labels
-            check_same_labels(labels, found, data["train_split"], data["eval_split"])
+        labels = labels_of_splits(self._open, data)
         if not self._waits:
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)

@@ -13,6 +13,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compile without most of XLA's optimizations: most of the time of many tests, which are not about XLA."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def goldens() -> Path:
     """The folder of reference numbers computed by the original code."""

@@ -21,12 +21,7 @@ from unireplknet_jax.ops.projection import pixels_of, view_points
 SIZES = {"trans_dim": 4, "graph_dim": 8, "neighbours": 4, "object_size": 14, "image_size": 14}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes most of the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def initial(module, *inputs, **options):

@@ -16,12 +16,7 @@ _erase = jax.jit(random_erasing, static_argnames=("probability", "area", "log_as
 _mix = jax.jit(mix_batch, static_argnames=("mixup", "cutmix", "probability", "switch_probability", "group"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling takes most of the time here, and these tests are not about XLA."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @functools.cache

@@ -34,12 +34,7 @@ def make_task(num_classes=10, **options):
     return Audio({**MODEL, "num_classes": num_classes}, **{"frames": 16, "mels": 16, "seconds": 0.0, **options})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes most of the time of these tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 # Against the original.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.benchmark import timing
-from unireplknet_jax.benchmark.timing import Program, environment, jax_program, measure, torch_or_none
+from unireplknet_jax.benchmark.timing import Program, environment, jax_program, measure, torch_and_device
 
 
 class Clock:
@@ -60,4 +60,4 @@ def test_no_rounds_are_refused():
 def test_the_environment_names_device_threads_and_versions():
     facts = environment()
     assert {"device", "platform", "threads", "jax", "jaxlib"} <= set(facts)
-    assert ("torch" in facts) == (torch_or_none() is not None)
+    assert ("torch" in facts) == (torch_and_device()[0] is not None)

@@ -52,7 +52,7 @@ def run_json(capsys, *arguments):
 
 
 def test_the_convolution_is_timed_form_by_form(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("unireplknet_jax.benchmark.depthwise.torch_or_none", lambda: None)
+    monkeypatch.setattr("unireplknet_jax.benchmark.depthwise.torch_and_device", lambda: (None, None))
     monkeypatch.setattr("unireplknet_jax.benchmark.depthwise.measured_roofline", lambda: (1e9, 1e9))
     plot = tmp_path / "plot.png"
     chosen = ("--case", "1x7x7x8 k7", "--form", "xla", "--form", "dft", "--rounds", "2", "--plot", str(plot))
@@ -75,7 +75,7 @@ def test_the_convolution_is_timed_form_by_form(capsys, tmp_path, monkeypatch):
 
 
 def test_the_block_is_timed_beside_one_kernel(capsys, monkeypatch):
-    monkeypatch.setattr("unireplknet_jax.benchmark.block.torch_or_none", lambda: None)
+    monkeypatch.setattr("unireplknet_jax.benchmark.block.torch_and_device", lambda: (None, None))
     rows = run_json(capsys, "block", "--case", "1x6x6x4 k7", "--rounds", "1")["rows"]
     assert [row["form"] for row in rows] == ["one kernel, xla", "one kernel", "block", "block, xla"]
     assert rows[1]["times one kernel"] == 1

@@ -248,12 +248,6 @@ def test_the_bytes_on_one_device_follow_the_sharding():
     assert planning._bytes_of(tree) == 2 * 3 * 4 + 5
 
 
-def test_nothing_reaches_the_cache_of_compiled_programs():
-    with planning.without_program_cache():
-        assert not jax.config.jax_enable_compilation_cache
-    assert jax.config.jax_enable_compilation_cache
-
-
 def test_progress_is_logged_while_something_long_goes_on(caplog):
     caplog.set_level("INFO", logger="unireplknet_jax")
     with planning._heartbeat("compiling", seconds=0.01):

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.benchmark.timing import Program, jax_program, measure, torch_or_none
+from unireplknet_jax.benchmark.timing import (
+    jax_program,
+    measure,
+    torch_and_device,
+    torch_program,
+)
 from unireplknet_jax.nn.block import BRANCHES, DepthwiseConv, DilatedReparamBlock
 from unireplknet_jax.nn.layers import BatchNorm
 
@@ -101,24 +106,29 @@ def measure_case(case, dtype="float32", rounds=9):
 
 
 def _torch_programs(case, x, g):
-    torch = torch_or_none()
-    if torch is None or jax.default_backend() != "cpu" or x.dtype != jnp.float32:
+    (torch, device), dtype = torch_and_device(), str(x.dtype)
+    if device is None or (device, dtype) == ("cpu", "bfloat16"):
         return {}
-    from unireplknet_jax.benchmark.torch_network import DepthwiseBranches
+    from unireplknet_jax.benchmark.torch_network import DepthwiseBranches, in_precision
 
-    x, g = (torch.from_numpy(np.array(a)).permute(0, 3, 1, 2) for a in (x, g))
+    x, g = (
+        torch.from_numpy(np.array(a.astype(jnp.float32))).permute(0, 3, 1, 2).to(device, getattr(torch, dtype))
+        for a in (x, g)
+    )
 
     def program(layout):
-        block = DepthwiseBranches(case.c, case.k, deploy=False).to(memory_format=layout).train()
+        block = DepthwiseBranches(case.c, case.k, deploy=False).to(device, memory_format=layout).train()
         own_x, own_g = (a.contiguous(memory_format=layout) for a in (x, g))
         own_x.requires_grad_()
 
         def run():
             block.zero_grad()
             own_x.grad = None
-            block(own_x).backward(own_g)
+            with in_precision(device, dtype):
+                y = block(own_x)
+            y.backward(own_g.to(y.dtype))
 
-        return Program(run)
+        return torch_program(run, torch, device)
 
     return {
         "block, torch": program(torch.contiguous_format),

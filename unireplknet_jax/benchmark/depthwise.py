@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.benchmark.timing import Program, jax_program, measure, measured_roofline, torch_or_none
+from unireplknet_jax.benchmark.timing import (
+    jax_program,
+    measure,
+    measured_roofline,
+    torch_and_device,
+    torch_program,
+)
 from unireplknet_jax.ops.depthwise import (
     IMPLEMENTATIONS,
     choose,
@@ -133,10 +139,9 @@ def _prepared(case, arrays, dtype):
 
 def _torch_programs(name, case, arrays):
     """PyTorch's own convolution, on maps (n, c, h, w) that lie in memory as such, or as (n, h, w, c)."""
-    torch = torch_or_none()
-    if torch is None:
+    torch, device = torch_and_device()
+    if device is None:
         return {}
-    device = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     x, kernel, g = (
         torch.from_numpy(np.array(array.astype(jnp.float32)))
         .permute(order)
@@ -158,10 +163,8 @@ def _torch_programs(name, case, arrays):
                         own_g, own_x, kernel, None, (1, 1), (padding,) * 2, (case.dilation,) * 2, False, (0, 0), case.c,
                         (name == "input gradient", name == "kernel gradient", False),
                     )  # fmt: skip
-            if device == "cuda":
-                torch.cuda.synchronize()
 
-        return Program(run)
+        return torch_program(run, torch, device)
 
     return {
         "torch": program(torch.contiguous_format),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unireplknet_jax.benchmark.timing import Program, jax_program, measure, torch_or_none
+from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.variants import create_model
@@ -26,16 +26,14 @@ def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla
         programs["merged, xla"] = jax_program(model.clone(impl="xla").apply, merged, images)
     programs["no depthwise"] = jax_program(_without_depthwise(model), merged, images)
 
-    def work(torch, network, layout):
-        inputs = _torch_images(torch, images, layout)
-
+    def work(torch, network, inputs, precision):
         def run():
-            with torch.inference_mode():
+            with torch.inference_mode(), precision():
                 network(inputs)
 
         return run
 
-    return _rows(name, batch, programs | _torch_programs(model, work), rounds)
+    return _rows(name, batch, programs | _torch_programs(model, images, work), rounds)
 
 
 def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=False):
@@ -50,18 +48,20 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     programs = {form: _step(module.apply, optimizer, state, images, labels) for form, module in forms.items()}
     programs["no depthwise"] = _step(_without_depthwise(model), optimizer, state, images, labels)
 
-    def work(torch, network, layout):
-        inputs, targets = _torch_images(torch, images, layout), torch.arange(batch) % 1000
+    def work(torch, network, inputs, precision):
+        targets = torch.arange(batch, device=inputs.device) % 1000
         torch_optimizer = torch.optim.AdamW(network.train().parameters())
 
         def run():
             torch_optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(inputs), targets).backward()
+            with precision():
+                loss = torch.nn.functional.cross_entropy(network(inputs), targets)
+            loss.backward()
             torch_optimizer.step()
 
         return run
 
-    return _rows(name, batch, programs | _torch_programs(model, work), rounds)
+    return _rows(name, batch, programs | _torch_programs(model, images, work), rounds)
 
 
 def _step(apply, optimizer, state, images, labels):
@@ -99,23 +99,22 @@ def _images(batch, size):
     return jnp.asarray(np.random.default_rng(0).standard_normal((batch, size, size, 3)), jnp.float32)
 
 
-def _torch_programs(model, work):
-    """Both memory layouts of the equal PyTorch network, where PyTorch is installed; on a CPU and in float32."""
-    torch = torch_or_none()
-    if torch is None or jax.default_backend() != "cpu" or model.dtype != jnp.float32:
+def _torch_programs(model, images, work):
+    """Both memory layouts of the equal PyTorch network, where PyTorch is installed; on a CPU in float32 only."""
+    (torch, device), dtype = torch_and_device(), jnp.dtype(model.dtype).name
+    if device is None or (device, dtype) == ("cpu", "bfloat16"):
         return {}
-    from unireplknet_jax.benchmark.torch_network import Network
+    from unireplknet_jax.benchmark.torch_network import Network, in_precision
 
+    images = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)
     fields = model.depths, model.dims, model.kernel_sizes, model.num_classes, model.in_chans, model.deploy
-    layouts = {"torch": torch.contiguous_format, "torch, channels last": torch.channels_last}
-    return {
-        name: Program(work(torch, Network(*fields).eval().to(memory_format=layout), layout))
-        for name, layout in layouts.items()
-    }
 
+    def program(layout):
+        network = Network(*fields).eval().to(device, memory_format=layout)
+        inputs = images.contiguous(memory_format=layout)
+        return torch_program(work(torch, network, inputs, lambda: in_precision(device, dtype)), torch, device)
 
-def _torch_images(torch, images, layout):
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return {"torch": program(torch.contiguous_format), "torch, channels last": program(torch.channels_last)}
 
 
 def _rows(name, batch, programs, rounds):

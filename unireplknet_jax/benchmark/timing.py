@@ -13,13 +13,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.train.plan import without_program_cache
+from unireplknet_jax.train.program_cache import without_program_cache
 
 _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
 
 
+def _nothing_to_wait_for(result):
+    del result
+
+
 class Program(NamedTuple):
-    """A program to time: `run` does the work once and returns when it is done.
+    """A program to time: `run` does the work once, or has an accelerator do it; `wait(result)` returns when it is done.
 
     compile_seconds, temporary_bytes: what compiling it took and what it needs beside arguments and results, if known.
     """
@@ -27,6 +31,7 @@ class Program(NamedTuple):
     run: Callable[[], object]
     compile_seconds: float | None = None
     temporary_bytes: int | None = None
+    wait: Callable[[object], object] = _nothing_to_wait_for
 
 
 class Timing(NamedTuple):
@@ -46,7 +51,14 @@ def jax_program(function, *arguments):
         compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
+    if jax.default_backend() == "cpu":  # which would work at several calls at once
+        return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
+    return Program(lambda: compiled(*arguments), seconds, temporary, jax.block_until_ready)
+
+
+def torch_program(run, torch, device):
+    """The `Program` of a function that works with PyTorch on "cpu" or "cuda"."""
+    return Program(run) if device == "cpu" else Program(run, wait=lambda result: torch.cuda.synchronize())
 
 
 def measure(programs, rounds=9):
@@ -59,22 +71,26 @@ def measure(programs, rounds=9):
         raise ValueError(f"rounds={rounds} must be at least 1.")
     names, repeats = list(programs), {}
     for name, program in programs.items():
-        program.run()
+        program.wait(program.run())
         repeats[name] = max(1, round(_SHORTEST / max(_seconds(program, 1), 1e-7)))
     seconds = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            programs[name].run()
+            programs[name].wait(programs[name].run())
             seconds[name].append(_seconds(programs[name], repeats[name]))
     return {
-        name: Timing(statistics.median(own), min(own), max(own), *programs[name][1:]) for name, own in seconds.items()
+        name: Timing(
+            statistics.median(own), min(own), max(own), programs[name].compile_seconds, programs[name].temporary_bytes
+        )
+        for name, own in seconds.items()
     }
 
 
 def _seconds(program, repeats):
     began = time.perf_counter()
     for _ in range(repeats):
-        program.run()
+        result = program.run()
+    program.wait(result)
     return (time.perf_counter() - began) / repeats
 
 
@@ -90,13 +106,17 @@ def measured_roofline():
     return 2 * 2048**3 / found["product"].fastest, 2 * long.nbytes / found["copy"].fastest
 
 
-def torch_or_none():
-    """PyTorch where it is installed, else None."""
-    if importlib.util.find_spec("torch") is None:
-        return None
+def torch_and_device():
+    """(PyTorch, where it does the same work as jax: "cpu" or "cuda"); (None, None) where it cannot."""
+    backend = jax.default_backend()
+    if importlib.util.find_spec("torch") is None or backend not in ("cpu", "gpu"):
+        return None, None
     import torch
 
-    return torch
+    if backend == "gpu" and not torch.cuda.is_available():
+        return None, None
+    torch.backends.cudnn.benchmark = True  # it chooses its fastest convolution, as XLA does
+    return torch, {"cpu": "cpu", "gpu": "cuda"}[backend]
 
 
 def environment():

@@ -11,6 +11,11 @@ from unireplknet_jax.nn.block import BRANCHES
 from unireplknet_jax.nn.layers import BATCH_NORM_EPS, GRN_EPS, LAYER_NORM_EPS
 
 
+def in_precision(device, dtype):
+    """The context in which PyTorch computes in "float32", or in "bfloat16" by its automatic mixed precision."""
+    return torch.autocast(device, getattr(torch, dtype), enabled=dtype != "float32")
+
+
 class Network(nn.Module):
     """The classifier that `models.unireplknet.UniRepLKNet` builds from the same fields; maps are (n, c, h, w)."""
 

@@ -20,27 +20,54 @@ IMPLEMENTATIONS = types.MappingProxyType(
     }
 )
 
-# What `impl="auto"` takes, by platform and by what is computed: the first row that holds the kernel's larger side and
-# the map's larger side (None: any). `unireplknet benchmark depthwise` prints the measurements. "prepared": with a
-# kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not listed take XLA's convolution.
+# What `impl="auto"` takes, by platform and by what is computed: the first row that holds the kernel's larger side, the
+# map's larger side and the examples on a device (None: any). `unireplknet benchmark depthwise` prints the measurements.
+# "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not listed take
+# XLA's convolution. On TPU, what `toeplitz` makes of the kernel costs few examples more time and memory than it saves.
+_CPU = ((5, None, None, "shift"), (None, 8, None, "toeplitz"), (None, 40, None, "dft"), (None, None, None, "fft"))
 _BEST = types.MappingProxyType(
     {
-        "cpu": {
-            "convolve": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
-            "kernel_gradient": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
-            "prepared": ((5, None, "shift"), (None, 8, "toeplitz"), (None, 40, "dft"), (None, None, "fft")),
+        "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
+        "gpu": {
+            "convolve": (
+                (3, 40, None, "shift"),
+                (5, None, None, "xla"),
+                (None, 40, 31, "dft"),
+                (None, 40, None, "toeplitz"),
+                (None, None, None, "fft"),
+            ),
+            "kernel_gradient": (
+                (5, None, None, "xla"),
+                (None, 40, 31, "dft"),
+                (None, 40, None, "toeplitz"),
+                (None, None, None, "fft"),
+            ),
+            "prepared": (
+                (3, 40, None, "shift"),
+                (5, None, None, "xla"),
+                (None, 40, None, "toeplitz"),
+                (None, None, None, "fft"),
+            ),
         },
         "tpu": {
-            "convolve": ((7, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "kernel_gradient": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
-            "prepared": ((5, 20, "xla"), (3, None, "xla"), (None, 40, "toeplitz"), (None, None, "xla")),
+            "convolve": (
+                (None, None, 31, "xla"),
+                (7, 20, None, "xla"),
+                (3, None, None, "xla"),
+                (None, 40, None, "toeplitz"),
+            ),
+            "kernel_gradient": (
+                (None, None, 31, "xla"),
+                (5, 20, None, "xla"),
+                (3, None, None, "xla"),
+                (None, 40, None, "toeplitz"),
+            ),
+            "prepared": ((5, 20, None, "xla"), (3, None, None, "xla"), (None, 40, None, "toeplitz")),
         },
     }
 )
-
-
-# With fewer examples on a device, what another form makes of the kernel costs more time and memory than it saves.
-_SMALLEST_BATCH = types.MappingProxyType({"tpu": 32})
+# What a program is compiled for -> its rows above.
+_LOWERED_FOR = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"})
 # Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
 # computes once for all of them what depends on the input alone.
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
@@ -143,8 +170,10 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
     if impl != "auto":
         return run(impl, x, other)
     batch = x.shape[0] // batch_shards(x.shape[0])
-    best = {platform: choose(platform, function, kernel_shape, x.shape[1:3], batch, beside) for platform in _BEST}
-    branches = {platform: functools.partial(run, name) for platform, name in best.items()}
+    branches = {
+        target: functools.partial(run, choose(platform, function, kernel_shape, x.shape[1:3], batch, beside))
+        for target, platform in _LOWERED_FOR.items()
+    }
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
@@ -154,12 +183,10 @@ def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0):
     use: "convolve", "kernel_gradient" or "prepared"; `beside` as in `depthwise_conv2d`.
     """
     side, size = max(map_size), max(kernel_shape[:2])
-    if use != "prepared" and batch < _SMALLEST_BATCH.get(platform, 0):
-        return "xla"
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
-    for largest_kernel, largest_map, name in _BEST.get(platform, {}).get(use, ()):
-        if size <= (largest_kernel or math.inf) and side <= (largest_map or math.inf):
+    for *limits, name in _BEST.get(platform, {}).get(use, ()):
+        if all(limit is None or value <= limit for value, limit in zip((size, side, batch), limits, strict=True)):
             return name
     return "xla"
 

@@ -17,6 +17,7 @@ import time
 import jax
 
 from unireplknet_jax.train.collectives import count_collectives
+from unireplknet_jax.train.program_cache import without_program_cache
 from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
@@ -247,17 +248,6 @@ class _Store:
                 part.write_text(json.dumps(self._known, indent=2) + "\n")
                 part.replace(self._file)
         return self._known[name]
-
-
-@contextlib.contextmanager
-def without_program_cache():
-    """jax would write what is compiled here to its own cache, and complain that it cannot read it without a TPU."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
 
 
 def _flags():

@@ -196,13 +196,13 @@ def test_the_largest_map_of_the_networks():
         np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(("side", "size", "dilation"), [(14, 13, 1), (7, 13, 1), (28, 13, 1), (14, 3, 2), (70, 13, 1)])
 def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation):
     x, kernel, _ = inputs((2, side, side, 8), (size, size))
     options = dict(dtype=x.dtype, platform=platform, dilation=dilation)
     prepared = jax.jit(lambda kernel: prepare_kernel(kernel, (side, side), **options))(kernel)
-    chosen = depthwise.choose(platform, "prepared", kernel.shape, (side, side))
+    chosen = depthwise.choose(platform, "prepared", kernel.shape, (side, side), dilation=dilation)
     assert list(prepared) == ([chosen] if hasattr(IMPLEMENTATIONS[chosen], "prepare") else [])
     if prepared:
         ours = jax.jit(lambda x, p: prepared_conv2d(x, p, kernel.shape, dilation=dilation))(x, prepared)
@@ -210,7 +210,7 @@ def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(("size", "other"), [((14, 14), (12, 12)), ((8, 4), (4, 8)), ((14, 7), (7, 14))])
 def test_a_kernel_prepared_for_another_size_is_refused(platform, size, other):
     x, kernel, _ = inputs((1, *size, 4), (13, 13))
@@ -253,6 +253,37 @@ def test_few_examples_on_a_device_take_another_form():
     assert not convolves()  # 64 on the device
     with jax.set_mesh(mesh):
         assert convolves()  # 8 on each
+
+
+def test_a_gpu_takes_forms_that_cudnn_is_slow_at():
+    def choose(use, size, side, **options):
+        return depthwise.choose("gpu", use, (size, size, 1, 8), (side, side), **options)
+
+    assert [choose("convolve", 13, 14, batch=n) for n in (8, 32)] == ["dft", "toeplitz"]
+    assert [choose("convolve", 3, side, dilation=3) for side in (14, 64)] == ["shift", "shift"]
+    assert [choose("convolve", 5, 14, dilation=r) for r in (1, 2)] == ["xla", "toeplitz"]
+    assert [choose("kernel_gradient", 3, 14, dilation=r) for r in (1, 3)] == ["xla", "toeplitz"]
+    assert choose("convolve", 13, 64, batch=8) == "fft"
+    assert choose("prepared", 13, 14, batch=1) == "toeplitz"
+
+
+def test_on_a_gpu_cudnn_is_not_asked_for_float32_results():
+    x, kernel, g = (a.astype(jnp.bfloat16) for a in inputs((2, 56, 56, 8), (3, 3)))
+    traced = jax.jit(lambda *a: forward_and_gradients(*a, impl="xla")).trace(x, kernel, g)
+    types = {}
+    for platform in ("cuda", "tpu"):
+        lines = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+        types[platform] = {line[line.rindex("x") + 1 : line.rindex(">")] for line in lines if "convolution(" in line}
+    assert types == {"cuda": {"bf16"}, "tpu": {"f32"}}
+
+
+def test_on_a_gpu_one_kernel_shifts_all_examples():
+    x, kernel, _ = inputs((2, 14, 14, 8), (3, 3))
+    traced = jax.jit(lambda x, kernel: depthwise_conv2d(x, kernel, impl="shift")).trace(x, kernel)
+    assert "stablehlo.while" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.while" not in text
+    assert "optimization_barrier" in text  # or what reads the sum would compute it again
 
 
 def test_an_empty_batch_is_refused():

@@ -87,7 +87,7 @@ def chosen(platform, name, case):
     use = "kernel_gradient" if name == "kernel gradient" else "convolve"
     map_size = (case.side, case.side)
     kernel = crop_kernel(np.empty((case.k, case.k, 1, case.c)), map_size, case.dilation)
-    return choose(platform, use, kernel.shape, map_size, case.n)
+    return choose(platform, use, kernel.shape, map_size, case.n, dilation=case.dilation)
 
 
 def measure_case(case, dtype="float32", rounds=9, forms=None):

@@ -21,48 +21,42 @@ IMPLEMENTATIONS = types.MappingProxyType(
 )
 
 # What `impl="auto"` takes, by platform and by what is computed: the first row that holds the kernel's larger side, the
-# map's larger side and the examples on a device (None: any). `unireplknet benchmark depthwise` prints the measurements.
-# "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not listed take
-# XLA's convolution. On TPU, what `toeplitz` makes of the kernel costs few examples more time and memory than it saves.
-_CPU = ((5, None, None, "shift"), (None, 8, None, "toeplitz"), (None, 40, None, "dft"), (None, None, None, "fft"))
+# map's larger side, the examples on a device and the dilation (None: any). `unireplknet benchmark depthwise` prints the
+# measurements. "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not
+# listed take XLA's convolution.
+_CPU = (
+    (5, None, None, None, "shift"),
+    (None, 8, None, None, "toeplitz"),
+    (None, 40, None, None, "dft"),
+    (None, None, None, None, "fft"),
+)
+# cuDNN takes up to 100 times as long for a dilated kernel. What `toeplitz` makes of the kernel costs few examples more
+# than it saves.
+_GPU_LARGE = (
+    (None, 40, 31, None, "dft"),
+    (None, 40, None, None, "toeplitz"),
+    (None, None, None, None, "fft"),
+)
+_GPU_SMALL = (
+    (3, 40, None, None, "shift"),
+    (5, None, None, 1, "xla"),
+    (3, None, None, None, "shift"),
+)
+# Here `toeplitz` costs few examples memory, too.
+_TPU_FEW = (None, None, 31, None, "xla")
+_TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz"))
 _BEST = types.MappingProxyType(
     {
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
         "gpu": {
-            "convolve": (
-                (3, 40, None, "shift"),
-                (5, None, None, "xla"),
-                (None, 40, 31, "dft"),
-                (None, 40, None, "toeplitz"),
-                (None, None, None, "fft"),
-            ),
-            "kernel_gradient": (
-                (5, None, None, "xla"),
-                (None, 40, 31, "dft"),
-                (None, 40, None, "toeplitz"),
-                (None, None, None, "fft"),
-            ),
-            "prepared": (
-                (3, 40, None, "shift"),
-                (5, None, None, "xla"),
-                (None, 40, None, "toeplitz"),
-                (None, None, None, "fft"),
-            ),
+            "convolve": (*_GPU_SMALL, *_GPU_LARGE),
+            "kernel_gradient": ((5, None, None, 1, "xla"), *_GPU_LARGE),
+            "prepared": (*_GPU_SMALL, *_GPU_LARGE[1:]),
         },
         "tpu": {
-            "convolve": (
-                (None, None, 31, "xla"),
-                (7, 20, None, "xla"),
-                (3, None, None, "xla"),
-                (None, 40, None, "toeplitz"),
-            ),
-            "kernel_gradient": (
-                (None, None, 31, "xla"),
-                (5, 20, None, "xla"),
-                (3, None, None, "xla"),
-                (None, 40, None, "toeplitz"),
-            ),
-            "prepared": ((5, 20, None, "xla"), (3, None, None, "xla"), (None, 40, None, "toeplitz")),
+            "convolve": (_TPU_FEW, (7, 20, None, None, "xla"), *_TPU_LARGE),
+            "kernel_gradient": (_TPU_FEW, (5, 20, None, None, "xla"), *_TPU_LARGE),
+            "prepared": ((5, 20, None, None, "xla"), *_TPU_LARGE),
         },
     }
 )
@@ -97,7 +91,7 @@ def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
     convolution. The array has a form of the implementation's own, in float32 or, where products are exact, in dtype.
     """
     kernel = crop_kernel(kernel.astype(dtype), map_size, dilation)
-    name = choose(platform, "prepared", kernel.shape, map_size)
+    name = choose(platform, "prepared", kernel.shape, map_size, dilation=dilation)
     prepare = getattr(IMPLEMENTATIONS[name], "prepare", None)
     return {} if prepare is None else {name: prepare(kernel, map_size, dilation)}
 
@@ -171,13 +165,13 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
         return run(impl, x, other)
     batch = x.shape[0] // batch_shards(x.shape[0])
     branches = {
-        target: functools.partial(run, choose(platform, function, kernel_shape, x.shape[1:3], batch, beside))
+        target: functools.partial(run, choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation))
         for target, platform in _LOWERED_FOR.items()
     }
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
-def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0):
+def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0, dilation=1):
     """The name of the implementation that a platform takes for `batch` examples on a device.
 
     use: "convolve", "kernel_gradient" or "prepared"; `beside` as in `depthwise_conv2d`.
@@ -186,7 +180,8 @@ def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0):
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
     for *limits, name in _BEST.get(platform, {}).get(use, ()):
-        if all(limit is None or value <= limit for value, limit in zip((size, side, batch), limits, strict=True)):
+        values = (size, side, batch, dilation)
+        if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
             return name
     return "xla"
 

@@ -14,8 +14,8 @@ batch statistics. Otherwise: the trunk's last map is read out as tokens (the rel
 the trunk computes in bfloat16, blocks are recomputed in the backward pass, metrics are in degrees and metres a second
 (the original's logs are of tenths), `best/` is kept and NaN never is the best.
 
-Nobody has trained temp or wind with this code: the data are not at hand. What a step needs of memory is not
-settled: docs/forecasting.md.
+Nobody has trained temp or wind with this code: the data are not at hand. A step takes 9.6 GiB of a TPU v5e
+(docs/forecasting.md).
 """
 
 from ml_collections.config_dict import placeholder

@@ -53,7 +53,7 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
     dividing = _dividing(axes, batched[0].shape[0])
 
     def local(*operands):
-        result = function(*operands)
+        result = function(*varying_alike(*operands))
         return jax.lax.psum(result, dividing) if sum_output else result
 
     split, whole = PartitionSpec(dividing), PartitionSpec()
@@ -62,7 +62,6 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
         in_specs=(split,) * len(batched) + (whole,) * len(shared),
         out_specs=whole if sum_output else split,
         axis_names=set(axes),
-        check_vma=False,  # else a transpose inside `function` adds up over the mesh on its own, before `local` does
     )(*batched, *shared)
 
 
@@ -73,5 +72,9 @@ def varying_alike(*arrays):
     """
     if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
         return arrays
-    values = [jax.lax.stop_gradient(array.ravel()[0]) for array in arrays]
-    return tuple(functools.reduce(lambda kept, value: jnp.where(False, value, kept), values, a) for a in arrays)
+    values = [jax.lax.stop_gradient(array.ravel()[0].real) for array in arrays]
+
+    def alike(array):
+        return functools.reduce(lambda kept, value: jnp.where(False, value.astype(kept.dtype), kept), values, array)
+
+    return tuple(map(alike, arrays))

@@ -132,6 +132,22 @@ def test_gradients_are_right_inside_a_shard_map_of_the_users_own(impl, size):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("axis", ["data", "stage"])
+def test_gradients_are_right_inside_a_shard_map_that_leaves_an_axis_of_the_batch_to_us(axis, impl):
+    mesh = jax.make_mesh((4, 2), (axis, "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    x, kernel, g = inputs((8, 6, 6, 4), (5, 5))
+
+    def local(x, kernel, g):
+        return forward_and_gradients(x, kernel, g, impl=impl)
+
+    rows, whole = PartitionSpec(axis), PartitionSpec()
+    specs = dict(in_specs=(rows, whole, rows), out_specs=(rows, rows, whole))
+    run = jax.jit(jax.shard_map(local, mesh=mesh, axis_names={axis}, **specs))
+    for ours, wanted in zip(run(x, kernel, g), reference(x, kernel, g, 1), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_kernel_that_is_split_over_the_devices_moves_and_the_batch_does_not(impl):
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
     rows, channels = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("fsdp",), (None, None, None, "fsdp")))
@@ -145,12 +161,12 @@ def test_a_kernel_that_is_split_over_the_devices_moves_and_the_batch_does_not(im
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("axes", [("data", "fsdp"), ("data", "model")])
-def test_a_batch_split_over_some_axes_only_gets_the_right_gradients(axes, impl):
+@pytest.mark.parametrize(("axes", "n"), [(("data", "fsdp"), 8), (("data", "fsdp"), 4), (("data", "model"), 8)])
+def test_a_batch_split_over_some_axes_only_gets_the_right_gradients(axes, n, impl):
     """XLA's partitioner doubles the kernel gradient of a grouped convolution here."""
     mesh = jax.make_mesh((4, 2), axes, axis_types=(AxisType.Auto,) * 2)
     rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    x, kernel, g = inputs((8, 6, 6, 4), (5, 5))
+    x, kernel, g = inputs((n, 6, 6, 4), (5, 5))
     run = jax.jit(
         lambda *a: forward_and_gradients(*a, impl=impl),
         in_shardings=(rows, whole, rows),
@@ -181,11 +197,18 @@ def test_without_its_shard_map_the_fft_would_gather_the_batch(monkeypatch):
         assert collectives(run.lower(x, kernel).compile())["all-gather"] > 0
 
 
-def test_a_batch_that_the_mesh_does_not_divide_still_works():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+@pytest.mark.parametrize("impl", ["fft", "xla"])
+def test_a_batch_that_the_mesh_does_not_divide_still_works(impl):
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
     x, kernel, g = inputs((3, 8, 8, 4), (13, 13))
+
+    def run(x, kernel, g):
+        x, g = (jax.lax.with_sharding_constraint(a, rows) for a in (x, g))  # 1, 1, 1 and 0 rows
+        return forward_and_gradients(x, kernel, g, impl=impl)
+
     with jax.set_mesh(mesh):
-        results = jax.jit(lambda *a: forward_and_gradients(*a, impl="fft"))(x, kernel, g)
+        results = jax.jit(run)(x, kernel, g)
     for ours, expected in zip(results, reference(x, kernel, g, 1), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
@@ -216,6 +239,15 @@ def test_a_kernel_prepared_for_another_size_is_refused(platform, size, other):
     x, kernel, _ = inputs((1, *size, 4), (13, 13))
     prepared = prepare_kernel(kernel, other, dtype=x.dtype, platform=platform)
     with pytest.raises(ValueError, match=rf"maps of another size than \({size[0]}, {size[1]}\)"):
+        prepared_conv2d(x, prepared, kernel.shape)
+
+
+def test_a_spectrum_of_one_column_more_is_refused():
+    """Rows of 48 and of 49 points have equally many frequencies, but others."""
+    x, kernel, _ = inputs((1, 50, 43, 2), (13, 13))
+    prepared = prepare_kernel(kernel, (50, 42), dtype=x.dtype, platform="cpu")
+    assert list(prepared) == ["fft"]
+    with pytest.raises(ValueError, match="maps of another size"):
         prepared_conv2d(x, prepared, kernel.shape)
 
 
@@ -265,6 +297,7 @@ def test_a_gpu_takes_forms_that_cudnn_is_slow_at():
     assert [choose("kernel_gradient", 3, 14, dilation=r) for r in (1, 3)] == ["xla", "toeplitz"]
     assert choose("convolve", 13, 64, batch=8) == "fft"
     assert choose("prepared", 13, 14, batch=1) == "toeplitz"
+    assert list(prepare_kernel(jnp.ones((13, 13, 1, 2)), (14, 14), dtype="float32", platform="cuda")) == ["toeplitz"]
 
 
 def test_on_a_gpu_cudnn_is_not_asked_for_float32_results():

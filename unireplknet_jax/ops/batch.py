@@ -26,34 +26,42 @@ def batch_axes():
 
 
 def batch_shards(batch):
-    """Into how many parts the context mesh splits a batch of so many rows; 1 for one that it does not divide."""
+    """Into how many parts the context mesh splits a batch of so many rows."""
     shape = jax.sharding.get_abstract_mesh().shape
-    shards = math.prod(shape[name] for name in batch_axes())
-    return 1 if batch % shards else shards
+    return math.prod(shape[name] for name in _dividing(batch_axes(), batch))
+
+
+def _dividing(axes, batch):
+    """Those of the axes, the first ones preferred, that together divide a batch of so many rows, as a tuple."""
+    shape, found = jax.sharding.get_abstract_mesh().shape, ()
+    for name in axes:
+        if batch % math.prod(shape[other] for other in (*found, name)) == 0:
+            found += (name,)
+    return found
 
 
 def over_batch_shards(function, batched, shared, *, sum_output=False):
     """function(*batched, *shared), each device computing on its own rows of `batched`; no data crosses devices.
 
     batched: arrays whose first axis is the batch; shared: arrays every device needs whole. The result is split like
-    the batch, or, with sum_output, added up over the shards. Without a context mesh, or with a batch that the mesh
-    does not divide (initialization with one image, say), the function is called as it is.
+    the batch, or, with sum_output, added up over the shards. Along axes that do not divide the batch (initialization
+    with one image, say) every device computes the same. Without a context mesh the function is called as it is.
     """
     axes = batch_axes()
-    if batch_shards(batched[0].shape[0]) == 1:
+    if not axes:
         return function(*batched, *shared)
+    dividing = _dividing(axes, batched[0].shape[0])
 
     def local(*operands):
-        result = function(*operands)
-        return jax.lax.psum(result, axes) if sum_output else result
+        result = function(*varying_alike(*operands))
+        return jax.lax.psum(result, dividing) if sum_output else result
 
-    split, whole = PartitionSpec(axes), PartitionSpec()
+    split, whole = PartitionSpec(dividing), PartitionSpec()
     return jax.shard_map(
         local,
         in_specs=(split,) * len(batched) + (whole,) * len(shared),
         out_specs=whole if sum_output else split,
         axis_names=set(axes),
-        check_vma=False,  # else a transpose inside `function` adds up over the mesh on its own, before `local` does
     )(*batched, *shared)
 
 
@@ -64,5 +72,9 @@ def varying_alike(*arrays):
     """
     if AxisType.Manual not in jax.sharding.get_abstract_mesh().axis_types:
         return arrays
-    values = [jax.lax.stop_gradient(array.ravel()[0]) for array in arrays]
-    return tuple(functools.reduce(lambda kept, value: jnp.where(False, value, kept), values, a) for a in arrays)
+    values = [jax.lax.stop_gradient(array.ravel()[0].real) for array in arrays]
+
+    def alike(array):
+        return functools.reduce(lambda kept, value: jnp.where(False, value.astype(kept.dtype), kept), values, array)
+
+    return tuple(map(alike, arrays))

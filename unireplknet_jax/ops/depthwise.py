@@ -75,8 +75,9 @@ def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
     the kernel's and the map's size) or a name in IMPLEMENTATIONS; all give the same numbers. `beside` is the size of a
     larger kernel that convolves the same x, a hint for "auto". Differentiable in reverse mode, both arguments. Under a
     context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no implementation moves
-    the batch between devices; under other names or without the context, the FFT gathers it. Inside a `jax.shard_map` of
-    one's own it is an operation like any other.
+    the batch between devices. Under other names or without the context the FFT gathers it, and "xla" multiplies the
+    kernel gradient of a batch that is split over some of several axes by the size of the others (XLA's partitioner
+    does, in jax 0.10 to 0.12). Inside a `jax.shard_map` of one's own it is an operation like any other.
     Raises ValueError for shapes, dtypes, dilations or names outside of this.
     """
     _check(x, kernel, dilation, impl)
@@ -179,7 +180,7 @@ def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0, dila
     side, size = max(map_size), max(kernel_shape[:2])
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
-    for *limits, name in _BEST.get(platform, {}).get(use, ()):
+    for *limits, name in _BEST.get(_LOWERED_FOR.get(platform, platform), {}).get(use, ()):
         values = (size, side, batch, dilation)
         if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
             return name

@@ -41,7 +41,8 @@ def _radius(kernel_shape, dilation):
 
 
 def _transform_size(map_size, kernel_shape, dilation):
-    return tuple(length + radius for length, radius in zip(map_size, _radius(kernel_shape, dilation), strict=True))
+    rows, columns = (n + radius for n, radius in zip(map_size, _radius(kernel_shape, dilation), strict=True))
+    return rows, columns + columns % 2  # even: the shape of a spectrum, (P, Q / 2 + 1), then tells Q
 
 
 def _input_spectrum(x, size, kernel_shape, dilation):

@@ -81,6 +81,8 @@ def _mesh_points(path, count, rng):
         raise
     except Exception as error:  # its readers fail in as many ways as files are broken
         raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
+    if not len(vertices):
+        raise ValueError(f"{path} cannot be read as a mesh (it holds no vertices, or was cut short)")
     declared = _declared(path)
     found = len(vertices), len(mesh.faces) if mesh else 0
     if any(there < said for there, said in zip(found, declared, strict=True)):

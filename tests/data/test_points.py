@@ -32,7 +32,7 @@ def test_points_lie_on_the_surface_of_a_mesh_evenly(tmp_path, suffix):
     CUBE.export(str(path), file_type=suffix[1:].lower())
     points = read_points(path, 4000, rng())
     assert points.shape == (4000, 3)
-    assert points.dtype == np.float32
+    assert points.dtype == np.float64
     on_face = np.abs(np.abs(points) - [0.5, 1, 1.5]) < 1e-5
     assert on_face.any(axis=1).all()
     # Pairs of faces of 6, 3 and 2 of 11 parts of the surface; four deviations.
@@ -58,25 +58,64 @@ def test_files_of_points_are_read_as_they_are(tmp_path):
     np.savetxt(tmp_path / "a.pts", points, fmt="%.9g", header="20", comments="")
     trimesh.PointCloud(points[:, :3]).export(str(tmp_path / "a.ply"))
     for path in tmp_path.iterdir():
-        np.testing.assert_array_equal(read_points(path, 5, rng()), points[:, :3], err_msg=path.name)
+        found = read_points(path, 5, rng()).astype(np.float32)
+        np.testing.assert_array_equal(found, points[:, :3], err_msg=path.name)
     assert {path.suffix for path in tmp_path.iterdir()} | {".off", ".obj", ".stl"} == {*SUFFIXES}
 
 
+def test_a_shape_far_from_the_origin_keeps_its_digits(tmp_path):
+    points = rng().standard_normal((20, 3))
+    np.savetxt(tmp_path / "near.xyz", points, fmt="%.12f")
+    np.savetxt(tmp_path / "far.xyz", points + np.array([4e5, 5.4e6, 100]), fmt="%.12f")  # in metres, on a map
+    near, far = (in_unit_sphere(read_points(tmp_path / name, 5, rng())) for name in ("near.xyz", "far.xyz"))
+    np.testing.assert_allclose(far, near, rtol=0, atol=1e-8)
+
+
+def test_texts_as_other_programs_write_them(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf# x, y, z\r\n\r\n1,\t2, 3, 255\r\n4 5 6 0\r\n")
+    np.testing.assert_array_equal(read_points(tmp_path / "a.txt", 5, rng()), [[1, 2, 3], [4, 5, 6]])
+
+
+def test_headers_that_count_are_read_in_all_forms(tmp_path):
+    corners = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
+    for name, text in (
+        ("quad.off", f"OFF\n# of one face\n4 1 0 # 9 9\n{corners}4 0 1 2 3\n"),
+        ("joined.off", f"OFF4 1 0\n{corners}4 0 1 2 3\n"),
+        ("colours.off", "COFF\n3 1 0\n0 0 0 9 9 9 9\n1 0 0 9 9 9 9\n0 1 0 9 9 9 9\n3 0 1 2\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        assert read_points(tmp_path / name, 7, rng()).shape == (7, 3)
+
+
+PLY = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
 BROKEN = {
+    "cloud.ply": (PLY + "0 0 0\n1 1 1\n", "its header says 4 vertices and 0 faces, but it holds 2 and 0"),
+    "faces.off": (
+        "OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n",
+        "header says 3 vertices and 2 faces, but it holds 3 and 1",
+    ),
+    "joined.off": (
+        "# 2 faces\nCOFF3 2 0 # 0 edges\n0 0 0 9 9 9 9\n1 0 0 9 9 9 9\n0 1 0 9 9 9 9\n3 0 1 2\n",
+        "header says 3 vertices and 2 faces, but it holds 3 and 1",
+    ),
+    "across.npy": (np.eye(3, 17), r"has numbers of shape \(3, 17\); expected three or more columns, one row a point"),
+    "far.npy": (np.eye(3, dtype=np.float32) + 1e7, "all its 3 points lie in one place, as far as digits go"),
+    "header.csv": ("x,y,z\n1,2,3\n", "'x,y,z' is no line of three or more numbers; leave out what is no point"),
     "none.npy": (np.zeros((0, 3)), "holds no points"),
     "flat.npy": (np.zeros((4, 2)), r"has numbers of shape \(4, 2\); expected three or more columns"),
     "nan.npy": (np.array([[0, 0, 0], [1, 1, np.nan], [1, 0, np.inf]]), "has 2 of 3 points that are not finite"),
     "one.npy": (np.full((9, 3), 5.1), "is no shape: all its 9 points lie in one place"),
     "huge.npy": (np.eye(3) * 1e30, "is 1e\\+30 wide, which float32 cannot calculate with"),
     "words.npy": (np.array([["a", "b", "c"]]), "has numbers of shape"),
-    "words.txt": ("1 2 x\n", "cannot be read as points .*could not convert string to float: 'x'"),
-    "ragged.txt": ("1 2 3\n4 5\n", "cannot be read as points"),
+    "words.txt": ("1 2 x\n", "cannot be read as points .*'1 2 x' is no line of three or more numbers"),
+    "ragged.txt": ("1 2 3\n4 5\n", "cannot be read as points .*'4 5' is no line"),
     "empty.txt": ("", "holds no points"),
     "empty.npy": (b"", "cannot be read as points"),
     "code.npy": (np.array([{}], object), "cannot be read as points .*allow_pickle"),
     "text.off": ("no mesh at all\n", "cannot be read as a mesh"),
     "cut.off": ("OFF\n4 4 6\n0 0 0\n1 0 0\n", "cannot be read as a mesh"),
-    "empty.stl": (b"", "cannot be read as a mesh|holds no points"),
+    "empty.stl": (b"", "cannot be read as a mesh .it holds no vertices, or was cut short"),
+    "cut.stl": (CUBE.export(file_type="stl")[:300], "cannot be read as a mesh .it holds no vertices, or was cut short"),
     "empty.ply": (b"", "cannot be read as a mesh"),
     "empty.obj": ("", "cannot be read as a mesh|holds no points"),
     "index.off": ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "cannot be read as a mesh"),

@@ -76,10 +76,15 @@ def write_h5(path, data, label):
 def test_the_hdf5_files_of_modelnet(tmp_path):
     folder, shapes = tmp_path / "modelnet40_ply_hdf5_2048", clouds(5, columns=3)
     write_h5(folder / "ply_data_test0.h5", shapes[:3], np.array([[1], [2], [3]], np.uint8))
-    write_h5(folder / "ply_data_test1.h5", shapes[3:], np.array([[4], [5]], np.uint8))
+    write_h5(folder / "ply_data_test1.h5", shapes[3:, :9], np.array([[4], [5]], np.uint8))
     source = open_points("modelnet40", "test", tmp_path)
     assert [source[i]["label"] for i in range(5)] == [1, 2, 3, 4, 5]
-    np.testing.assert_array_equal(read(source[4]), upright(shapes[4]))
+    np.testing.assert_array_equal(read(source[4]), upright(shapes[4, :9]))
+    # As many labels as shapes in all, but not in each file.
+    write_h5(folder / "ply_data_test0.h5", shapes[:3], np.zeros((2, 1), np.uint8))
+    write_h5(folder / "ply_data_test1.h5", shapes[3:], np.zeros((3, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"ply_data_test0\.h5 has 3 shapes, but 2 labels"):
+        open_points("modelnet40", "test", tmp_path)
 
 
 def test_the_texts_of_modelnet(tmp_path):
@@ -90,9 +95,12 @@ def test_the_texts_of_modelnet(tmp_path):
     (folder / "modelnet40_train.txt").write_text("night_stand_0002\nchair_0001\n")
     source = open_points("modelnet40", "train", tmp_path)
     assert [source.labels[source[i]["label"]] for i in range(2)] == ["night_stand", "chair"]
-    np.testing.assert_array_equal(read(source[0]), upright(shapes[1, :, :3]))
+    np.testing.assert_array_equal(read(source[0]).astype(np.float32), upright(shapes[1, :, :3]))
     (folder / "modelnet40_train.txt").write_text("spoon_0001\n")
     with pytest.raises(ValueError, match=r"modelnet40_train\.txt has the unknown class spoon"):
+        open_points("modelnet40", "train", tmp_path)
+    (folder / "modelnet40_train.txt").write_bytes(b"\xff\xfe\x00_1\n")
+    with pytest.raises(ValueError, match=r"modelnet40_train\.txt has the unknown class"):
         open_points("modelnet40", "train", tmp_path)
 
 
@@ -132,8 +140,14 @@ def test_scanobjectnn(tmp_path, name, stem):
 
 def test_damaged_hdf5_files(tmp_path):
     path = tmp_path / "main_split" / "test_objectdataset.h5"
-    write_h5(path, np.zeros((2, 5)), np.zeros(2, int))
-    with pytest.raises(ValueError, match=r"has data of shape \(2, 5\); expected \(shapes, points, 3\)"):
+    for data in (np.zeros((2, 5)), 3.0, np.full((2, 4, 3), b"a"), np.zeros((2, 4, 3), complex)):
+        write_h5(path, data, np.zeros(2, int))
+        with pytest.raises(
+            ValueError, match=r"objectdataset\.h5 has .* data of shape \(.*\); expected \(shapes, points, 3"
+        ):
+            open_points("scanobjectnn_objects", "test", tmp_path)
+    write_h5(path, np.zeros((2, 4, 3)), "no labels")
+    with pytest.raises(ValueError, match=r"objectdataset\.h5 is no whole HDF5 file with data and label"):
         open_points("scanobjectnn_objects", "test", tmp_path)
     for content in (b"", b"x" * 3000):
         path.write_bytes(content)

@@ -32,7 +32,15 @@ def test_farthest_points_are_the_originals(misc, case):
 def test_equally_far_points_come_in_their_order():
     corners = np.array([[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0]], np.float32)
     np.testing.assert_array_equal(farthest_points(corners[None], 4)[0], [0, 3, 1, 2])
-    np.testing.assert_array_equal(farthest_points(np.zeros((1, 3, 3), np.float32), 2)[0], [0, 0])
+    np.testing.assert_array_equal(farthest_points(np.zeros((1, 3, 3), np.float32), 2)[0], [0, 1])
+
+
+def test_repeated_points_are_chosen_alike():
+    points = np.random.default_rng(0).standard_normal((1, 20, 3)).astype(np.float32)
+    chosen = np.asarray(farthest_points(np.tile(points, (1, 3, 1)), 45))[0]
+    counts = np.bincount(chosen % 20)
+    assert sorted(chosen[:20]) == [*range(20)]
+    assert (counts.min(), counts.max()) == (2, 3)
 
 
 @pytest.mark.parametrize(("count", "start"), [(5, 0), (0, 0), (2, 4), (2, -1)])
@@ -103,8 +111,26 @@ def test_the_longer_side_spans_the_picture_and_the_shorter_is_in_its_middle(size
         points = (rng.random((50, 3)) * [rng.uniform(0.1, 9), 0.5 * rng.uniform(0, 0.1), 1]).astype(np.float32)
         flat = np.asarray(flat_pixels(jax.jit(pixels_of, static_argnums=1)(points, size), size))
         rows, columns = flat // size, flat % size
-        assert (rows.min(), rows.max()) == (0, size - 1)
+        # Where the farthest point's division rounds down, one pixel stays free, as in the original.
+        assert size - 2 <= rows.max() - rows.min() <= size - 1
         assert abs(columns.min() - (size - 1 - columns.max())) <= 1
+
+
+@pytest.mark.parametrize("size", [4, 25, 32, 56, 112, 224])
+def test_pixels_are_those_of_exactly_rounded_divisions(size):
+    rng = np.random.default_rng(size)
+    find, rounded_down = jax.jit(pixels_of, static_argnums=1), 0
+    for trial in range(30):
+        points = (rng.standard_normal((1000, 3)) * rng.uniform(0.1, 3, 3)).astype(np.float32)
+        if trial % 3 == 0:  # on the edges of cells
+            points = np.round(points / np.ptp(points[:, :2], axis=0).max() * (size - 3)).astype(np.float32)
+        offset = points[:, :2] - points[:, :2].min(axis=0)
+        cell = np.floor(offset / (offset.max() / np.float32(size - 3))).astype(int)
+        rounded_down += cell.max() < size - 3
+        expected = cell - (cell.max(axis=0) + 2) // 2 + (size - 1) // 2 + 1
+        np.testing.assert_array_equal(find(points, size), expected)
+        np.testing.assert_array_equal(pixels_of(points, size), expected)  # no fused multiplications and additions
+    assert rounded_down or size < 56
 
 
 def test_neighbours_are_flat_in_order():

@@ -290,6 +290,15 @@ def test_a_broken_shape_ends_or_is_passed_over(tmp_path):
     assert [e["id"] for e in task.dataset(data | {"broken": "skip"}, "val", train=False)] == [0, 2, 3, 4, 5]
 
 
+def test_a_shape_far_away_needs_the_unit_sphere(tmp_path):
+    path = tmp_path / "far.xyz"
+    np.savetxt(path, np.random.default_rng(0).standard_normal((30, 3)) + np.array([0, 5e7, 0]), fmt="%.9f")
+    (example,) = make_task().read(path)
+    assert (example["points"].dtype, len(np.unique(example["points"], axis=0))) == (np.float32, 24)
+    with pytest.raises(ValueError, match=r"far\.xyz is no shape: all its 30 points lie in one place"):
+        make_task(unit_sphere=False).read(path)
+
+
 # Votes and metrics.
 
 

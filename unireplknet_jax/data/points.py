@@ -1,13 +1,14 @@
 """Sets of points on the host: shapes read from files, sampled on their surface, normalized, rotated and scaled.
 
-Points are (N, 3) float32 with the third axis upwards. Rules of normalization and rotation: the original's
-Point/dataset/modelnet.py, util/rotate.py and dataset/data_transforms.py.
+Points are (N, 3) with the third axis upwards, in float64 until they are normalized. Rules of normalization and
+rotation: the original's Point/dataset/modelnet.py, util/rotate.py and dataset/data_transforms.py.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ ANGLES = {1: VALIDATION_ANGLES[:1], 8: VALIDATION_ANGLES, 40: TEST_ANGLES}
 
 
 def read_points(path: str | os.PathLike, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(M, 3) float32: `count` points on the surface of a mesh, or all points of a file without faces, as they lie.
+    """(M, 3) float64: `count` points on the surface of a mesh, or all points of a file without faces, as they lie.
 
     Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line,
     separated by blanks or commas; what follows the first three columns (normals, colours) is left out.
@@ -43,22 +44,24 @@ def read_points(path: str | os.PathLike, count: int, rng: np.random.Generator) -
 
 
 def checked(points: np.ndarray, name: str) -> np.ndarray:
-    """Points as (N, 3) float32; ValueError, with their name, where they are not a shape that a picture can show."""
+    """Points as (N, 3) float64; ValueError, with their name, where they are not a shape that a picture can show."""
     points = np.asarray(points)
-    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "fiu":
+    rows, columns = points.shape if points.ndim == 2 else (0, 0)
+    if columns < 3 or columns > max(rows, 16) or points.dtype.kind not in "fiu":
         raise ValueError(f"{name} has numbers of shape {points.shape}; expected three or more columns, one row a point")
     if not len(points):
         raise ValueError(f"{name} holds no points")
+    digits = np.finfo(points.dtype if points.dtype.kind == "f" else np.float64).eps
     points = points[:, :3].astype(np.float64)
     broken = int(np.sum(~np.isfinite(points).all(axis=1)))
     if broken:
         raise ValueError(f"{name} has {broken:,} of {len(points):,} points that are not finite; remove them")
     spread, size = np.ptp(points, axis=0).max(), np.abs(points).max()
-    if spread <= 1e-6 * size:
-        raise ValueError(f"{name} is no shape: all its {len(points):,} points lie in one place")
+    if spread <= 16 * digits * size:
+        raise ValueError(f"{name} is no shape: all its {len(points):,} points lie in one place, as far as digits go")
     if not 1e-18 < spread < 1e18:
         raise ValueError(f"{name} is {spread:.3g} wide, which float32 cannot calculate with; scale it to about 1")
-    return points.astype(np.float32)
+    return points
 
 
 def _mesh_points(path, count, rng):
@@ -78,6 +81,15 @@ def _mesh_points(path, count, rng):
         raise
     except Exception as error:  # its readers fail in as many ways as files are broken
         raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
+    if not len(vertices):
+        raise ValueError(f"{path} cannot be read as a mesh (it holds no vertices, or was cut short)")
+    declared = _declared(path)
+    found = len(vertices), len(mesh.faces) if mesh else 0
+    if any(there < said for there, said in zip(found, declared, strict=True)):
+        raise ValueError(
+            f"{path} cannot be read as a mesh (its header says {declared[0]:,} vertices and {declared[1]:,} faces, but "
+            f"it holds {found[0]:,} and {found[1]:,})"
+        )
     points = checked(vertices, path)
     if mesh is None:
         return points
@@ -85,8 +97,18 @@ def _mesh_points(path, count, rng):
         raise ValueError(f"{path} cannot be read as a mesh (a face names a vertex that is not there)")
     if not 0 < mesh.area < np.inf:
         raise ValueError(f"{path} has {len(mesh.faces):,} faces without any area, on which no points can lie")
-    points, _ = trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))
-    return points.astype(np.float32)
+    return trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))[0]
+
+
+def _declared(path):
+    """How many vertices and faces the header of an OFF or PLY file says there are; trimesh passes over missing ones."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 14).partition(b"end_header")[0]
+    if path.lower().endswith(".off"):
+        counts = re.match(rb"\s*C?OFF\s*(\d+)\s+(\d+)", re.sub(rb"#.*", b"", head))
+        return tuple(map(int, counts.groups())) if counts else (0, 0)
+    said = dict(re.findall(rb"^element\s+(vertex|face)\s+(\d+)", head, re.MULTILINE)) if head[:3] == b"ply" else {}
+    return tuple(int(said.get(kind, 0)) for kind in (b"vertex", b"face"))
 
 
 def _array_points(path, suffix):
@@ -99,15 +121,23 @@ def _array_points(path, suffix):
                 if len(found.files) != 1:
                     raise ValueError(f"it has {len(found.files)} arrays, not one")
                 return found[found.files[0]]
-        with open(path, encoding="utf-8") as file:
-            lines = [line.replace(",", " ").split() for line in file if line.strip() and not line.startswith("#")]
-        if suffix == ".pts" and lines and len(lines[0]) == 1:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
+        if suffix == ".pts" and lines and lines[0].isdigit():
             del lines[0]  # the number of points
-        return np.array([[float(word) for word in words[:3]] for words in lines] or np.zeros((0, 3)))
+        return np.array([_point(line) for line in lines] or np.zeros((0, 3)))
     except OSError:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as points ({_reason(error)})") from error
+
+
+def _point(line):
+    try:
+        x, y, z = map(float, line.replace(",", " ").split()[:3])
+    except ValueError:
+        raise ValueError(f"{line[:40]!r} is no line of three or more numbers; leave out what is no point") from None
+    return x, y, z
 
 
 def _reason(error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import itertools
 import os
 import pickle
 from collections.abc import Sequence
@@ -115,7 +116,8 @@ def _open_modelnet(split, folder):
         archives = sorted(place.glob(f"ply_data_{split}*.h5"))
         if archives:
             clouds, targets = zip(*(_read_h5(path, path.stat().st_mtime_ns) for path in archives), strict=True)
-            return _from_arrays(str(place), np.concatenate(clouds), np.concatenate(targets), labels)
+            clouds = [*itertools.chain.from_iterable(clouds)]  # of one file or the other there may be more points
+            return _from_arrays(str(place), clouds, np.concatenate(targets), labels)
         if listing.is_file():
             return _open_listing(listing, labels)
         meshes = [sorted((place / label / split).glob("*.off")) for label in labels]
@@ -130,7 +132,7 @@ def _open_modelnet(split, folder):
 
 
 def _open_listing(listing, labels):
-    ids = [line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip()]
+    ids = [line.strip() for line in listing.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     classes = [name.rpartition("_")[0] for name in ids]
     unknown = sorted({*classes} - {*labels})
     if unknown or not ids:
@@ -189,9 +191,13 @@ def _read_h5(path, changed):
         ) from error
     try:
         with h5py.File(path, "r") as file:
-            clouds, targets = file["data"][:], file["label"][:]
-    except (OSError, KeyError, TypeError) as error:
+            clouds, targets = file["data"][()], file["label"][()].reshape(-1)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no whole HDF5 file with data and label ({first_line(error)})") from error
-    if clouds.ndim != 3 or clouds.shape[2] < 3:
-        raise ValueError(f"{path} has data of shape {clouds.shape}; expected (shapes, points, 3)")
-    return clouds[..., :3].astype(np.float32), targets.reshape(-1)
+    if clouds.ndim != 3 or clouds.shape[2] < 3 or clouds.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} has {clouds.dtype} data of shape {clouds.shape}; expected (shapes, points, 3) numbers"
+        )
+    if len(targets) != len(clouds):
+        raise ValueError(f"{path} has {len(clouds):,} shapes, but {len(targets):,} labels")
+    return clouds[..., :3].astype(np.float32), targets

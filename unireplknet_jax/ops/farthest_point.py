@@ -7,8 +7,9 @@ import jax.numpy as jnp
 def farthest_points(points, count, start=0):
     """The indices (n, count) of points (n, N, d): each is the farthest from those before it; the first is `start`.
 
-    Equally far points: the one that comes first. The CUDA operator that the original calls passes over points near the
-    origin, which its users do not want. Raises ValueError for more points than there are.
+    Equally far points: the one that comes first. None is chosen twice, so of a cloud whose points are repeated, to fill
+    it up, all are chosen equally often. The CUDA operator that the original calls passes over points near the origin,
+    which its users do not want. Raises ValueError for more points than there are.
     """
     total = points.shape[1]
     if not 1 <= count <= total or not 0 <= start < total:
@@ -18,6 +19,7 @@ def farthest_points(points, count, start=0):
         distance, last = carry
         chosen = jnp.take_along_axis(points, last[:, None, None], axis=1)
         distance = jnp.minimum(distance, jnp.sum(jnp.square(points - chosen), axis=-1))
+        distance = jnp.where(jnp.arange(total) == last[:, None], -jnp.inf, distance)
         return (distance, jnp.argmax(distance, axis=-1).astype(jnp.int32)), last
 
     n = len(points)

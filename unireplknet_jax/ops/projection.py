@@ -45,16 +45,38 @@ def pixels_of(points, size):
 
     Of each point the first coordinate gives the row, the second the column. The longer side of the bounding box spans
     the picture, the shorter is in its middle. All pixels have all eight neighbours. Points that are all one fall
-    together.
+    together. size: 4 to 4096. Pixels are those of float32 as IEEE 754 rounds it, whatever a platform's division is.
     """
-    xy, last = points[..., :2], size - 3
+    xy, last = jax.lax.stop_gradient(points[..., :2]), size - 3
     offset = xy - jnp.min(xy, axis=-2, keepdims=True)
     extent = jnp.max(offset, axis=(-2, -1), keepdims=True)
-    cell = jnp.floor(offset / jnp.where(extent > 0, extent / last, 1.0)).astype(jnp.int32)
-    # The farthest point lies on the edge, where rounding decides, and XLA may turn the division into a product.
-    cell = jnp.where((offset >= extent) & (extent > 0), last, jnp.clip(cell, 0, last))
+    cell = jnp.minimum(_whole_quotient(offset, jnp.where(extent > 0, _quotient(extent, last), 1.0)), last)
     middle = (jnp.max(cell, axis=-2, keepdims=True) + 2) // 2
     return cell + (size - 1) // 2 - middle + 1
+
+
+# XLA multiplies by reciprocals, on CPU, too, where a last digit decides about pixels at the edges of cells.
+
+
+def _quotient(a, whole):
+    """a / whole, rounded to the nearest number of float32; whole: of at most 12 bits."""
+    near = a / whole
+    candidates = jnp.stack([jnp.nextafter(near, 0.0), near, jnp.nextafter(near, jnp.inf)])
+    errors = jnp.abs(_remainder(a, whole, candidates))
+    return jnp.take_along_axis(candidates, jnp.argmin(errors, axis=0)[None], axis=0)[0]
+
+
+def _whole_quotient(a, b):
+    """floor(a / b), where a / b is rounded to the nearest number of float32, as int32; a >= 0, of at most 12 bits."""
+    near = jnp.round(a / b)
+    gap = near - jnp.nextafter(near, -1.0)  # what is less than half of it below rounds up
+    return (near - (_remainder(a, near, b) < -gap / 2 * b)).astype(jnp.int32)
+
+
+def _remainder(a, whole, b):
+    """a - whole * b, exact where it is small: whole has at most 12 bits, and so have both halves of b."""
+    high = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(b, jnp.int32) & ~0xFFF, jnp.float32)
+    return (a - whole * high) - whole * (b - high)
 
 
 def flat_pixels(pixels, size):

@@ -209,8 +209,11 @@ class Points:
     def _read(self, example, rng):
         """(raw_points, 3) float32, in random order."""
         points = shapes_of_points.points_of(example, self.raw_points, rng)
-        points = shapes_of_points.in_unit_sphere(points) if self.unit_sphere else points
-        return shapes_of_points.resized(points, self.raw_points, rng)
+        if self.unit_sphere:
+            points = shapes_of_points.in_unit_sphere(points)
+        else:  # far from the origin, float32 may keep no shape
+            points = shapes_of_points.checked(points.astype(np.float32), example["path"])
+        return shapes_of_points.resized(points, self.raw_points, rng).astype(np.float32)
 
     def _augmented(self, example, rng):
         return {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import unireplknet_jax as urk
+from unireplknet_jax.data.series import Series
 from unireplknet_jax.data.series_sets import open_series
 from unireplknet_jax.data.time_features import season_basis
 from unireplknet_jax.models.reparameterize import reparameterize
@@ -18,6 +19,7 @@ from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import fresh_variables, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.forecast_plot import last_known
 from unireplknet_jax.tasks.forecasting import Forecasting
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
@@ -162,6 +164,37 @@ def test_the_task_learns_stations_scaling_and_climatology(fitted):
     assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
 
 
+def write_series(folder, values, names):
+    """A csv set of hourly values (t, stations); the data of a recipe that reads it."""
+    times = np.datetime64("2024-01-01", "s") + np.arange(len(values)) * np.timedelta64(3600, "s")
+    write_csv(folder / "series.csv", Series(times, values, names))
+    return {**DATA, "name": "csv", "dir": str(folder)}
+
+
+def test_scaling_is_fitted_in_double_precision(tmp_path):
+    """In float32 the mean of so many values is off by a hundred deviations."""
+    values = np.full((20_000, 2), 101_325.1, np.float32)
+    values[:, 1] += np.tile([-1.0, 1.0], 10_000)
+    task = make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+    np.testing.assert_allclose(task.mean, values[0, 0], rtol=1e-9, atol=0.01)
+    np.testing.assert_allclose(task.std, 1, rtol=0.01)
+
+
+def test_a_station_without_values_to_train_on_is_named(tmp_path):
+    values = np.ones((200, 2), np.float32)
+    values[:150, 1] = np.nan
+    with pytest.raises(ValueError, match="the train part of csv has no value at all for b;"):
+        make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+
+
+def test_stations_in_another_order_are_refused(fitted, tmp_path):
+    names = (*fitted.labels[:2], fitted.labels[3], fitted.labels[2], *fitted.labels[4:])
+    data = write_series(tmp_path, np.ones((200, 12), np.float32), names)
+    for use in (fitted.fitted_to, lambda data: fitted.dataset(data, "test", train=False)):
+        with pytest.raises(ValueError, match="station 3 of csv is buoy 3, but that of the model is buoy 2;"):
+            use(data)
+
+
 def test_windows_depend_on_seed_and_index_alone(fitted):
     first, again = (fitted.dataset(DATA, "train", train=True) for _ in range(2))
     other = fitted.dataset({**DATA, "seed": 1}, "train", train=True)
@@ -191,6 +224,8 @@ def test_other_stations_are_refused(options, message):
         ({"horizon": 0}, "horizon=0 must be 1 or more"),
         ({"label": 13}, "label=13 must not exceed history=12"),
         ({"label": 2.5}, "label=2.5 must be a whole number"),
+        ({"step": 0}, "step=0 must be 1 or more"),
+        ({"stations": -6}, "stations=-6 must be 0 or more"),
         ({"scaling": "all"}, "scaling is 'all'"),
         ({"stations": 12, "mean": (1.0,)}, "mean has 1 entries for 12 stations"),
         ({"decoder": {"heads": 5}}, "cannot be split into 5 heads"),
@@ -340,6 +375,23 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(tmp_path / "b.csv", short.records).size[0] > 100
+
+
+def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, variables, tmp_path):
+    series = open_series("waves", "test").rows(0, 20)
+    series = dataclasses.replace(series, values=series.values.copy())
+    series.values[16:] = np.nan
+    path = write_csv(tmp_path / "a.csv", series)
+    (prediction,) = predict_files(Checkpoint(fitted, variables, merged=False), [path], batch_size=2)
+    assert set(prediction.records[0]) == {"id", "unit", "forecast"}
+    after = series.times[-1] + np.timedelta64(3600, "s")
+    assert prediction.records[0]["forecast"][0]["time"] == str(after)
+    fitted.draw(path, prediction.records)
+
+
+def test_persistence_is_drawn_from_the_last_known_value():
+    assert last_known(np.array([1, 2, np.nan])) == 2
+    assert np.isnan(last_known(np.array([np.nan])))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from unireplknet_jax.data.numpy_files import read_npy
 from unireplknet_jax.data.series import Series, Windows, checked, continued, read_table, without_gaps
-from unireplknet_jax.data.series_sets import open_series, write_ordered
+from unireplknet_jax.data.series_sets import PLACES, open_series, write_ordered
 from unireplknet_jax.data.stations import order_stations, standardized
 from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
 
@@ -195,7 +195,7 @@ def test_a_csv_is_cut_in_time_and_finds_its_places(tmp_path):
         ("name,latitude,longitude\na,1,\n", "a: could not convert"),
         ("latitude,longitude,name\n1,2\n", "has no row for c, a"),
         ("name,latitude,longitude\na,1,2\nb,3,4\nb,3,5\n", "has two rows for b"),
-        ("name,latitude,longitude\na,1,2\nb,nan,4\nc,5,6\nd,91,8\n", r"series\.csv: d, b has no place on Earth"),
+        (f"name,{','.join(PLACES)}\na,1,2,nan\nb,nan,4,0\nc,5,6,0\nd,91,8,0\n", "a, d, b has no place on Earth"),
         ("name,latitude,longitude\na\udcfc,1,2\n", r"stations\.csv is no CSV file in UTF-8"),
     ],
 )

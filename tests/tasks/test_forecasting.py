@@ -19,7 +19,7 @@ from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import fresh_variables, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
-from unireplknet_jax.tasks.forecast_plot import last_known
+from unireplknet_jax.tasks.forecast_plot import draw_forecast
 from unireplknet_jax.tasks.forecasting import Forecasting
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
@@ -390,8 +390,15 @@ def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, va
 
 
 def test_persistence_is_drawn_from_the_last_known_value():
-    assert last_known(np.array([1, 2, np.nan])) == 2
-    assert np.isnan(last_known(np.array([np.nan])))
+    times = np.datetime64("2024-01-01", "s") + np.arange(3) * np.timedelta64(3600, "s")
+    record = {"forecast": [{"time": "2024-01-01T03:00:00", "a": 1.0}, {"time": "2024-01-01T04:00:00", "a": 2.0}]}
+
+    def grey_pixels(*values):
+        picture = draw_forecast(record, times, np.array(values)[:, None], np.zeros((5, 1)), ("a",), 3, "")
+        return np.sum(np.all(np.asarray(picture) == 127, axis=-1))  # as persistence is drawn
+
+    unknown, known = grey_pixels(np.nan, np.nan, np.nan), grey_pixels(1, 2, np.nan)
+    assert known > unknown + 50
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,8 @@ def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
 def test_curves_of_many_quantities_wrap(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    names = ["eval/mse", "eval/ema/mse", "eval/merged/mse", *(f"train/a{index}" for index in range(5)), "train/grad_norm"]
+    names = ["eval/mse", "eval/ema/mse", "eval/merged/mse", "train/grad_norm"]
+    names += [f"train/a{index}" for index in range(5)]
     parts = ["train/grad_norm/stages_0_", "eval/mse/lead ", "eval/ema/mse/lead ", "eval/merged/mse/lead "]
     parts = [f"{name}{index}" for name in parts for index in range(10)]
     write(tmp_path, [(step, {name: step for name in names + parts}) for step in (2, 4)])

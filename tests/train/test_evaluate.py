@@ -81,9 +81,8 @@ def test_where_sums_suffice_no_predictions_are_fetched(n):
     assert summed == fixed | {"records": []}
 
 
-@pytest.mark.parametrize("kind", [Summed, Fixed])
-def test_predictions_of_every_example_are_saved_once(kind, tmp_path):
-    examples, task = make_examples(37), dataclasses.replace(kind(MODEL), labels=tuple("abcdefg"))
+def test_predictions_of_every_example_are_saved_once(tmp_path):
+    examples, task = make_examples(37), dataclasses.replace(TASK, labels=tuple("abcdefg"))
     evaluate(task, WEIGHT, grain.MapDataset.source(examples), 16, predictions=tmp_path / "x.y.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["x.y.npz"]
     with np.load(tmp_path / "x.y.npz") as file:

@@ -111,12 +111,13 @@ def test_weight_norm_of_a_newer_pytorch_and_classifiers_are_taken(path, tmp_path
         if ".net." not in name
     }
     newer["encoder.head.weight"] = np.zeros((1000, 32), np.float32)
+    newer["encoder.norm.weight"] = np.zeros(32, np.float32)
     write_state_dict(tmp_path / "newer.pth", newer)
     expected, found = (
         jax.tree.leaves(urk.load_checkpoint(file, options=GOLDEN)[1]) for file in (path, tmp_path / "newer.pth")
     )
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
-    assert "without use and left out: encoder.head.weight" in caplog.text
+    assert "without use and left out: encoder.head.weight, encoder.norm.weight" in caplog.text
 
 
 def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
@@ -131,7 +132,30 @@ def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
         urk.load_checkpoint(tmp_path / "missing.pth", options=GOLDEN)
 
 
-@pytest.mark.parametrize("options", [{"step": 86_400}, {"decoder": {**DECODER, "width": 6, "causal_layers": 2}}])
+@pytest.mark.parametrize(
+    ("name", "length", "message"),
+    [
+        ("decoder.layers.0.conv1.weight", None, "has no decoder.layers.0.conv1.weight, which tells the sizes"),
+        ("network.0.conv1.bias", 127, "the causal convolution's 127 channels do not fit a decoder 32 wide"),
+    ],
+)
+def test_a_decoder_whose_sizes_cannot_be_told_is_refused(path, tmp_path, name, length, message):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items() if ".net." not in name}
+    for full in [full for full in state if full.endswith(name)]:
+        state[full] = None if length is None else state[full][:length]
+    write_state_dict(tmp_path / "a.pth", {full: value for full, value in state.items() if value is not None})
+    with pytest.raises(ValueError, match=message):
+        urk.load_checkpoint(tmp_path / "a.pth", options=GOLDEN)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"step": 86_400},
+        {"decoder": {**DECODER, "width": 6, "causal_layers": 2}},
+        {"decoder": {**DECODER, "width": 48, "heads": 3, "layers": 2}},  # 16 heads divide the width, but do not fit
+    ],
+)
 def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
     task = dataclasses.replace(fitted, **options)
     flat = {entry.path: np.full(entry.shape, 0.5, np.float32) for entry in task.name_table().values()}
@@ -141,6 +165,14 @@ def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
     again = open_checkpoint(tmp_path / "a.pth")
     assert jax.tree.structure(again.variables) == jax.tree.structure(variables)
     assert again.task.step == task.step
+
+
+def test_eleven_stations_a_leaf_are_the_published_tree():
+    task = make_task(tree=(1,), stations=11, decoder={**DECODER, "heads": 8})
+    shapes = {name: entry.shape for name, entry in task.name_table().items()}
+    found, merged = Forecasting.from_torch_shapes(shapes)
+    assert (found.tree, found.stations, found.label, found.horizon, merged) == ((7, 50), 3850, 5, 5, False)
+    assert (found.scaling, found.history) == ("none", 10)
 
 
 def test_training_starts_from_the_originals_file(path, caplog):

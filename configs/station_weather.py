@@ -73,7 +73,7 @@ def get_config(arg="airports"):
         config.task.options.update({"tree": (2, 2), "history": 48, "label": 14, "horizon": 2})
         config.epochs = 4
     if arg == "runlocal":
-        config.data.update({"name": "waves", "train_examples": 1003})
+        config.data.update({"name": "waves", "train_examples": 997})
         config.task.options.update({"tree": (2, 3), "horizon": 6, "label": 10})
         config.batch_size = 16
         config.epochs = 2

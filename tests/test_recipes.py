@@ -91,6 +91,14 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
     assert kernel.shape == (maps * getattr(module, "backbone", module).dims[-1], module.num_classes)
 
 
+@pytest.mark.parametrize("recipe", ["global_weather:runlocal", "station_weather:runlocal"])
+def test_a_recipe_of_made_up_weather_states_how_many_windows_there_are(recipe):
+    config = load(recipe)
+    data = {**config.data.to_dict(), "seed": 0}
+    task = make_task(config).fitted_to(data)
+    assert len(task.dataset(data, data["train_split"], train=False)) == config.data.train_examples
+
+
 # The released commands; the journal's tables where the options say so.
 COMMON = {"weight_decay": 0.05, "layer_decay": 1.0, "smoothing": 0.1, "ema": 0.0, "head_init_scale": None}
 FINE = {"lr": 5e-5, "weight_decay": 1e-8, "layer_decay": 0.8, "head_init_scale": 0.001, "mixup": 0.0, "cutmix": 0.0}

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -137,6 +138,8 @@ def test_errors_of_the_run_are_one_line(tmp_path, capsys):
         ([], "does not say which data it belongs to"),
         (["--data", "mnst"], "there is no image source 'mnst'"),
         (["--data", "digits", "--split", "dev"], "digits has no split 'dev'"),
+        (["--predictions", "a.txt"], "--predictions a.txt must be a name that ends in .npz"),
+        (["--predictions", "absent/a.npz"], "in a folder that exists"),
         (["--data", "digits", "--batch-size", "12"], "the batch of 12 is not a multiple of the 8 devices"),
     ],
 )
@@ -214,7 +217,11 @@ def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     assert before["metrics"]["top1"] > 50  # 10 is chance
     assert main(["reparameterize", str(model), str(merged)]) == 0
     capsys.readouterr()
-    assert main(["evaluate", str(merged), "--batch-size", "72"]) == 0
+    saved = tmp_path / "saved.npz"
+    assert main(["evaluate", str(merged), "--batch-size", "72", "--predictions", str(saved)]) == 0
+    with np.load(saved) as file:
+        assert file["labels"].tolist() == [str(digit) for digit in range(10)]
+        assert len({*file["id"].tolist()}) == len(file["logits"]) == 360
     title, header, *lines = capsys.readouterr().out.splitlines()
     assert title == f"{merged}, merged form, on digits, split test"
     assert header.split() == ["metric", "value", "unit"]

@@ -8,7 +8,7 @@ import pytest
 
 from unireplknet_jax.data.numpy_files import read_npy
 from unireplknet_jax.data.series import Series, Windows, checked, continued, read_table, without_gaps
-from unireplknet_jax.data.series_sets import open_series, write_ordered
+from unireplknet_jax.data.series_sets import PLACES, open_series, write_ordered
 from unireplknet_jax.data.stations import order_stations, standardized
 from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
 
@@ -108,8 +108,9 @@ def test_a_window_is_history_then_future():
 
 
 def test_a_series_too_short_for_a_window_is_one_sentence():
-    with pytest.raises(ValueError, match="6 rows hold no window of 4 rows of history and 3 of future"):
-        Windows(Series(hours(6), np.ones((6, 2)), ("a", "b")), 4, 2, 3, (0, 0), np.zeros(2))
+    for rows in (6, 2):
+        with pytest.raises(ValueError, match=f"^{rows} rows hold no window of 4 rows of history and 3 of future"):
+            Windows(Series(hours(rows), np.ones((rows, 2)), ("a", "b")), 4, 2, 3, (0, 0), np.zeros(2))
 
 
 def test_a_series_is_continued_by_unknown_rows():
@@ -119,7 +120,7 @@ def test_a_series_is_continued_by_unknown_rows():
 
 
 def write(path, text):
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -138,6 +139,11 @@ def test_a_table_with_missing_values_and_offsets(tmp_path):
         ("time,a\n", "has no rows"),
         ("time,a\n2024-01-01,1,2\n", "line 2: 3 cells, but the header has 2"),
         ("time,a\nyesterday,1\n", "line 2: 'yesterday' is no time"),
+        ("time,a\n0001-01-01T00:00+05:00,1\n", "line 2: '0001-01-01T00:00.05:00' is no time"),
+        ("time;a\n2024-01-01;1\n", "line 2: '2024-01-01;1' is no time"),
+        ("2024-01-01,1\n2024-01-02,2\n", "begins with the time 2024-01-01; expected a header"),
+        ("time\n2024-01-01\n", "or no stations"),
+        ("time,a,time\n2024-01-01,1,2\n", "names two columns alike"),
         ("time,a\n2024-01-01,warm\n", "line 2: could not convert string to float: 'warm'; expected numbers for a"),
         ("time,a,a\n2024-01-01,1,2\n", "names two columns alike"),
     ],
@@ -145,6 +151,12 @@ def test_a_table_with_missing_values_and_offsets(tmp_path):
 def test_wrong_tables_are_one_sentence(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         read_table(write(tmp_path / "x.csv", text))
+
+
+def test_what_float32_cannot_hold_is_missing(tmp_path):
+    path = write(tmp_path / "x.csv", "time,a\n2024-01-01,1e39\n2024-01-02,inf\n2024-01-03,1\n")
+    times, values, names = read_table(path)
+    np.testing.assert_array_equal(checked("x", times, values, names).values[:, 0], [np.nan, np.nan, 1])
 
 
 def test_a_picture_is_no_table(tmp_path):
@@ -160,6 +172,13 @@ def make_csv(folder, rows=20, places="name,latitude,longitude\na,1,2\nb,3,4\nc,5
     return folder
 
 
+@pytest.mark.parametrize("rows", [2, 9, 10])
+def test_a_series_too_short_for_three_parts_is_one_sentence(tmp_path, rows):
+    for split in ("train", "val", "test"):
+        with pytest.raises(ValueError, match=f"^csv has {rows} rows, too few to cut into three parts"):
+            open_series("csv", split, make_csv(tmp_path, rows))
+
+
 def test_a_csv_is_cut_in_time_and_finds_its_places(tmp_path):
     parts = [open_series("csv", split, make_csv(tmp_path)) for split in ("train", "val", "test")]
     assert [len(part.times) for part in parts] == [14, 2, 4]
@@ -173,6 +192,11 @@ def test_a_csv_is_cut_in_time_and_finds_its_places(tmp_path):
         ("name,latitude,longitude\na,1,2\n", "has no row for c, d, b"),
         ("name,lat,lon\na,1,2\n", "lacks a column"),
         ("name,latitude,longitude\na,north,2\n", "could not convert"),
+        ("name,latitude,longitude\na,1,\n", "a: could not convert"),
+        ("latitude,longitude,name\n1,2\n", "has no row for c, a"),
+        ("name,latitude,longitude\na,1,2\nb,3,4\nb,3,5\n", "has two rows for b"),
+        (f"name,{','.join(PLACES)}\na,1,2,nan\nb,nan,4,0\nc,5,6,0\nd,91,8,0\n", "a, d, b has no place on Earth"),
+        ("name,latitude,longitude\na\udcfc,1,2\n", r"stations\.csv is no CSV file in UTF-8"),
     ],
 )
 def test_wrong_places_are_one_sentence(tmp_path, places, message):
@@ -227,6 +251,33 @@ def test_times_of_any_kind(tmp_path, kind):
     np.testing.assert_array_equal(found.times, hours(6))
 
 
+def test_times_as_texts_with_offsets_are_brought_to_utc(tmp_path):
+    found = open_series(
+        "global_temp", "train", write_global(tmp_path, times=np.array([f"{t}+01:00" for t in hours(6)]))
+    )
+    np.testing.assert_array_equal(found.times, hours(6, "2023-12-31T23"))
+    with pytest.raises(ValueError, match=r"data_time_train\.npy, row 2: 'x' is no time"):
+        open_series("global_temp", "train", write_global(tmp_path, times=np.array(["2024-01-01", "x"] * 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("temp_global_hourly_train", np.ones((6, 4), complex), "is complex128 .* expected numbers"),
+        ("stations_sorted", np.full((4, 3), "1"), "is <U1 .* for 4 stations"),
+        (
+            "stations_sorted",
+            np.full((4, 3), np.nan),
+            "station 0, station 1, station 2, station 3 has no place on Earth",
+        ),
+    ],
+)
+def test_arrays_of_a_wrong_kind_are_one_sentence(tmp_path, name, array, message):
+    np.save(write_global(tmp_path) / f"{name}.npy", array)
+    with pytest.raises(ValueError, match=message):
+        open_series("global_temp", "train", tmp_path)
+
+
 class Harmful:
     def __reduce__(self):
         return print, ("run",)
@@ -238,6 +289,10 @@ def test_nothing_in_a_numpy_file_is_run(tmp_path, capsys):
     with pytest.raises(ValueError, match="could run code"):
         read_npy(path)
     path.write_bytes(b"no array")
+    with pytest.raises(ValueError, match="no array of NumPy"):
+        read_npy(path)
+    np.save(path, np.zeros((7, 2)))
+    path.write_bytes(path.read_bytes().replace(b"(7, 2), }" + b" " * 14, b"(700000000000000, 2), }"))
     with pytest.raises(ValueError, match="no array of NumPy"):
         read_npy(path)
     assert capsys.readouterr().out == ""

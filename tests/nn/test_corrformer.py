@@ -151,10 +151,19 @@ def test_what_cannot_be_is_one_sentence():
         ({"moving_average": 4}, "must be odd"),
         ({"readout": "max"}, "expected one of tokens, pool"),
         ({"tree": ()}, "children of every level"),
+        ({"heads": 0}, "heads=0 must be a whole number, 1 or more"),
+        ({"moving_average": -1}, "moving_average=-1 must be a whole number"),
+        ({"factor_spatial": 0}, "factor_spatial=0 must be a whole number"),
+        ({"factor_spatial": 17}, "exceeds the 16 lags"),
+        ({"dropout": 1.5}, "dropout=1.5 must be 0 or more and below 1"),
+        ({"lag_sign": 0}, "lag_sign=0 must be 1 or -1"),
     ]:
         with pytest.raises(ValueError, match=words):
             NETWORK.clone(**options)
     marks = jnp.zeros((1, 16, 4))
+    narrow = NETWORK.clone(width=28, readout="tokens_nchw")
+    with pytest.raises(ValueError, match="does not give tokens 28 wide; choose another readout"):
+        jax.eval_shape(narrow.init, jax.random.key(0), jnp.zeros((1, 16, 12)), marks, marks, jnp.zeros((12, 3)))
     with pytest.raises(ValueError, match="13 series cannot be shared equally by the 6 leaves"):
         jax.eval_shape(NETWORK.init, jax.random.key(0), jnp.zeros((1, 16, 13)), marks, marks, jnp.zeros((13, 3)))
     with pytest.raises(ValueError, match="label=8 must be from 0 to the 4 steps"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import unireplknet_jax as urk
+from unireplknet_jax.data.series import Series
 from unireplknet_jax.data.series_sets import open_series
 from unireplknet_jax.data.time_features import season_basis
 from unireplknet_jax.models.reparameterize import reparameterize
@@ -18,6 +19,7 @@ from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import fresh_variables, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.forecast_plot import draw_forecast
 from unireplknet_jax.tasks.forecasting import Forecasting
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
@@ -109,12 +111,13 @@ def test_weight_norm_of_a_newer_pytorch_and_classifiers_are_taken(path, tmp_path
         if ".net." not in name
     }
     newer["encoder.head.weight"] = np.zeros((1000, 32), np.float32)
+    newer["encoder.norm.weight"] = np.zeros(32, np.float32)
     write_state_dict(tmp_path / "newer.pth", newer)
     expected, found = (
         jax.tree.leaves(urk.load_checkpoint(file, options=GOLDEN)[1]) for file in (path, tmp_path / "newer.pth")
     )
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
-    assert "without use and left out: encoder.head.weight" in caplog.text
+    assert "without use and left out: encoder.head.weight, encoder.norm.weight" in caplog.text
 
 
 def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
@@ -129,7 +132,30 @@ def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
         urk.load_checkpoint(tmp_path / "missing.pth", options=GOLDEN)
 
 
-@pytest.mark.parametrize("options", [{"step": 86_400}, {"decoder": {**DECODER, "width": 6, "causal_layers": 2}}])
+@pytest.mark.parametrize(
+    ("name", "length", "message"),
+    [
+        ("decoder.layers.0.conv1.weight", None, "has no decoder.layers.0.conv1.weight, which tells the sizes"),
+        ("network.0.conv1.bias", 127, "the causal convolution's 127 channels do not fit a decoder 32 wide"),
+    ],
+)
+def test_a_decoder_whose_sizes_cannot_be_told_is_refused(path, tmp_path, name, length, message):
+    state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items() if ".net." not in name}
+    for full in [full for full in state if full.endswith(name)]:
+        state[full] = None if length is None else state[full][:length]
+    write_state_dict(tmp_path / "a.pth", {full: value for full, value in state.items() if value is not None})
+    with pytest.raises(ValueError, match=message):
+        urk.load_checkpoint(tmp_path / "a.pth", options=GOLDEN)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"step": 86_400},
+        {"decoder": {**DECODER, "width": 6, "causal_layers": 2}},
+        {"decoder": {**DECODER, "width": 48, "heads": 3, "layers": 2}},  # 16 heads divide the width, but do not fit
+    ],
+)
 def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
     task = dataclasses.replace(fitted, **options)
     flat = {entry.path: np.full(entry.shape, 0.5, np.float32) for entry in task.name_table().values()}
@@ -139,6 +165,14 @@ def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
     again = open_checkpoint(tmp_path / "a.pth")
     assert jax.tree.structure(again.variables) == jax.tree.structure(variables)
     assert again.task.step == task.step
+
+
+def test_eleven_stations_a_leaf_are_the_published_tree():
+    task = make_task(tree=(1,), stations=11, decoder={**DECODER, "heads": 8})
+    shapes = {name: entry.shape for name, entry in task.name_table().items()}
+    found, merged = Forecasting.from_torch_shapes(shapes)
+    assert (found.tree, found.stations, found.label, found.horizon, merged) == ((7, 50), 3850, 5, 5, False)
+    assert (found.scaling, found.history) == ("none", 10)
 
 
 def test_training_starts_from_the_originals_file(path, caplog):
@@ -160,6 +194,37 @@ def test_the_task_learns_stations_scaling_and_climatology(fitted):
     assert fitted.fitted_to(DATA) is fitted
     card = json.loads(json.dumps({"options": fitted.options, "labels": fitted.labels}))
     assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
+
+
+def write_series(folder, values, names):
+    """A csv set of hourly values (t, stations); the data of a recipe that reads it."""
+    times = np.datetime64("2024-01-01", "s") + np.arange(len(values)) * np.timedelta64(3600, "s")
+    write_csv(folder / "series.csv", Series(times, values, names))
+    return {**DATA, "name": "csv", "dir": str(folder)}
+
+
+def test_scaling_is_fitted_in_double_precision(tmp_path):
+    """In float32 the mean of so many values is off by a hundred deviations."""
+    values = np.full((20_000, 2), 101_325.1, np.float32)
+    values[:, 1] += np.tile([-1.0, 1.0], 10_000)
+    task = make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+    np.testing.assert_allclose(task.mean, values[0, 0], rtol=1e-9, atol=0.01)
+    np.testing.assert_allclose(task.std, 1, rtol=0.01)
+
+
+def test_a_station_without_values_to_train_on_is_named(tmp_path):
+    values = np.ones((200, 2), np.float32)
+    values[:150, 1] = np.nan
+    with pytest.raises(ValueError, match="the train part of csv has no value at all for b;"):
+        make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+
+
+def test_stations_in_another_order_are_refused(fitted, tmp_path):
+    names = (*fitted.labels[:2], fitted.labels[3], fitted.labels[2], *fitted.labels[4:])
+    data = write_series(tmp_path, np.ones((200, 12), np.float32), names)
+    for use in (fitted.fitted_to, lambda data: fitted.dataset(data, "test", train=False)):
+        with pytest.raises(ValueError, match="station 3 of csv is buoy 3, but that of the model is buoy 2;"):
+            use(data)
 
 
 def test_windows_depend_on_seed_and_index_alone(fitted):
@@ -191,6 +256,8 @@ def test_other_stations_are_refused(options, message):
         ({"horizon": 0}, "horizon=0 must be 1 or more"),
         ({"label": 13}, "label=13 must not exceed history=12"),
         ({"label": 2.5}, "label=2.5 must be a whole number"),
+        ({"step": 0}, "step=0 must be 1 or more"),
+        ({"stations": -6}, "stations=-6 must be 0 or more"),
         ({"scaling": "all"}, "scaling is 'all'"),
         ({"stations": 12, "mean": (1.0,)}, "mean has 1 entries for 12 stations"),
         ({"decoder": {"heads": 5}}, "cannot be split into 5 heads"),
@@ -340,6 +407,30 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(tmp_path / "b.csv", short.records).size[0] > 100
+
+
+def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, variables, tmp_path):
+    series = open_series("waves", "test").rows(0, 20)
+    series = dataclasses.replace(series, values=series.values.copy())
+    series.values[16:] = np.nan
+    path = write_csv(tmp_path / "a.csv", series)
+    (prediction,) = predict_files(Checkpoint(fitted, variables, merged=False), [path], batch_size=2)
+    assert set(prediction.records[0]) == {"id", "unit", "forecast"}
+    after = series.times[-1] + np.timedelta64(3600, "s")
+    assert prediction.records[0]["forecast"][0]["time"] == str(after)
+    fitted.draw(path, prediction.records)
+
+
+def test_persistence_is_drawn_from_the_last_known_value():
+    times = np.datetime64("2024-01-01", "s") + np.arange(3) * np.timedelta64(3600, "s")
+    record = {"forecast": [{"time": "2024-01-01T03:00:00", "a": 1.0}, {"time": "2024-01-01T04:00:00", "a": 2.0}]}
+
+    def grey_pixels(*values):
+        picture = draw_forecast(record, times, np.array(values)[:, None], np.zeros((5, 1)), ("a",), 3, "")
+        return np.sum(np.all(np.asarray(picture) == 127, axis=-1))  # as persistence is drawn
+
+    unknown, known = grey_pixels(np.nan, np.nan, np.nan), grey_pixels(1, 2, np.nan)
+    assert known > unknown + 50
 
 
 @pytest.mark.parametrize(

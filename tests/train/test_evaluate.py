@@ -81,6 +81,22 @@ def test_where_sums_suffice_no_predictions_are_fetched(n):
     assert summed == fixed | {"records": []}
 
 
+def test_predictions_of_every_example_are_saved_once(tmp_path):
+    examples, task = make_examples(37), dataclasses.replace(TASK, labels=tuple("abcdefg"))
+    evaluate(task, WEIGHT, grain.MapDataset.source(examples), 16, predictions=tmp_path / "x.y.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.y.npz"]
+    with np.load(tmp_path / "x.y.npz") as file:
+        assert file["labels"].tolist() == list("abcdefg")
+        assert file["id"].tolist() == [example["id"] for example in examples]
+        np.testing.assert_array_equal(file["logits"], [example["logits"] for example in examples])
+
+
+def test_predictions_are_refused_where_several_processes_have_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="predictions are written by one process"):
+        evaluate(TASK, WEIGHT, grain.MapDataset.source(make_examples(8)), 8, predictions=tmp_path / "a.npz")
+
+
 def test_where_sums_suffice_no_predictions_are_gathered_on_all_devices():
     task, mesh = Summed(MODEL), make_mesh()
     step = make_eval_step(task, mesh, deploy=False)

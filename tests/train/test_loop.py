@@ -382,9 +382,9 @@ def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path, monkeypatch
 
 def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):
     rows = [
-        {"step": 5, "eval/top1": 50.0, "eval/loss": 9.0, "eval/ema/top1": 20.0},
+        {"step": 5, "eval/top1": 50.0, "eval/loss": 9.0, "eval/ema/top1": 20.0, "eval/ema/rmse/lead 1": 3.0},
         {"step": 5, "eval/merged/top1": 99.0},
-        {"step": 10, "eval/top1": math.nan, "eval/loss": 7.0, "eval/ema/top1": 30.0},
+        {"step": 10, "eval/top1": math.nan, "eval/loss": 7.0, "eval/ema/top1": 30.0, "eval/ema/rmse/lead 1": 4.0},
         {"step": 15, "eval/top1": 40.0, "eval/loss": 8.0, "eval/ema/top1": 30.0},
         {"step": 20, "eval/top1": 60.0, "eval/loss": 8.0, "eval/ema/top1": 90.0},
     ]
@@ -395,6 +395,7 @@ def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):
     assert evaluations_since_best(tmp_path, lower, "", 15) == 0
     assert evaluations_since_best(tmp_path, higher, "loss", 20) == 2
     assert evaluations_since_best(tmp_path, higher, "ema/top1", 15) == 1
+    assert evaluations_since_best(tmp_path, higher, "ema/rmse/lead 1", 10) == 1
     assert evaluations_since_best(tmp_path / "new", higher, "loss", 20) == 0
     with pytest.raises(ValueError, match=r"stop\.metric=lost is not measured; choose one of top1, loss, ema/top1"):
         evaluations_since_best(tmp_path, higher, "lost", 20)

@@ -142,14 +142,17 @@ def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
 def test_curves_of_many_quantities_wrap(tmp_path, monkeypatch):
     from matplotlib.figure import Figure
 
-    names = [f"train/a{index}" for index in range(5)] + ["train/grad_norm"]
-    groups = [f"train/grad_norm/stages_0_{index}" for index in range(30)]
-    write(tmp_path, [(step, {name: step for name in names + groups}) for step in (2, 4)])
+    names = ["eval/mse", "eval/ema/mse", "eval/merged/mse", "train/grad_norm"]
+    names += [f"train/a{index}" for index in range(5)]
+    parts = ["train/grad_norm/stages_0_", "eval/mse/lead ", "eval/ema/mse/lead ", "eval/merged/mse/lead "]
+    parts = [f"{name}{index}" for name in parts for index in range(10)]
+    write(tmp_path, [(step, {name: step for name in names + parts}) for step in (2, 4)])
     drawn = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
     draw_curves(tmp_path)
-    assert [axes.get_title() for axes in drawn[0].axes] == ["a0", "a1", "a2", "a3", "a4", "grad_norm"]
+    assert [axes.get_title() for axes in drawn[0].axes] == ["mse", "a0", "a1", "a2", "a3", "a4", "grad_norm"]
+    assert len(drawn[0].axes[0].lines) == 3
     width, height = drawn[0].get_size_inches()
     assert (width, height) == pytest.approx((4 * 3.6, 2 * 3))
 

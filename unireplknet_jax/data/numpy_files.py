@@ -20,7 +20,7 @@ def read_npy(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:  # memory: a damaged header may ask for anything
         if "pickle" not in str(error):
             raise ValueError(f"{path} is no array of NumPy ({error})") from None
     try:

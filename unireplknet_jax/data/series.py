@@ -46,7 +46,7 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
     """A `Series` with rows of NaN in place of timestamps that are left out.
 
     name: what to call it in errors. ValueError for times that are not sorted, that occur twice or are not multiples of
-    one step apart, for a station without any value, and for fewer than two rows.
+    one step apart, for a station without any value or with a place that is none, and for fewer than two rows.
     """
     times = times.astype("datetime64[s]")
     if len(times) < 2:
@@ -68,11 +68,12 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
             f"{name}: {times[row + 1]} comes {gaps[row]} s after the row above, but rows are {step} s apart; expected "
             "evenly spaced times, of which some may be left out"
         )
-    values = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):  # too large for float32 is missing, as infinity is
+        values = np.asarray(values, np.float32)
     values = np.where(np.isfinite(values), values, np.float32(np.nan))
-    empty = [names[column] for column in np.flatnonzero(~np.isfinite(values).any(axis=0))]
-    if empty:
-        raise ValueError(f"{name} has no value at all for {listed(empty)}; leave out what was never measured")
+    check_measured(name, values, names)
+    if facts.get("places") is not None:
+        _check_places(name, facts["places"], names)
     positions = np.concatenate([[0], np.cumsum(gaps // step)])
     if positions[-1] + 1 > 10 * len(times):
         raise ValueError(f"{name} lacks {positions[-1] + 1 - len(times):,} of its rows, most of all; give it in parts")
@@ -83,39 +84,66 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
     return Series(times, values, tuple(names), **facts)
 
 
+def check_measured(name: str, values: np.ndarray, names: Sequence[str]) -> None:
+    """Raise ValueError for a column of values (t, stations) that is NaN alone. name: what to call them."""
+    empty = [names[column] for column in np.flatnonzero(~np.isfinite(values).any(axis=0))]
+    if empty:
+        raise ValueError(f"{name} has no value at all for {listed(empty)}; leave out what was never measured")
+
+
+def _check_places(name: str, places: np.ndarray, names: Sequence[str]) -> None:
+    on_earth = np.isfinite(places).all(axis=1) & (np.abs(places[:, 0]) <= 90) & (np.abs(places[:, 1]) <= 360)
+    if not on_earth.all():
+        raise ValueError(
+            f"{name}: {listed([names[row] for row in np.flatnonzero(~on_earth)])} has no place on Earth; expected "
+            "latitude (-90 to 90), longitude and elevation, all numbers"
+        )
+
+
 def read_table(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """(times (t,), values (t, n), column names) of a CSV file: a header, then a timestamp and a value per column.
 
     Timestamps are ISO 8601; those with an offset are brought to UTC. Empty cells, NA and NaN are missing values.
     """
-    times, rows, names = [], [], ()
+    times, rows, header = [], [], []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for line, row in enumerate(csv.reader(file), 1):
                 if not any(cell.strip() for cell in row):
                     continue
-                if not names:
-                    names = tuple(cell.strip() for cell in row[1:])
+                if not header:
+                    header = [cell.strip() for cell in row]
                     continue
-                if len(row) != len(names) + 1:
-                    raise ValueError(f"{path}, line {line}: {len(row)} cells, but the header has {len(names) + 1}")
-                times.append(_parse_time(row[0].strip(), path, line))
-                rows.append(_parse_values(row[1:], names, path, line))
+                if len(row) != len(header):
+                    raise ValueError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
+                times.append(parse_time(row[0].strip(), f"{path}, line {line}"))
+                rows.append(_parse_values(row[1:], header[1:], path, line))
     except (UnicodeDecodeError, csv.Error):
         raise ValueError(f"{path} is no CSV file in UTF-8; expected time,STATION,... and a row for each time") from None
+    names = tuple(header[1:])
     if not names or not rows:
-        raise ValueError(f"{path} has no rows; expected a header time,STATION,... and a row for each time")
-    if len({*names}) != len(names) or "" in names:
+        raise ValueError(f"{path} has no rows or no stations; expected a header time,STATION,... and a row a time")
+    if _is_time(header[0]):
+        raise ValueError(f"{path} begins with the time {header[0]}; expected a header time,STATION,... above it")
+    if len({*header}) != len(header) or "" in names:
         raise ValueError(f"{path} names two columns alike, or one not at all; give every station a name of its own")
-    return np.array(times, "datetime64[s]"), np.array(rows, np.float32), names
+    return np.array(times, "datetime64[s]"), np.array(rows, np.float64), names
 
 
-def _parse_time(text: str, path: Path, line: int) -> datetime.datetime:
+def parse_time(text: str, where: str) -> datetime.datetime:
+    """An ISO 8601 text as a time of UTC, in which texts without an offset are. where: how the error begins."""
     try:
         time = datetime.datetime.fromisoformat(text)
+        return time.astimezone(datetime.UTC).replace(tzinfo=None) if time.tzinfo else time
+    except (ValueError, OverflowError):
+        raise ValueError(f"{where}: {text!r} is no time; expected one like 2024-01-31 13:00") from None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return bool(parse_time(text, ""))
     except ValueError:
-        raise ValueError(f"{path}, line {line}: {text!r} is no time; expected one like 2024-01-31 13:00") from None
-    return time.astimezone(datetime.UTC).replace(tzinfo=None) if time.tzinfo else time
+        return False
 
 
 def _parse_values(cells: Sequence[str], names: Sequence[str], path: Path, line: int) -> list[float]:
@@ -153,9 +181,10 @@ class Windows:
     first: np.ndarray
 
     def __post_init__(self):
-        if len(self) < 1:
+        rows = len(self.series.times)
+        if rows < self.history + self.horizon:
             raise ValueError(
-                f"{len(self.series.times)} rows hold no window of {self.history} rows of history and {self.horizon} of "
+                f"{rows} rows hold no window of {self.history} rows of history and {self.horizon} of "
                 "future; give a longer series, or shorten history or horizon"
             )
         series = self.series

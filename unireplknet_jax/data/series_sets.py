@@ -12,7 +12,7 @@ import numpy as np
 
 from unireplknet_jax.data.base import check_split, listed, nearest
 from unireplknet_jax.data.numpy_files import read_npy
-from unireplknet_jax.data.series import Series, checked, read_table
+from unireplknet_jax.data.series import Series, checked, parse_time, read_table
 from unireplknet_jax.data.stations import order_stations
 
 SPLITS = ("train", "val", "test")
@@ -49,13 +49,15 @@ def open_series(name: str, split: str, data_dir: str | Path | None = None) -> Se
         if not root.exists():
             raise ValueError(f"there is no {root}; expected the files of {name} there")
     whole = _READERS[name](root, split)
-    return whole if name.startswith("global_") else _part(whole, split)
+    return whole if name.startswith("global_") else _part(name, whole, split)
 
 
-def _part(series: Series, split: str) -> Series:
+def _part(name: str, series: Series, split: str) -> Series:
     """The rows of a split; cut as the published sets are."""
     count = len(series.times)
     train, test = int(0.7 * count), int(0.2 * count)
+    if min(train, test, count - train - test) < 2:
+        raise ValueError(f"{name} has {count} rows, too few to cut into three parts; give a longer series")
     return series.rows(*{"train": (0, train), "val": (train, count - test), "test": (count - test, count)}[split])
 
 
@@ -71,18 +73,30 @@ def _open_csv(root: Path, split: str) -> Series:
 
 def _read_places(path: Path, names: tuple[str, ...]) -> np.ndarray:
     """(stations, 3) in the order of `names`; an elevation that is left out is 0."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"name", *PLACES[:2]} <= {*(reader.fieldnames or ())}:
-            raise ValueError(f"{path} lacks a column; expected name,latitude,longitude and, optionally, elevation")
-        try:
-            found = {row["name"].strip(): [float(row.get(field) or 0) for field in PLACES] for row in reader}
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; expected degrees and an elevation as numbers") from None
+    found = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            if not {"name", *PLACES[:2]} <= {*(reader.fieldnames or ())}:
+                raise ValueError(f"{path} lacks a column; expected name,latitude,longitude and, optionally, elevation")
+            for row in reader:
+                name = row["name"].strip()
+                if name in found:
+                    raise ValueError(f"{path} has two rows for {name}; keep one")
+                found[name] = _read_place(row, path)
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{path} is no CSV file in UTF-8; expected name,latitude,longitude,elevation") from None
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"{path} has no row for {listed(missing)}; give a place for every station, or remove the file")
     return np.array([found[name] for name in names])
+
+
+def _read_place(row: dict[str, str], path: Path) -> list[float]:
+    try:
+        return [float(row["latitude"]), float(row["longitude"]), float(row.get("elevation") or 0)]
+    except ValueError as error:
+        raise ValueError(f"{path}, {row['name']}: {error}; expected degrees and an elevation as numbers") from None
 
 
 def _open_npy(root: Path, split: str) -> Series:
@@ -103,22 +117,21 @@ def _from_arrays(root: Path, values_file: str, times_file: str, places_file: str
     places = read_npy(root / places_file) if (root / places_file).is_file() else None
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number):
+    if values.ndim != 2 or values.dtype.kind not in "iuf":
         raise ValueError(f"{root / values_file} is {values.dtype} {values.shape}; expected numbers (times, stations)")
     if times.dtype.kind == "U":
-        try:
-            times = times.astype("datetime64[s]")
-        except ValueError as error:
-            raise ValueError(f"{root / times_file} holds texts that are no times ({error})") from None
+        texts = enumerate(times.ravel().tolist(), 1)
+        found = [parse_time(text, f"{root / times_file}, row {row}") for row, text in texts]
+        times = np.array(found, "datetime64[s]").reshape(times.shape)
     if times.ndim != 1 or times.dtype.kind != "M":
         raise ValueError(f"{root / times_file} is {times.dtype} {times.shape}; expected datetime64 (times,)")
-    if places is not None and places.shape != (values.shape[1], 3):
+    if places is not None and (places.shape != (values.shape[1], 3) or places.dtype.kind not in "iuf"):
         raise ValueError(
-            f"{root / places_file} is {places.shape} for {values.shape[1]} stations; expected latitude, longitude and "
-            "elevation of each, in the order of the values"
+            f"{root / places_file} is {places.dtype} {places.shape} for {values.shape[1]} stations; expected latitude, "
+            "longitude and elevation of each, in the order of the values"
         )
-    names = [f"station {index}" for index in range(values.shape[1])]
     places = None if places is None else places.astype(np.float64)
+    names = [f"station {index}" for index in range(values.shape[1])]
     return checked(str(root / values_file), times, values, names, places=places, **facts)
 
 

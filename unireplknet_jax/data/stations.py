@@ -53,6 +53,15 @@ def check_tree(stations: int, tree: Sequence[int]) -> None:
         )
 
 
+def check_same_stations(expected: Sequence[str], found: Sequence[str], name: str) -> None:
+    """Raise ValueError where the data called `name` have other stations than a model, or its own in another order."""
+    for index, (theirs, ours) in enumerate(zip(found, expected, strict=True), 1):
+        if theirs != ours:
+            raise ValueError(
+                f"station {index} of {name} is {theirs}, but that of the model is {ours}; give all of its, in order"
+            )
+
+
 def standardized(places: np.ndarray | None, stations: int) -> np.ndarray:
     """(n, 3) latitude, longitude, elevation -> each with mean 0 and deviation 1 over the stations; None gives zeros."""
     if places is None:

@@ -13,6 +13,7 @@ from unireplknet_jax.nn.auto_correlation import MultiCorrelation
 from unireplknet_jax.nn.causal_conv import bias_uniform, fan_in_uniform
 from unireplknet_jax.nn.layers import gelu
 
+_COUNTS = ("width", "heads", "hidden", "layers", "causal_layers", "moving_average", "factor_temporal", "factor_spatial")
 READOUTS = ("tokens", "pool", "tokens_nchw")
 _INPUT_EPS, _AFFINE_EPS, _NORM_EPS = 1e-5, 1e-10, 1e-5
 _value_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -137,6 +138,15 @@ class Corrformer(nn.Module):
         object.__setattr__(self, "tree", tuple(self.tree))
         if self.readout not in READOUTS:
             raise ValueError(f"readout is {self.readout!r}; expected one of {', '.join(READOUTS)}.")
+        for name in _COUNTS:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a whole number, 1 or more.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be 0 or more and below 1.")
+        if self.lag_sign not in (1, -1):
+            raise ValueError(f"lag_sign={self.lag_sign} must be 1 or -1.")
+        if self.factor_spatial > self.label + self.horizon:
+            raise ValueError(f"factor_spatial={self.factor_spatial} exceeds the {self.label + self.horizon} lags.")
         if self.width % self.heads:
             raise ValueError(f"a width of {self.width} cannot be split into {self.heads} heads; choose a multiple.")
         if not self.moving_average % 2:
@@ -205,6 +215,8 @@ class Corrformer(nn.Module):
         if self.readout == "pool":
             y = jnp.mean(y, axis=(1, 2), keepdims=True)
         elif self.readout == "tokens_nchw":
+            if y[0].size % width:
+                raise ValueError(f"a map of {y.shape[1:]} does not give tokens {width} wide; choose another readout.")
             return jnp.transpose(y, (0, 3, 1, 2)).reshape(rows, -1, width)
         y = y.reshape(rows, -1, y.shape[-1])
         return y if y.shape[-1] == width else _linear(width, y.shape[-1], "token_projection")(y)

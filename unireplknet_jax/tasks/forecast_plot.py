@@ -12,6 +12,12 @@ _STYLES = {
 }
 
 
+def _last_known(column):
+    """The last value of (t,) that is not missing, NaN if all are."""
+    known = column[np.isfinite(column)]
+    return known[-1] if len(known) else np.nan
+
+
 def draw_forecast(record, times, values, climatology, names, history, unit):
     """A PIL image with a panel for each of the first few stations.
 
@@ -35,7 +41,7 @@ def draw_forecast(record, times, values, climatology, names, history, unit):
             ahead = np.array([row["time"] for row in record[name]], "datetime64[s]")
             lines = {
                 "forecast": [row[names[index]] for row in record[name]],
-                "persistence": np.full(horizon, values[start - 1, index]),
+                "persistence": np.full(horizon, _last_known(values[:start, index])),
                 "climatology": climatology[start : start + horizon, index],
             }
             for kind, line in lines.items():

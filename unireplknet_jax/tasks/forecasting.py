@@ -17,9 +17,9 @@ import numpy as np
 
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.series import Windows, checked, continued, read_table
+from unireplknet_jax.data.series import Windows, check_measured, checked, continued, read_table
 from unireplknet_jax.data.series_sets import open_series
-from unireplknet_jax.data.stations import check_tree, standardized
+from unireplknet_jax.data.stations import check_same_stations, check_tree, standardized
 from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
@@ -30,6 +30,7 @@ from unireplknet_jax.tasks.classification import freeze
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 
 _ERRORS = ("mse", "mae", "rmse")
+_LEAST = {"history": 1, "horizon": 1, "step": 1, "label": 0, "stations": 0}
 _SUMS = ("squared", "absolute", "persistence", "climatology", "count")
 
 
@@ -74,10 +75,10 @@ class Forecasting:
     def __post_init__(self):
         for field in ("model", "decoder", "labels", "tree", "places", "mean", "std", "seasons", "climatology"):
             object.__setattr__(self, field, freeze(getattr(self, field)))
-        for field, allowed in (("history", "1 or more"), ("horizon", "1 or more"), ("label", "0 or more")):
+        for field, least in _LEAST.items():
             if not isinstance(getattr(self, field), int):
                 raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
-            check_number(field, getattr(self, field), allowed)
+            check_number(field, getattr(self, field), f"{least} or more")
         if self.label > self.history:
             raise ValueError(f"label={self.label} must not exceed history={self.history}, whose last steps it counts.")
         if self.scaling not in ("station", "none"):
@@ -114,7 +115,8 @@ class Forecasting:
         if self.labels:
             return self
         known = np.isfinite(found.values)
-        mean, std = np.mean(found.values, axis=0, where=known), np.std(found.values, axis=0, where=known)
+        check_measured(f"the {data['train_split']} part of {data['name']}", found.values, found.names)
+        mean, std = (f(found.values, axis=0, where=known, dtype=np.float64) for f in (np.mean, np.std))
         orders, coefficients = fit_seasons(found.times, found.values)
         return dataclasses.replace(
             self,
@@ -135,6 +137,8 @@ class Forecasting:
             raise ValueError(
                 f"{name} has {len(found.names)} stations, but the model was built for {self.stations}; give it those."
             )
+        if self.labels:
+            check_same_stations(self.labels, found.names, name)
 
     def _network(self, deploy):
         options = {**dict(self.model), "num_classes": None, "in_chans": 1, "deploy": deploy}
@@ -199,7 +203,9 @@ class Forecasting:
         if steps < self.history:
             raise ValueError(f"{source} has {steps} rows; expected {self.history} or more, a history of the model.")
         windows = self._windows(continued(series, self.horizon))
-        starts = [steps - self.history] + [steps - self.history - self.horizon] * (steps >= self.history + self.horizon)
+        starts, end = [steps - self.history], series.values[-self.horizon :]
+        if steps >= self.history + self.horizon and np.any(np.isfinite(end)):
+            starts.append(steps - self.history - self.horizon)
         return [windows[start] | {"id": str(source), "times": self._times(windows, start)} for start in starts]
 
     def _times(self, windows, start):

@@ -14,7 +14,8 @@ _COLUMNS = 4
 def draw_curves(workdir):
     """Draw workdir/curves.png from workdir/metrics.jsonl: whatever changes over a run, against the step.
 
-    Except the norms of single groups of gradients, which are in TensorBoard.
+    Except the norms of single groups of gradients and the parts of a metric ("eval/rmse/lead 1"), of which there may be
+    thousands: they are in TensorBoard.
     """
     from matplotlib.figure import Figure
 
@@ -22,7 +23,7 @@ def draw_curves(workdir):
         return
     rows = read_metrics(pathlib.Path(workdir) / FILE)
     names = sorted({name for row in rows for name in row} - {"step"})
-    names = [name for name in names if GROUP not in name and len({row[name] for row in rows if name in row}) > 1]
+    names = [name for name in names if not _is_part(name) and len({row[name] for row in rows if name in row}) > 1]
     if not names:
         return
     panels = {}  # "train/loss" and "eval/loss" share a panel
@@ -42,3 +43,8 @@ def draw_curves(workdir):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(pathlib.Path(workdir) / "curves.png", dpi=120)
+
+
+def _is_part(name):
+    metric = name.removeprefix("eval/").removeprefix("ema/").removeprefix("merged/")
+    return GROUP in name or (name.startswith("eval/") and "/" in metric)

@@ -242,7 +242,7 @@ def evaluations_since_best(folder, task, metric, step):
             unknown = names
             break
         plain = name.removeprefix("ema/")
-        sign = _sign(task) if plain == names[0] else -1 if plain in _LOSSES else 1
+        sign = _sign(task) if plain == names[0] else -1 if plain.split("/")[0] in _LOSSES else 1
         value = sign * row[f"eval/{name}"]
         since, best = (0, value) if value > best else (since + 1, best)
     since, unknown = gather_rows([[since, unknown]])[0]  # process 0 has the rows

@@ -50,7 +50,7 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
     assert config.epochs > config.optim.warmup_epochs
     if recipe == "station_weather:csv":
         assert (config.data.train_examples, config.task.options.stations) == (0, 0)
-    elif recipe.startswith("finetune") and "runlocal" not in recipe:
+    elif recipe.startswith(("finetune", "modelnet40:folder")) and "runlocal" not in recipe:
         assert config.data.train_examples == 0
         assert config.task.options.model.num_classes == 0
     else:

@@ -18,10 +18,6 @@ from unireplknet_jax.train.program_cache import without_program_cache
 _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
 
 
-def _nothing_to_wait_for(result):
-    del result
-
-
 class Program(NamedTuple):
     """A program to time: `run` does the work once, or has an accelerator do it; `wait(result)` returns when it is done.
 
@@ -31,7 +27,7 @@ class Program(NamedTuple):
     run: Callable[[], object]
     compile_seconds: float | None = None
     temporary_bytes: int | None = None
-    wait: Callable[[object], object] = _nothing_to_wait_for
+    wait: Callable[[object], object] = jax.block_until_ready
 
 
 class Timing(NamedTuple):
@@ -53,7 +49,7 @@ def jax_program(function, *arguments):
     temporary = compiled.memory_analysis().temp_size_in_bytes
     if jax.default_backend() == "cpu":  # which would work at several calls at once
         return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
-    return Program(lambda: compiled(*arguments), seconds, temporary, jax.block_until_ready)
+    return Program(lambda: compiled(*arguments), seconds, temporary)
 
 
 def torch_program(run, torch, device):

@@ -37,11 +37,8 @@ _GPU_LARGE = (
     (None, 40, None, None, "toeplitz"),
     (None, None, None, None, "fft"),
 )
-_GPU_SMALL = (
-    (3, 40, None, None, "shift"),
-    (5, None, None, 1, "xla"),
-    (3, None, None, None, "shift"),
-)
+_GPU_CUDNN = (5, None, None, 1, "xla")
+_GPU_SMALL = ((3, 40, None, None, "shift"), _GPU_CUDNN, (3, None, None, None, "shift"))
 # Here `toeplitz` costs few examples memory, too.
 _TPU_FEW = (None, None, 31, None, "xla")
 _TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz"))
@@ -50,7 +47,7 @@ _BEST = types.MappingProxyType(
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
         "gpu": {
             "convolve": (*_GPU_SMALL, *_GPU_LARGE),
-            "kernel_gradient": ((5, None, None, 1, "xla"), *_GPU_LARGE),
+            "kernel_gradient": (_GPU_CUDNN, *_GPU_LARGE),
             "prepared": (*_GPU_SMALL, *_GPU_LARGE[1:]),
         },
         "tpu": {
@@ -180,8 +177,8 @@ def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0, dila
     side, size = max(map_size), max(kernel_shape[:2])
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
+    values = (size, side, batch, dilation)
     for *limits, name in _BEST.get(_LOWERED_FOR.get(platform, platform), {}).get(use, ()):
-        values = (size, side, batch, dilation)
         if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
             return name
     return "xla"

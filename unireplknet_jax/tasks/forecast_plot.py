@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.series import without_gaps
+
 MOST_STATIONS = 4
 _STYLES = {
     "truth": {"color": "black"},
@@ -10,12 +12,6 @@ _STYLES = {
     "persistence": {"color": "tab:gray", "linestyle": ":"},
     "climatology": {"color": "tab:blue", "linestyle": ":"},
 }
-
-
-def _last_known(column):
-    """The last value of (t,) that is not missing, NaN if all are."""
-    known = column[np.isfinite(column)]
-    return known[-1] if len(known) else np.nan
 
 
 def draw_forecast(record, times, values, climatology, names, history, unit):
@@ -41,7 +37,7 @@ def draw_forecast(record, times, values, climatology, names, history, unit):
             ahead = np.array([row["time"] for row in record[name]], "datetime64[s]")
             lines = {
                 "forecast": [row[names[index]] for row in record[name]],
-                "persistence": np.full(horizon, _last_known(values[:start, index])),
+                "persistence": np.full(horizon, without_gaps(values[:start, [index]], np.nan)[-1]),
                 "climatology": climatology[start : start + horizon, index],
             }
             for kind, line in lines.items():

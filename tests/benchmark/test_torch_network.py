@@ -6,7 +6,7 @@ import pytest
 from networks import lively, small_model
 
 from unireplknet_jax.models.reparameterize import reparameterize
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 
 torch = pytest.importorskip("torch")
 

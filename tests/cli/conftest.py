@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint
 

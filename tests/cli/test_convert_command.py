@@ -12,7 +12,7 @@ import pytest
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.models import directory, torch_archive
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.tasks import checkpoint as checkpoints
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import get_task

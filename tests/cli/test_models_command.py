@@ -9,7 +9,7 @@ from jax import lax
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.models import complexity
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 
 # Parameters in training and merged form, GMACs of the merged form at 224 and 384, counted on the original code.
@@ -65,7 +65,7 @@ def test_an_unknown_name_suggests_near_ones(capsys):
 
 
 @pytest.mark.parametrize("deploy", [False, True])
-def test_counting_each_kind_of_block_once_gives_the_whole_model(deploy):
+def test_counting_by_sizes_gives_what_the_whole_program_computes(deploy):
     model = UniRepLKNet(
         (2, 1, 3, 1), (8, 16, 24, 32), ((3, 3), (13,), (7, 0, 7), (5,)), 7, 2, deploy=deploy, impl="fft"
     )
@@ -75,7 +75,6 @@ def test_counting_each_kind_of_block_once_gives_the_whole_model(deploy):
     assert macs == complexity._macs(whole.jaxpr) > 0
     assert parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert complexity.count_parameters(variables) == parameters
-    assert complexity.count_macs(model, 48) == macs
 
 
 def test_macs_count_stride_groups_and_batches():

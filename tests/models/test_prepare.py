@@ -7,7 +7,7 @@ import pytest
 from networks import lively, small_model
 
 import unireplknet_jax as urk
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 
 
 @pytest.fixture(scope="module")

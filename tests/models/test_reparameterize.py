@@ -9,7 +9,7 @@ from networks import lively, small_model
 
 import unireplknet_jax as urk
 from unireplknet_jax.models.reparameterize import is_merged, merge_error, reparameterize
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
 from unireplknet_jax.tasks.checkpoint import load_checkpoint
 

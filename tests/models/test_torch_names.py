@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unireplknet_jax.models import torch_archive, torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 
 CASES = [
@@ -20,7 +21,7 @@ def shapes_of(goldens, case):
 def test_names_and_shapes_of_official_files_are_matched_completely(goldens, case):
     shapes = shapes_of(goldens, case)
     options = torch_names.infer_options(shapes)
-    table = torch_names.name_table(torch_names.abstract_variables(UniRepLKNet(**options)))
+    table = torch_names.name_table(abstract_variables(UniRepLKNet(**options)))
     assert torch_names.differences(table, shapes) == ""
     assert set(table) | set(torch_names.counters(table)) == set(shapes)
     assert options["deploy"] == case.endswith("_deploy")

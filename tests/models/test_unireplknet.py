@@ -9,6 +9,7 @@ from flax import nnx
 from networks import SMALL, lively, small_model
 
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet, drop_path_ramp
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
@@ -93,7 +94,7 @@ SIZES = [(33, 47), (1, 1), *(pytest.param(size, marks=pytest.mark.slow) for size
 @pytest.mark.parametrize("size", SIZES)
 def test_no_nan_at_any_size_and_on_empty_images(size, train, dtype):
     model = small_model(dtype=dtype)
-    variables = lively(torch_names.abstract_variables(model))
+    variables = lively(abstract_variables(model))
 
     @jax.jit
     def run(variables, x):
@@ -114,7 +115,7 @@ def test_no_nan_at_any_size_and_on_empty_images(size, train, dtype):
 @pytest.mark.parametrize("size", [(384, 128), (33, 47), (1, 1), (7, 64)])
 def test_the_four_maps_have_strides_4_to_32_rounded_up(size):
     model = small_model()
-    variables = torch_names.abstract_variables(model)
+    variables = abstract_variables(model)
     x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
     maps = jax.eval_shape(lambda v, x: model.apply(v, x, method="features"), variables, x)
     assert [m.shape for m in maps] == [
@@ -125,7 +126,7 @@ def test_the_four_maps_have_strides_4_to_32_rounded_up(size):
 
 def test_bfloat16_follows_float32():
     x = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
-    variables = lively(torch_names.abstract_variables(small_model()))
+    variables = lively(abstract_variables(small_model()))
     exact, rough = (jax.jit(small_model(dtype=dtype).apply)(variables, x) for dtype in (jnp.float32, jnp.bfloat16))
     assert rough.dtype == jnp.float32
     close(rough, exact, 0.05)  # 8 bits through 5 blocks
@@ -134,7 +135,7 @@ def test_bfloat16_follows_float32():
 
 def test_statistics_are_per_group_and_frozen_ones_stay():
     x = jax.random.normal(jax.random.key(0), (4, 32, 32, 3)) * jnp.arange(1.0, 5).reshape(4, 1, 1, 1)
-    variables = lively(torch_names.abstract_variables(small_model()))
+    variables = lively(abstract_variables(small_model()))
 
     def train(x, **options):
         model = small_model(impl="xla", **options)
@@ -161,7 +162,7 @@ def test_the_tree_paths_are_frozen(goldens):
     }
     paths = []
     for name, model in models.items():
-        flat = flax.traverse_util.flatten_dict(torch_names.abstract_variables(model), sep="/")
+        flat = flax.traverse_util.flatten_dict(abstract_variables(model), sep="/")
         paths += [f"{name}: {path} {'x'.join(map(str, leaf.shape))}" for path, leaf in sorted(flat.items())]
     assert paths == listed
 
@@ -170,7 +171,7 @@ def test_nnx_users_are_served():
     model = small_model(kernel_sizes=((0,), (0,), (0,), (7,)), impl="xla")
     x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
     wrapped = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(x)
-    variables = lively(torch_names.abstract_variables(model))
+    variables = lively(abstract_variables(model))
     for collection, kind in (("params", nnx.Param), ("batch_stats", nnx.BatchStat)):
         state = nnx.state(wrapped, kind)
         nnx.replace_by_pure_dict(state, variables[collection])
@@ -186,7 +187,7 @@ def test_drop_path_ramps_up_linearly_over_all_blocks():
 def test_drop_path_of_a_block_removes_its_residual():
     """With a rate close to 1 the last stage is its downsampler alone."""
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    variables = lively(torch_names.abstract_variables(small_model()))
+    variables = lively(abstract_variables(small_model()))
     model = small_model(drop_path_rate=1 - 1e-6, bn_frozen=True, impl="xla")
 
     @jax.jit
@@ -223,7 +224,7 @@ def test_initialization_follows_the_original():
 
 def test_layer_scale_can_be_left_out():
     for off in (None, 0, -1.0):
-        params = torch_names.abstract_variables(small_model(layer_scale_init=off))["params"]
+        params = abstract_variables(small_model(layer_scale_init=off))["params"]
         assert "gamma" not in params["stages_0_0"]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import unireplknet_jax as urk
-from unireplknet_jax.models.torch_names import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.variants import VARIANTS
 
 # image_training.md of the original's analysis: parameters with 1000 classes, training and merged form.

@@ -10,7 +10,7 @@ from unireplknet_jax.models import torch_archive, torch_names
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.nn.corrformer import Corrformer, centred_norm, decompose, picture_size
-from unireplknet_jax.tasks.corrformer_names import abstract_variables, canonical, name_table
+from unireplknet_jax.tasks.corrformer_names import canonical, name_table, variables_of
 
 TRUNK = UniRepLKNet(
     depths=(2, 2, 6, 2),
@@ -47,7 +47,7 @@ def test_final_norm(goldens):
 def variables(goldens):
     state, _ = torch_archive.read_state_dict(goldens / "series" / "model.pth", False)
     state = {canonical(name): tensor for name, tensor in state.items()}
-    table = name_table(abstract_variables(NETWORK, 12, 16, 4))
+    table = name_table(variables_of(NETWORK, 12, 16, 4))
     arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
     return flax.traverse_util.unflatten_dict(arrays)
 

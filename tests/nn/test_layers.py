@@ -11,11 +11,11 @@ from unireplknet_jax.nn.layers import (
     BatchNorm,
     DropPath,
     GlobalResponseNorm,
+    LayerNorm,
     SqueezeExcite,
-    gelu,
-    layer_norm,
     strided_conv,
 )
+from unireplknet_jax.ops.layers import gelu
 
 
 def batch_norm_variables(channels):
@@ -130,7 +130,7 @@ def test_drop_path_needs_no_randomness_when_it_drops_nothing():
 
 def test_layer_norm_has_the_originals_epsilon():
     x = jnp.asarray([[1e-3, -1e-3]])  # variance 1e-6: the output is 1 / sqrt(2)
-    y, _ = layer_norm("norm").init_with_output(jax.random.key(0), x)
+    y, _ = LayerNorm().init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(y, [[0.5**0.5, -(0.5**0.5)]], rtol=1e-5)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.torch_archive import write_state_dict
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.tasks.checkpoint import load_checkpoint
@@ -21,7 +22,7 @@ TINY = {
 
 def make_state(seed=0, **options):
     """A random official state dict, {torch name: array in PyTorch's layout}."""
-    table = torch_names.name_table(torch_names.abstract_variables(UniRepLKNet(**{**TINY, **options})))
+    table = torch_names.name_table(abstract_variables(UniRepLKNet(**{**TINY, **options})))
     rng = np.random.default_rng(seed)
     state = {name: rng.standard_normal(entry.shape, np.float32) for name, entry in table.items()}
     return state | {name: np.array(7, np.int64) for name in torch_names.counters(table)}

@@ -13,6 +13,7 @@ from video_files import indices, write
 from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.data.video import read_frames
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import (
@@ -283,7 +284,7 @@ def test_the_probabilities_of_all_views_are_averaged():
 
 @pytest.fixture(scope="module")
 def variables():
-    return lively(torch_names.abstract_variables(small_model(num_classes=2)))
+    return lively(abstract_variables(small_model(num_classes=2)))
 
 
 @pytest.fixture
@@ -331,7 +332,7 @@ def script_network():
     model = {"name": "unireplknet_b", "num_classes": 400}
     kernels = dict(kernel_sizes=((3,) * 3, (13,) * 3, (13, 3, 3) * 9, (11,) * 3))
     module = VideoClassification({**model, **kernels}).module()
-    table = torch_names.name_table(torch_names.abstract_variables(module))
+    table = torch_names.name_table(abstract_variables(module))
     return {name: entry.shape for name, entry in table.items()}
 
 

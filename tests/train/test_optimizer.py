@@ -6,6 +6,7 @@ import pytest
 from linear import ADAMW, adamw
 
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.train.optimizer import (
     cosine_schedule,
@@ -107,7 +108,7 @@ def test_a_recipe_names_its_schedule():
 def test_decay_applies_as_in_pytorch():
     """By the original's rule on its own names and shapes: all but vectors and names that end in .bias."""
     model = UniRepLKNet((1, 1, 2, 1), (8, 16, 24, 32), ((3,), (7,), (0, 5), (7,)))
-    params = torch_names.abstract_variables(model)["params"]
+    params = abstract_variables(model)["params"]
     found = jax.tree.leaves(jax.tree_util.tree_map_with_path(decays, params))
     names = [torch_names.torch_name([key.key for key in path]) for path, _ in jax.tree.leaves_with_path(params)]
     table = torch_names.name_table({"params": params})

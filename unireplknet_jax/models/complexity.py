@@ -1,24 +1,17 @@
 """What a model costs, counted without running it: parameters and multiply-accumulates."""
 
-import collections
 import math
+import re
 
+import flax
 import jax
-import numpy as np
+
+from unireplknet_jax.models.shapes import STEM_CONV1, map_size, variable_shapes
 
 
 def count_parameters(variables):
     """The number of trained values in {"params": ...} (arrays or shapes); batch statistics do not count."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
-
-
-def count_macs(model, image_size):
-    """The multiply-accumulates of a forward pass over one square image: all convolutions and matrix products.
-
-    Every tap counts for every output, padding or not, as in the published numbers, which call this FLOPs; taps that
-    see nothing but padding are never computed and do not count.
-    """
-    return costs(model, image_size)[1]
 
 
 def program_macs(function, *args):
@@ -27,28 +20,29 @@ def program_macs(function, *args):
 
 
 def costs(model, image_size):
-    """(parameters, multiply-accumulates for one square image) of a `UniRepLKNet`, either form, read off its program."""
-    parts = [(repeats, *_traced_costs(part, image_size)) for repeats, part in _parts(model)]
-    return tuple(sum(part[0] * part[column] for part in parts) for column in (1, 2))
+    """(parameters, multiply-accumulates for one square image) of a `UniRepLKNet`, either form, by its sizes alone.
 
-
-def _parts(model):
-    """(factor, model) whose costs add up to the model's: without blocks, and with one block of each kind.
-
-    Blocks of one stage with the same kernel cost the same, and tracing dozens of them takes most of a minute.
+    Multiply-accumulates are those of all convolutions and matrix products. Every tap counts for every output, padding
+    or not, as in the published numbers, which call this FLOPs; taps that see nothing but padding are never computed and
+    do not count.
     """
-    kinds = [(i, size) for i, sizes in enumerate(model.kernel_sizes) for size in sizes]
-    yield 1 - len(kinds), model.clone(depths=(0,) * 4, kernel_sizes=((),) * 4)
-    for (stage, size), repeats in collections.Counter(kinds).items():
-        only = tuple((size,) if i == stage else () for i in range(4))
-        yield repeats, model.clone(depths=tuple(map(len, only)), kernel_sizes=only)
+    variables = variable_shapes(model)
+    kernels = flax.traverse_util.flatten_dict(variables["params"]).items()
+    macs = sum(_macs_of_kernel(path, leaf.shape, image_size) for path, leaf in kernels if path[-1] == "kernel")
+    return count_parameters(variables), macs
 
 
-def _traced_costs(model, image_size):
-    model = model.clone(impl="xla", remat=False)  # the one implementation whose program holds every tap once
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_chans), np.float32)
-    program, variables = jax.make_jaxpr(model.init, return_shape=True)(jax.random.key(0), image)
-    return count_parameters(variables), _macs(program.jaxpr)
+def _macs_of_kernel(path, shape, image_size):
+    module, within = path[0], path[1]
+    if module == "head" or within == "se":
+        return math.prod(shape)
+    stage = int(re.search(r"\d+", module)[0])  # of stages_I_J and downsample_layers_I
+    side = map_size((image_size, image_size), stage)[0] if path[:2] != STEM_CONV1 else -(-image_size // 2)
+    if within == "dwconv":
+        dilation = int(path[2].rsplit("_", 1)[1]) if path[2].startswith("dil_conv_") else 1
+        taps = min(shape[0], 2 * ((side - 1) // dilation) + 1) ** 2
+        return taps * shape[-1] * side**2
+    return math.prod(shape) * side**2
 
 
 def _macs(jaxpr):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.models.reparameterize import is_merged
+from unireplknet_jax.models.shapes import map_size
 from unireplknet_jax.ops.depthwise import prepare_kernel
 
 _PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
-_STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
 
 
 def prepare(variables, image_size, platform=None, dtype=jnp.float32):
@@ -42,14 +42,14 @@ def _height_and_width(image_size):
     return size
 
 
-def _prepare_tree(params, image_size, platform, dtype, map_size=None):
-    """The "prepared" tree of a parameter tree; map_size: of the stage it belongs to, None outside of stages."""
+def _prepare_tree(params, image_size, platform, dtype, stage_size=None):
+    """The "prepared" tree of a parameter tree; stage_size: of the maps of its stage, None outside of stages."""
     prepared = {}
     for name, child in params.items():
         if not hasattr(child, "items"):
             continue
         stage = re.fullmatch(r"stages_(\d)_\d+", name)
-        size = _map_size(image_size, int(stage.group(1))) if stage else map_size
+        size = map_size(image_size, int(stage.group(1))) if stage else stage_size
         if size and name in ("dwconv", "lk_origin") and "kernel" in child:
             below = prepare_kernel(child["kernel"], size, dtype=dtype, platform=platform)
         else:
@@ -57,9 +57,3 @@ def _prepare_tree(params, image_size, platform, dtype, map_size=None):
         if below:
             prepared[name] = below
     return prepared
-
-
-def _map_size(image_size, stage):
-    """(h, w) of a stage's maps: every strided convolution halves and rounds up."""
-    factor = 2 ** (_STEM_HALVINGS + stage)
-    return tuple(-(-side // factor) for side in image_size)

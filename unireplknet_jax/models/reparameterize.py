@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.nn.layers import BATCH_NORM_EPS
 from unireplknet_jax.ops.fold import fold_batch_norm, merge_branch
+from unireplknet_jax.ops.layers import BATCH_NORM_EPS
 
 
 def reparameterize(variables):

@@ -10,7 +10,6 @@ import itertools
 import re
 
 import flax
-import jax
 import numpy as np
 
 from unireplknet_jax.models.variants import VARIANTS
@@ -212,9 +211,3 @@ def _kernel_size(names):
 
 def _torch_shape(path, shape):
     return tuple(shape[::-1][:2] + shape[:-2]) if path[-1] == "kernel" else tuple(shape)
-
-
-def abstract_variables(model, image_size=32):
-    """The shapes of a model's variables, {"params": ..., "batch_stats": ...} of `jax.ShapeDtypeStruct`, at no cost."""
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, model.in_chans), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)

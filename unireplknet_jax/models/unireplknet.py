@@ -3,9 +3,11 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from unireplknet_jax.models.initialize import initial_variables
 from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
-from unireplknet_jax.nn.layers import gelu, kernel_init, layer_norm, strided_conv
+from unireplknet_jax.nn.layers import LayerNorm, Linear, strided_conv
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
+from unireplknet_jax.ops.layers import gelu
 
 
 class UniRepLKNet(nn.Module):
@@ -82,6 +84,8 @@ class UniRepLKNet(nn.Module):
     def _forward(self, x, train):
         if x.ndim != 4 or x.shape[-1] != self.in_chans:
             raise ValueError(f"images must have shape (n, h, w, {self.in_chans}), but have {x.shape}.")
+        if self.is_initializing():
+            self._initialize()
         x = x.astype(self.dtype)
         block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
         rates = drop_path_ramp(self.drop_path_rate, self.depths)
@@ -101,17 +105,20 @@ class UniRepLKNet(nn.Module):
                     self.bn_frozen,
                     name=f"stages_{i}_{j}",
                 )(x, train)
-            maps.append(layer_norm(f"norm{i}")(x).astype(x.dtype) if self.output_norms else x)
+            maps.append(LayerNorm(name=f"norm{i}")(x).astype(x.dtype) if self.output_norms else x)
         if self.num_classes is None:
             return maps[-1], tuple(maps)
-        y = layer_norm("norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
-        return self._classifier()(y), tuple(maps)
+        y = LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
+        return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), tuple(maps)
 
-    def _classifier(self):
-        def scaled(key, shape, dtype):
-            return self.head_init_scale * kernel_init(key, shape, dtype)
-
-        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=scaled, name="head")
+    def _initialize(self):
+        """Draw all variables at once, where the key allows it; the layers below draw what they do not find."""
+        stream = self.scope.rngs["params"]
+        variables = initial_variables(self, stream.rng, stream.suffix) or {}
+        for collection, tree in variables.items():
+            for name, below in tree.items() if self.is_mutable_collection(collection) else ():
+                if not self.has_variable(collection, name):
+                    self.put_variable(collection, name, below)
 
 
 class Stem(nn.Module):
@@ -123,9 +130,9 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = strided_conv(self.features // 2, self.dtype, "conv1")(x)
-        x = gelu(layer_norm("norm1")(x)).astype(self.dtype)
+        x = gelu(LayerNorm(name="norm1")(x)).astype(self.dtype)
         x = strided_conv(self.features, self.dtype, "conv2")(x)
-        return layer_norm("norm2")(x).astype(self.dtype)
+        return LayerNorm(name="norm2")(x).astype(self.dtype)
 
 
 class Downsample(nn.Module):
@@ -137,7 +144,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = strided_conv(self.features, self.dtype, "conv")(x)
-        return layer_norm("norm")(x).astype(self.dtype)
+        return LayerNorm(name="norm")(x).astype(self.dtype)
 
 
 def drop_path_ramp(rate, depths):

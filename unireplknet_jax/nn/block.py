@@ -9,11 +9,13 @@ from unireplknet_jax.nn.layers import (
     BatchNorm,
     DropPath,
     GlobalResponseNorm,
+    Linear,
     SqueezeExcite,
-    gelu,
     kernel_init,
+    parameter,
 )
 from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
+from unireplknet_jax.ops.layers import gelu
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -48,7 +50,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x):
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
-        kernel = self.param("kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c), jnp.float32)
+        kernel = parameter(self, "kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c))
         x = x.astype(self.dtype)
         prepared = self.variables.get("prepared")
         if prepared and self.impl in ("auto", *prepared):
@@ -57,7 +59,7 @@ class DepthwiseConv(nn.Module):
             kernel = kernel.astype(self.dtype)
             y = depthwise_conv2d(x, kernel, dilation=self.dilation, impl=self.impl, beside=self.beside)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (c,), jnp.float32).astype(self.dtype)
+            y = y + parameter(self, "bias", nn.initializers.zeros, (c,)).astype(self.dtype)
         return y
 
 
@@ -112,13 +114,13 @@ class UniRepLKNetBlock(nn.Module):
         c = x.shape[-1]
         y = self._spatial(x, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
-        y = nn.Dense(4 * c, dtype=self.dtype, kernel_init=kernel_init, name="pwconv1")(y)
+        y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
         y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(gelu(y))
-        y = nn.Dense(c, use_bias=self.deploy, dtype=self.dtype, kernel_init=kernel_init, name="pwconv2")(y)
+        y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
         if not self.deploy:
             y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)
             if self.layer_scale_init is not None:
-                gamma = self.param("gamma", nn.initializers.constant(self.layer_scale_init), (c,), jnp.float32)
+                gamma = parameter(self, "gamma", nn.initializers.constant(self.layer_scale_init), (c,))
                 y = gamma.astype(y.dtype) * y
         return x + DropPath(self.drop_path, name="drop_path")(y, train)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from unireplknet_jax.nn.auto_correlation import MultiCorrelation
 from unireplknet_jax.nn.causal_conv import bias_uniform, fan_in_uniform
-from unireplknet_jax.nn.layers import gelu
+from unireplknet_jax.ops.layers import gelu
 
 _COUNTS = ("width", "heads", "hidden", "layers", "causal_layers", "moving_average", "factor_temporal", "factor_spatial")
 READOUTS = ("tokens", "pool", "tokens_nchw")

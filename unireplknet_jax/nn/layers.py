@@ -1,17 +1,29 @@
-"""The small layers of UniRepLKNet, with the constants of the original (`unireplknet.py`)."""
+"""The small layers of UniRepLKNet: the parameters of what `ops.layers` computes."""
 
-import math
-
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-BATCH_NORM_EPS = 1e-5
-LAYER_NORM_EPS = 1e-6
-GRN_EPS = 1e-6
+from unireplknet_jax.ops import layers
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
-kernel_init = nn.initializers.normal(stddev=0.02)
+KERNEL_STDDEV = 0.02
+kernel_init = nn.initializers.normal(stddev=KERNEL_STDDEV)
+
+
+def parameter(module, name, init, shape):
+    """`module.param(name, init, shape)` in float32, at a fraction of its cost where the parameter is there already.
+
+    Flax then traces the initializer to learn the shape that it would give, half of the time that tracing a network
+    takes.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, jnp.float32)
+    value = module.get_variable("params", name)
+    if jnp.shape(value) != shape:
+        raise flax.errors.ScopeParamShapeError(name, "/".join(module.path), jnp.shape(value), shape)
+    return value
 
 
 class BatchNorm(nn.Module):
@@ -29,39 +41,60 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; ValueError if n is not a multiple of `group`."""
-        n, h, w, c = x.shape
-        scale = self.param("scale", nn.initializers.ones, (c,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (c,), jnp.float32)
+        n, c = x.shape[0], x.shape[-1]
+        scale = parameter(self, "scale", nn.initializers.ones, (c,))
+        bias = parameter(self, "bias", nn.initializers.zeros, (c,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (c,), jnp.float32)
         if not train or self.frozen:
-            return _normalize(x, running_mean.value, running_var.value, scale, bias)
+            return layers.batch_norm(x, running_mean.value, running_var.value, scale, bias)
 
         group = self.group or n
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into groups of bn_group={group} that share statistics.")
-        y = x.astype(jnp.float32).reshape(n // group, group, h, w, c)
-        mean = jnp.mean(y, axis=(1, 2, 3), keepdims=True)
-        var = jnp.mean(jnp.square(y - mean), axis=(1, 2, 3), keepdims=True)
+        y, mean, var = layers.batch_norm_by_groups(x, scale, bias, group)
         if not self.is_initializing():
-            count = group * h * w
-            unbiased = jnp.mean(var, axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
-            running_mean.value = self._blend(running_mean.value, jnp.mean(mean, axis=(0, 1, 2, 3)))
-            running_var.value = self._blend(running_var.value, unbiased)
-        return _normalize(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
+            running_mean.value = self._blend(running_mean.value, mean)
+            running_var.value = self._blend(running_var.value, var)
+        return y
 
     def _blend(self, running, batch):
         return (self.momentum * running + (1 - self.momentum) * batch).astype(running.dtype)
 
 
-def _normalize(x, mean, var, scale, bias):
-    mean, var, scale, bias, y = (jnp.asarray(a, jnp.float32) for a in (mean, var, scale, bias, x))
-    return ((y - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(x.dtype)
-
-
-def layer_norm(name):
+class LayerNorm(nn.Module):
     """LayerNorm over the channels of (..., c), in float32 as every norm here."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name=name)
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (..., c) -> (..., c) in float32."""
+        scale = parameter(self, "scale", nn.initializers.ones, x.shape[-1:])
+        return layers.layer_norm(x, scale, parameter(self, "bias", nn.initializers.zeros, x.shape[-1:]))
+
+
+class Linear(nn.Module):
+    """A linear layer; `init_scale` multiplies its initial kernel."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (..., c) -> (..., features) of `dtype`."""
+        values = kernel_and_bias(self, (x.shape[-1], self.features), self.use_bias, self.init_scale)
+        return layers.linear(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))
+
+
+def kernel_and_bias(module, shape, use_bias=True, init_scale=1.0):
+    """The parameters [kernel, bias] or [kernel] of a module, the kernel of that shape (..., features)."""
+
+    def init(key, shape, dtype):
+        return init_scale * kernel_init(key, shape, dtype)
+
+    kernel = parameter(module, "kernel", kernel_init if init_scale == 1 else init, shape)
+    return [kernel, parameter(module, "bias", nn.initializers.zeros, shape[-1:])] if use_bias else [kernel]
 
 
 class GlobalResponseNorm(nn.Module):
@@ -73,15 +106,20 @@ class GlobalResponseNorm(nn.Module):
     def __call__(self, x):
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; norms in float32."""
         shape = (1, 1, 1, x.shape[-1])  # rank 4 on purpose: weight decay applies to tensors of rank above 1
-        gamma = self.param("gamma", nn.initializers.zeros, shape, jnp.float32)
-        y = x.astype(jnp.float32)
-        energy = jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True)
-        positive = energy > 0  # PyTorch's norm has gradient 0 at 0, where sqrt's is infinite
-        norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
-        y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
-        if self.use_bias:
-            y = y + self.param("beta", nn.initializers.zeros, shape, jnp.float32)
-        return y.astype(x.dtype)
+        names = ("gamma", "beta") if self.use_bias else ("gamma",)
+        return layers.global_response_norm(x, *(parameter(self, name, nn.initializers.zeros, shape) for name in names))
+
+
+class _Pointwise(nn.Module):
+    """The parameters of a 1x1 convolution."""
+
+    channels: int
+    features: int
+
+    @nn.compact
+    def __call__(self):
+        """-> [kernel (1, 1, channels, features), bias (features,)]."""
+        return kernel_and_bias(self, (1, 1, self.channels, self.features))
 
 
 class SqueezeExcite(nn.Module):
@@ -93,10 +131,8 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x):
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
-        y = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32)
-        y = nn.Conv(c // 4, (1, 1), dtype=self.dtype, kernel_init=kernel_init, name="down")(y)
-        y = nn.Conv(c, (1, 1), dtype=self.dtype, kernel_init=kernel_init, name="up")(nn.relu(y))
-        return x * nn.sigmoid(y.astype(jnp.float32)).astype(x.dtype)
+        down, up = _Pointwise(c, c // 4, name="down")(), _Pointwise(c // 4, c, name="up")()
+        return layers.squeeze_excite(x, *([value.astype(self.dtype) for value in each] for each in (down, up)))
 
 
 class DropPath(nn.Module):
@@ -111,15 +147,6 @@ class DropPath(nn.Module):
             return x
         keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, (x.shape[0], 1, 1, 1))
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
-
-
-def gelu(x):
-    """GELU in its exact form, in float32: `jax.nn.gelu` is the tanh approximation, or one by erfc.
-
-    erfc is no operation of XLA's: its hundred instructions become some 25 kernels on a GPU, erf a part of one.
-    """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def strided_conv(features, dtype, name):

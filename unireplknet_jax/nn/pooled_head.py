@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from unireplknet_jax.nn.layers import kernel_init
+from unireplknet_jax.nn.layers import Linear
 
 HEAD_NORM_EPS = 1e-5  # PyTorch's default, where the trunk's own norms have 1e-6
 
@@ -25,11 +25,7 @@ class PooledClassifier(nn.Module):
         """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32."""
         y = jnp.mean(self.backbone(x, train), axis=(1, 2), dtype=jnp.float32)
         y = nn.LayerNorm(epsilon=HEAD_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name="head_norm")(y)
-
-        def scaled(key, shape, dtype):
-            return self.head_init_scale * kernel_init(key, shape, dtype)
-
-        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=scaled, name="head")(y)
+        return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y)
 
     @property
     def in_chans(self):

@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.nn.layers import BatchNorm, gelu, kernel_init
+from unireplknet_jax.nn.layers import BatchNorm, Linear
 from unireplknet_jax.ops.attention import blockwise_attention
+from unireplknet_jax.ops.layers import gelu
 from unireplknet_jax.ops.nearest import nearest_points
 from unireplknet_jax.ops.projection import pixels_of, splat, view_points
 
@@ -207,11 +208,7 @@ class ProjectionClassifier(nn.Module):
         maps = self.backbone(pictures.reshape(n * v, *pictures.shape[2:]), train)
         y = jnp.mean(maps, axis=(1, 2), dtype=jnp.float32).reshape(n, -1)
         y = nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name="head_norm")(y)
-
-        def scaled(key, shape, dtype):
-            return self.head_init_scale * kernel_init(key, shape, dtype)
-
-        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=scaled, name="head")(y), pictures
+        return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), pictures
 
     @property
     def in_chans(self):

@@ -1,4 +1,4 @@
-"""Which mesh axes split a batch, and how a function that the partitioner cannot split runs shard by shard."""
+"""Which mesh axes split a batch and parameters, and how what the partitioner cannot split runs shard by shard."""
 
 import functools
 import math
@@ -8,6 +8,16 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
+PARAMETER_AXIS = "fsdp"
+_SMALL = 2**12  # elements of an array that is not worth splitting
+
+
+def split_axis(shape, parts):
+    """The axis along which parameters of a shape are split into parts: the longest that divides; None: not at all."""
+    axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
+    if parts == 1 or not axes or math.prod(shape) < _SMALL:
+        return None
+    return max(axes, key=lambda axis: shape[axis])
 
 
 def batch_axes():

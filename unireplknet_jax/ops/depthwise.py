@@ -78,7 +78,6 @@ def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
     Raises ValueError for shapes, dtypes, dilations or names outside of this.
     """
     _check(x, kernel, dilation, impl)
-    x, kernel = varying_alike(x, crop_kernel(kernel, x.shape[1:3], dilation))
     return _convolve(x, kernel, dilation, impl, beside)
 
 
@@ -100,6 +99,11 @@ def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):
     Raises ValueError if it was prepared for maps of another size.
     """
     ((name, array),) = prepared.items()
+    return _convolve_prepared(x, array, name, tuple(kernel_shape), dilation)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _convolve_prepared(x, array, name, kernel_shape, dilation):
     kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
     kernel = jax.eval_shape(lambda kernel: crop_kernel(kernel, x.shape[1:3], dilation), kernel)
     expected = jax.eval_shape(lambda kernel: IMPLEMENTATIONS[name].prepare(kernel, x.shape[1:3], dilation), kernel)
@@ -122,23 +126,31 @@ def crop_kernel(kernel, map_size, dilation=1):
     return kernel[rows, columns]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+# Traced once for all blocks of the same shapes. What a trace depends on beside them (the context mesh, the matmul
+# precision, x64) jax.jit looks at itself, and the platform is left to the lowering.
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _convolve(x, kernel, dilation, impl, beside):
+    x, kernel = varying_alike(x, crop_kernel(kernel, x.shape[1:3], dilation))
+    return _differentiable(x, kernel, dilation, impl, beside)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _differentiable(x, kernel, dilation, impl, beside):
     return _dispatch("convolve", x, kernel, kernel.shape, dilation, impl, beside)
 
 
 def _convolve_forward(x, kernel, dilation, impl, beside):
-    return _convolve(x, kernel, dilation, impl, beside), (x, kernel)
+    return _differentiable(x, kernel, dilation, impl, beside), (x, kernel)
 
 
 def _convolve_backward(dilation, impl, beside, residuals, g):
     x, kernel = residuals
     # With stride 1 and "same" padding the input's gradient is the same convolution with the taps turned round.
-    dx = _convolve(g, kernel[::-1, ::-1], dilation, impl, beside)
+    dx = _differentiable(g, kernel[::-1, ::-1], dilation, impl, beside)
     return dx, _dispatch("kernel_gradient", x, g, kernel.shape, dilation, impl, beside)
 
 
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+_differentiable.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):

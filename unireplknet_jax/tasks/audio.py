@@ -23,6 +23,7 @@ from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.pooled_head import PooledClassifier
@@ -330,12 +331,7 @@ class Audio:
         return torch_names.name_table(variables, TORCH_MODULES)
 
     def name_table(self, deploy=False):
-        return _name_table(self.module(deploy))
-
-
-@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
-def _name_table(module):
-    return Audio.names_of(torch_names.abstract_variables(module))
+        return self.names_of(abstract_variables(self.module(deploy), jnp.zeros((1, 32, 32, 1))))
 
 
 def _stacked(records, classes):

@@ -17,6 +17,7 @@ from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, 
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sources import open_source
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
@@ -278,7 +279,7 @@ class Classification:
         return torch_names.name_table(variables)
 
     def name_table(self, deploy=False):
-        return _name_table(self.module(deploy))
+        return torch_names.name_table(abstract_variables(self.module(deploy)))
 
 
 def captioned(picture, predictions, size=224):
@@ -290,11 +291,6 @@ def captioned(picture, predictions, size=224):
     text = [f"{row['label'][:26]} {100 * row['score']:.1f} %" for row in predictions[:3]]
     ImageDraw.Draw(canvas).multiline_text((8, size + 4), "\n".join(text), fill="black", spacing=3)
     return canvas
-
-
-@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
-def _name_table(module):
-    return torch_names.name_table(torch_names.abstract_variables(module))
 
 
 @functools.lru_cache(maxsize=4)

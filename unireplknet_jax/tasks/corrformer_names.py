@@ -2,11 +2,11 @@
 
 import re
 
-import flax
 import jax
 import numpy as np
 
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 
 _OURS_TO_TORCH = (
     (r"^affine_scale$", "affine_weight"),
@@ -98,12 +98,12 @@ def _size(shapes, name, axis):
     return shape[axis]
 
 
-def abstract_variables(module, series, history, marks):
-    """The shapes of a network's variables, at no cost."""
+def variables_of(module, series, history, marks):
+    """The shapes of a network's variables, at little cost."""
 
     def shape(*sizes):
         return jax.ShapeDtypeStruct(sizes, np.float32)
 
     steps = module.label + module.horizon
     inputs = shape(1, history, series), shape(1, history, marks), shape(1, steps, marks), shape(series, 3)
-    return flax.core.unfreeze(jax.eval_shape(module.init, jax.random.key(0), *inputs))
+    return abstract_variables(module, *inputs)

@@ -369,7 +369,7 @@ class Forecasting:
 
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
 def _name_table(module, stations, history, marks):
-    return corrformer_names.name_table(corrformer_names.abstract_variables(module, stations, history, marks))
+    return corrformer_names.name_table(corrformer_names.variables_of(module, stations, history, marks))
 
 
 @functools.lru_cache(maxsize=3)  # the loop and `fitted_to` ask for the same files

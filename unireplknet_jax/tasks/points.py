@@ -23,6 +23,7 @@ from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.points_sets import open_points
 from unireplknet_jax.models import torch_names
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
@@ -363,7 +364,7 @@ class Points:
 @functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
 def _name_table(task, deploy):
     cloud = jax.ShapeDtypeStruct((1, task.points, 3), jnp.float32)
-    return Points.names_of(jax.eval_shape(task.module(deploy).init, jax.random.key(0), cloud, cloud))
+    return Points.names_of(abstract_variables(task.module(deploy), cloud, cloud))
 
 
 def _poses(votes):

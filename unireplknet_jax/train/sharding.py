@@ -1,12 +1,10 @@
 """The device mesh and where everything lives on it: a batch is split over both axes, parameters over `fsdp`."""
 
-import math
-
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from unireplknet_jax.ops.batch import BATCH_AXES
+from unireplknet_jax.ops.batch import BATCH_AXES, PARAMETER_AXIS, split_axis
 
 
 def make_mesh(fsdp=1, devices=None):
@@ -39,15 +37,13 @@ def replicated(mesh):
 
 def state_shardings(mesh, shapes):
     """A sharding for every leaf: its largest axis that `fsdp` divides is split over it; without one, replicated."""
-    size = mesh.shape["fsdp"]
+    size = mesh.shape[PARAMETER_AXIS]
 
     def place(leaf):
-        axes = [axis for axis, length in enumerate(leaf.shape) if length % size == 0]
-        if size == 1 or not axes or math.prod(leaf.shape) < 2**12:
+        axis = split_axis(leaf.shape, size)
+        if axis is None:
             return replicated(mesh)
-        spec = [None] * len(leaf.shape)
-        spec[max(axes, key=lambda axis: leaf.shape[axis])] = "fsdp"
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, PARAMETER_AXIS, *[None] * (leaf.ndim - axis - 1)))
 
     return jax.tree.map(place, shapes)
 

@@ -1,0 +1,110 @@
+"""The variables of a `UniRepLKNet` by its sizes alone: no network is traced to know what its tensors are called."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from unireplknet_jax.nn.block import BRANCHES
+
+STEM_CONV1 = ("downsample_layers_0", "conv1")  # the one layer between two sizes of maps
+_STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
+
+
+def map_size(image_size, stage):
+    """(h, w) of a stage's maps for images of (h, w): every strided convolution halves and rounds up."""
+    factor = 2 ** (_STEM_HALVINGS + stage)
+    return tuple(-(-side // factor) for side in image_size)
+
+
+def abstract_variables(model, *inputs):
+    """The variables of a `UniRepLKNet`, or of a network around one called "backbone", as `jax.ShapeDtypeStruct`s.
+
+    inputs: of the network around it, arrays or shapes; a `UniRepLKNet` by itself needs none.
+    """
+    if not hasattr(model, "backbone"):
+        return variable_shapes(model)
+    trunk = variable_shapes(model.backbone)
+    outline = _Outline(model.backbone.dims, model.backbone.in_chans)
+    around = jax.eval_shape(model.clone(backbone=outline).init, jax.random.key(0), *inputs)
+    names = sorted({*around, *trunk})
+    return {name: around.get(name, {}) | ({"backbone": trunk[name]} if name in trunk else {}) for name in names}
+
+
+class _Outline(nn.Module):
+    """What the layers around a trunk see of it: the shape of its last map."""
+
+    dims: tuple[int, ...]
+    in_chans: int
+
+    def __call__(self, x, train=False):
+        del train
+        n, *size, _ = x.shape
+        return jnp.zeros((n, *(-(-side // 32) for side in size), self.dims[-1]), x.dtype)
+
+
+def variable_shapes(model):
+    """{"params": ..., "batch_stats": ...} of `jax.ShapeDtypeStruct`, just as `model.init` returns arrays.
+
+    model: a `UniRepLKNet` with any options. A merged one has no "batch_stats".
+    """
+    params, stats, width = {}, {}, model.dims[0]
+    params["downsample_layers_0"] = {
+        "conv1": _kernel(3, 3, model.in_chans, width // 2),
+        "norm1": _norm(width // 2),
+        "conv2": _kernel(3, 3, width // 2, width),
+        "norm2": _norm(width),
+    }
+    for i, (before, width) in enumerate(zip(model.dims, model.dims[1:], strict=False), 1):
+        params[f"downsample_layers_{i}"] = {"conv": _kernel(3, 3, before, width), "norm": _norm(width)}
+    for i, (width, kernel_sizes) in enumerate(zip(model.dims, model.kernel_sizes, strict=True)):
+        for j, kernel_size in enumerate(kernel_sizes):
+            params[f"stages_{i}_{j}"], stats[f"stages_{i}_{j}"] = _block(model, width, kernel_size)
+        if model.output_norms:
+            params[f"norm{i}"] = _norm(width)
+    if model.num_classes is not None:
+        params |= {"norm": _norm(width), "head": _kernel(width, model.num_classes)}
+    stats = {name: below for name, below in stats.items() if below}
+    tree = {"params": params} | ({"batch_stats": stats} if stats else {})
+    return jax.tree.map(lambda leaf: leaf, tree)  # in the order of names, as every tree that JAX has seen
+
+
+def _block(model, width, kernel_size):
+    """(params, batch_stats) of a block."""
+    params = {
+        "se": {"down": _kernel(1, 1, width, width // 4), "up": _kernel(1, 1, width // 4, width)},
+        "pwconv1": _kernel(width, 4 * width),
+        "grn": {name: _leaf(1, 1, 1, 4 * width) for name in (("gamma",) if model.deploy else ("gamma", "beta"))},
+        "pwconv2": _kernel(4 * width, width, bias=model.deploy),
+    }
+    stats = {}
+    if not model.deploy:
+        params["pwconv2_bn"], stats["pwconv2_bn"] = _norm(width), _statistics(width)
+        if model.layer_scale_init and model.layer_scale_init > 0:
+            params["gamma"] = _leaf(width)
+    if kernel_size:
+        if not model.deploy:
+            params["norm"], stats["norm"] = _norm(width), _statistics(width)
+        kernel = _kernel(kernel_size, kernel_size, 1, width, bias=model.deploy)
+        params["dwconv"] = {"lk_origin": kernel} if kernel_size in BRANCHES else kernel
+    if kernel_size in BRANCHES and not model.deploy:
+        branches = {f"dil_conv_k{k}_{r}": _kernel(k, k, 1, width, bias=False) for k, r in BRANCHES[kernel_size]}
+        norms = ["origin_bn", *(name.replace("conv", "bn") for name in branches)]
+        params["dwconv"] |= branches | {name: _norm(width) for name in norms}
+        stats["dwconv"] = {name: _statistics(width) for name in norms}
+    return params, stats
+
+
+def _leaf(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _kernel(*shape, bias=True):
+    return {"kernel": _leaf(*shape)} | ({"bias": _leaf(shape[-1])} if bias else {})
+
+
+def _norm(width):
+    return {"scale": _leaf(width), "bias": _leaf(width)}
+
+
+def _statistics(width):
+    return {"mean": _leaf(width), "var": _leaf(width)}

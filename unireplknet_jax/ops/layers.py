@@ -1,0 +1,91 @@
+"""The layers of UniRepLKNet as functions of arrays, with the constants of the original (`unireplknet.py`).
+
+Each is jitted by itself: blocks of the same shapes share one trace, and a call outside of `jax.jit` compiles a few
+programs instead of one for every operation. Within a larger program XLA sees through them.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+BATCH_NORM_EPS = 1e-5
+LAYER_NORM_EPS = 1e-6
+GRN_EPS = 1e-6
+
+
+@jax.jit
+def gelu(x):
+    """GELU in its exact form, in float32: `jax.nn.gelu` is the tanh approximation, or one by erfc.
+
+    erfc is no operation of XLA's: its hundred instructions become some 25 kernels on a GPU, erf a part of one.
+    """
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+@jax.jit
+def linear(x, kernel, bias=None):
+    """x: (..., c), kernel: (c, d), bias: (d,) -> (..., d), all of one dtype."""
+    y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else y + bias
+
+
+@jax.jit
+def layer_norm(x, scale, bias):
+    """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    centred = x - mean
+    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * (jax.lax.rsqrt(var + LAYER_NORM_EPS) * scale) + bias
+
+
+@jax.jit
+def batch_norm(x, mean, var, scale, bias):
+    """x: (n, h, w, c) of any dtype, kept; the rest (c,), or what broadcasts against x; computed in float32."""
+    mean, var, scale, bias, y = (jnp.asarray(a, jnp.float32) for a in (mean, var, scale, bias, x))
+    return ((y - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnames="group")
+def batch_norm_by_groups(x, scale, bias, group):
+    """Batch norm of x (n, h, w, c) where every `group` consecutive examples share their statistics.
+
+    -> (y of x's shape and dtype, mean (c,), unbiased variance (c,)), both averaged over the groups, in float32.
+    """
+    n, h, w, c = x.shape
+    y = x.astype(jnp.float32).reshape(n // group, group, h, w, c)
+    mean = jnp.mean(y, axis=(1, 2, 3), keepdims=True)
+    var = jnp.mean(jnp.square(y - mean), axis=(1, 2, 3), keepdims=True)
+    count = group * h * w
+    unbiased = jnp.mean(var, axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
+    y = batch_norm(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
+    return y, jnp.mean(mean, axis=(0, 1, 2, 3)), unbiased
+
+
+@jax.jit
+def global_response_norm(x, gamma, beta=None):
+    """GRN of ConvNeXt V2: x (n, h, w, c), each channel scaled by its share of the map's energy; x's dtype is kept.
+
+    gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
+    """
+    y = x.astype(jnp.float32)
+    energy = jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True)
+    positive = energy > 0  # PyTorch's norm has gradient 0 at 0, where sqrt's is infinite
+    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
+    y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
+    return (y if beta is None else y + beta).astype(x.dtype)
+
+
+@jax.jit
+def squeeze_excite(x, down, up):
+    """Each channel of x (n, h, w, c) scaled by what two 1x1 convolutions make of the means of all.
+
+    down, up: (kernel, bias), the kernels (1, 1, c, c / 4) and (1, 1, c / 4, c), of the dtype to compute in.
+    """
+    y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    y = linear(y.astype(down[0].dtype), down[0][0, 0], down[1])
+    y = linear(jax.nn.relu(y), up[0][0, 0], up[1])
+    return x * jax.nn.sigmoid(y.astype(jnp.float32)).astype(x.dtype)[:, None, None]

@@ -40,12 +40,12 @@ def main(argv=None):
         with _plain_logging():
             code = args.run(args) or 0
             sys.stdout.flush()
-            return code
+            return _leave(code)
     except SystemExit as exit:  # argparse, after its help or its own error
-        return exit.code
+        return _leave(exit.code)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+        return _leave(130)
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this, Python's own flush at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,6 +81,9 @@ def _parse(argv):
 
 def _keep_compiled_programs():
     """Let jax, which is not imported yet, keep what it compiles; a program fits the machine it was compiled on."""
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    # A program that takes minutes to compile is announced by us; XLA would print a banner that asks to report a bug.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(home / "unireplknet_jax" / "xla" / platform.node()))
 
@@ -102,6 +105,16 @@ def _plain_logging():
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def _leave(code):
+    """The exit code; does not return where the compiler, which was told to stop, would keep the process for minutes."""
+    program = sys.modules.get("unireplknet_jax.models.program")
+    if program is not None and program.is_compiling():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _sentence(error):

@@ -10,7 +10,7 @@ import pytest
 
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
-from unireplknet_jax.train.evaluate import _totals_alone, evaluate
+from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 from unireplknet_jax.train.step import make_eval_step
 
@@ -62,7 +62,7 @@ def test_a_compiled_step_serves_again():
     step = make_eval_step(TASK, make_mesh(), deploy=False)
     for n in (9, 20):
         assert evaluate(TASK, WEIGHT, make_examples(n), 8, eval_step=step)["count"] == n
-    assert step._cache_size() == 1
+    assert len(step._compiled) == 1
 
 
 class Summed(Fixed):
@@ -99,10 +99,10 @@ def test_predictions_are_refused_where_several_processes_have_them(monkeypatch, 
 
 def test_where_sums_suffice_no_predictions_are_gathered_on_all_devices():
     task, mesh = Summed(MODEL), make_mesh()
-    step = make_eval_step(task, mesh, deploy=False)
     names = {"logits": ((8, 7), np.float32), "label": ((8,), np.int32), "mask": ((8,), np.float32)}
     batch = {name: jax.ShapeDtypeStruct(*kind, sharding=batch_sharding(mesh)) for name, kind in names.items()}
-    programs = [one.lower(WEIGHT, batch).compile().as_text() for one in (step, _totals_alone(step))]
+    steps = [make_eval_step(task, mesh, deploy=False, predictions=wanted) for wanted in (True, False)]
+    programs = [step.function.lower(WEIGHT, batch).compile().as_text() for step in steps]
     assert ["all-gather" in text for text in programs] == [True, False]
 
 

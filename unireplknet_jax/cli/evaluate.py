@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 
+from unireplknet_jax.cli.form import add_form_argument, in_form
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser):
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
     parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
+    add_form_argument(parser)
 
 
 def run(args):
@@ -43,7 +45,7 @@ def run(args):
     from unireplknet_jax.train.evaluate import evaluate
 
     join()
-    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint = in_form(open_checkpoint(args.checkpoint), args.form)
     require_classifier(checkpoint)
     print_notes(with_image_size(checkpoint, args.checkpoint)[1])
     data = _data(args, checkpoint.data)

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 import sys
 
+from unireplknet_jax.cli.form import add_form_argument, in_form
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
 
@@ -15,6 +16,7 @@ def add_arguments(parser):
     parser.add_argument("--draw", metavar="OUT.png", help="draw inputs and predictions into one picture")
     parser.add_argument("--image-size", type=int, metavar="N", help="prepare images at N x N pixels")
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
+    add_form_argument(parser)
 
 
 def run(args):
@@ -27,6 +29,7 @@ def run(args):
     checkpoint, notes = with_image_size(checkpoint, args.checkpoint, args.image_size)
     checkpoint, more_notes = with_labels(checkpoint, args.checkpoint, args.labels)
     print_notes(notes + more_notes)
+    checkpoint = in_form(checkpoint, args.form)
     results, errors, pictures = [], [], []
     for prediction in predict_files(checkpoint, args.inputs):
         if prediction.error:

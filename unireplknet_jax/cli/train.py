@@ -52,6 +52,7 @@ def _run(args):
 
     import jax
 
+    from unireplknet_jax.train.checkpoint import saved_so_far
     from unireplknet_jax.train.distributed import Preempted, join
     from unireplknet_jax.train.loop import train
 
@@ -63,6 +64,9 @@ def _run(args):
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)
         return AGAIN
+    except KeyboardInterrupt:
+        print(f"unireplknet train: interrupted; {saved_so_far(args.workdir)}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -38,6 +38,11 @@ def reparameterize(variables):
     return merged
 
 
+def has_blocks(variables):
+    """Whether there is a UniRepLKNet block in a variable tree, that is something to merge."""
+    return any(True for _ in _blocks(variables["params"]))
+
+
 def is_merged(variables):
     """Whether the blocks of a variable tree (arrays or shapes) are in inference form."""
     return all("pwconv2_bn" not in block for block in _blocks(variables["params"]))
@@ -101,6 +106,22 @@ def _merge_tree(params, stats):
 
 
 def _merge_block(params, stats):
+    """One block in inference form. Arrays of one device are folded on the host, by NumPy.
+
+    JAX would compile some fifty programs for what takes milliseconds, or one large one under `jax.jit`.
+    """
+    leaves = jax.tree.leaves((params, stats))
+    if not all(isinstance(leaf, jax.Array) and _on_one_device(leaf) for leaf in leaves):
+        return _fold_block(params, stats)
+    merged = _fold_block(*jax.device_get((params, stats)))
+    return jax.device_put(merged, leaves[0].sharding if leaves[0].committed else None)
+
+
+def _on_one_device(leaf):
+    return not isinstance(leaf, jax.core.Tracer) and len(leaf.devices()) == 1
+
+
+def _fold_block(params, stats):
     merged = {"se": params["se"], "pwconv1": params["pwconv1"], "grn": {"gamma": params["grn"]["gamma"]}}
     if "dwconv" in params:
         merged["dwconv"] = _merge_depthwise(params, stats)
@@ -128,7 +149,7 @@ def _merge_second_linear(params, stats):
     """(4c, c) and (c,): GRN's beta, the batch norm and the layer scale folded into the second linear layer."""
     weight = _wide(params["pwconv2"]["kernel"])
     beta = _wide(params["grn"]["beta"]).reshape(-1)
-    bias = jnp.matmul(beta, weight, precision=jax.lax.Precision.HIGHEST)
+    bias = (beta[:, None] * weight).sum(axis=0)  # not a product of matrices, whose precision is somebody's choice
     kernel, bias = _fold(weight, bias, params["pwconv2_bn"], stats)
     if "gamma" in params:
         gamma = _wide(params["gamma"])
@@ -144,4 +165,4 @@ def _fold(kernel, bias, norm, stats):
 
 
 def _wide(x):
-    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,11 +1,14 @@
 """The UniRepLKNet backbone with its optional classifier (original: `unireplknet.py`; paper section 3.1)."""
 
+import functools
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.models.initialize import initial_variables
 from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
-from unireplknet_jax.nn.layers import LayerNorm, Linear, strided_conv
+from unireplknet_jax.nn.layers import LayerNorm, Linear, StridedConv
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
 from unireplknet_jax.ops.layers import gelu
 
@@ -87,29 +90,44 @@ class UniRepLKNet(nn.Module):
         if self.is_initializing():
             self._initialize()
         x = x.astype(self.dtype)
-        block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
+        run = self._run_block_by_block if self._is_called_outside_of_jit(x, train) else self._run_block
         rates = drop_path_ramp(self.drop_path_rate, self.depths)
         maps = []
         for i, (dim, kernel_sizes) in enumerate(zip(self.dims, self.kernel_sizes, strict=True)):
             downsample = Stem if i == 0 else Downsample
             x = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x)
             for j, kernel_size in enumerate(kernel_sizes):
-                x = block(
-                    kernel_size,
-                    next(rates),
-                    self.layer_scale_init if self.layer_scale_init and self.layer_scale_init > 0 else None,
-                    self.deploy,
-                    self.dtype,
-                    self.impl,
-                    self.bn_group,
-                    self.bn_frozen,
-                    name=f"stages_{i}_{j}",
-                )(x, train)
+                options = {
+                    "kernel_size": kernel_size,
+                    "drop_path": next(rates) if train else 0.0,
+                    "layer_scale_init": self.layer_scale_init if (self.layer_scale_init or 0) > 0 else None,
+                    "deploy": self.deploy,
+                    "dtype": self.dtype,
+                    "impl": self.impl,
+                    "bn_group": self.bn_group,
+                    "bn_frozen": self.bn_frozen,
+                }
+                x = run(f"stages_{i}_{j}", options, x, train)
             maps.append(LayerNorm(name=f"norm{i}")(x).astype(x.dtype) if self.output_norms else x)
         if self.num_classes is None:
             return maps[-1], tuple(maps)
         y = LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
         return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), tuple(maps)
+
+    def _run_block(self, name, options, x, train):
+        block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
+        return block(**options, name=name)(x, train)
+
+    def _run_block_by_block(self, name, options, x, train):
+        del train
+        variables = {collection: tree[name] for collection, tree in self.variables.items() if name in tree}
+        return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
+
+    def _is_called_outside_of_jit(self, x, train):
+        """Whether each block may be a program of its own: in inference, and nobody looks at what is inside of it."""
+        # `nn.intercept_methods` would not reach into a program that is there already; it has no public question to ask.
+        watched = self.scope.mutable is not False or getattr(nn.module, "_global_interceptor_stack", True)
+        return not (train or watched or isinstance(x, jax.core.Tracer))
 
     def _initialize(self):
         """Draw all variables at once, where the key allows it; the layers below draw what they do not find."""
@@ -121,6 +139,12 @@ class UniRepLKNet(nn.Module):
                     self.put_variable(collection, name, below)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _block_program(block, variables, x):
+    """A block outside of `jax.jit`: compiled once for all of its kind, not operation by operation."""
+    return block.apply(variables, x)
+
+
 class Stem(nn.Module):
     """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), sizes rounded up."""
 
@@ -129,9 +153,9 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = strided_conv(self.features // 2, self.dtype, "conv1")(x)
+        x = StridedConv(self.features // 2, self.dtype, name="conv1")(x)
         x = gelu(LayerNorm(name="norm1")(x)).astype(self.dtype)
-        x = strided_conv(self.features, self.dtype, "conv2")(x)
+        x = StridedConv(self.features, self.dtype, name="conv2")(x)
         return LayerNorm(name="norm2")(x).astype(self.dtype)
 
 
@@ -143,7 +167,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = strided_conv(self.features, self.dtype, "conv")(x)
+        x = StridedConv(self.features, self.dtype, name="conv")(x)
         return LayerNorm(name="norm")(x).astype(self.dtype)
 
 

@@ -15,7 +15,7 @@ from unireplknet_jax.nn.layers import (
     parameter,
 )
 from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
-from unireplknet_jax.ops.layers import gelu
+from unireplknet_jax.ops.layers import gelu, residual
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -117,12 +117,12 @@ class UniRepLKNetBlock(nn.Module):
         y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
         y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(gelu(y))
         y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
+        gamma = None
         if not self.deploy:
             y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)
             if self.layer_scale_init is not None:
                 gamma = parameter(self, "gamma", nn.initializers.constant(self.layer_scale_init), (c,))
-                y = gamma.astype(y.dtype) * y
-        return x + DropPath(self.drop_path, name="drop_path")(y, train)
+        return residual(x, DropPath(self.drop_path, name="drop_path")(y, train), gamma)
 
     def _spatial(self, x, train):
         if self.kernel_size == 0:

@@ -149,8 +149,14 @@ class DropPath(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-def strided_conv(features, dtype, name):
-    """The 3x3 stride-2 convolution of stem and downsamplers. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1."""
-    return nn.Conv(
-        features, (3, 3), strides=2, padding=((1, 1), (1, 1)), dtype=dtype, kernel_init=kernel_init, name=name
-    )
+class StridedConv(nn.Module):
+    """The 3x3 convolution of stride 2 of stem and downsamplers, with the padding of PyTorch."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        """x: (n, h, w, c) -> (n, h/2, w/2, features) of `dtype`, sizes rounded up."""
+        values = kernel_and_bias(self, (3, 3, x.shape[-1], self.features))
+        return layers.strided_conv(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))

@@ -16,12 +16,16 @@ def convolve(x, kernel, dilation):
 
     def one(x, taps):
         shifted = _shifts(x, kernel.shape, dilation)
-        y = shifted(0) * taps[0]
+
+        def scaled(tap):  # `taps[tap]` by a number would be traced at length
+            return shifted(tap) * jax.lax.slice_in_dim(taps, tap, tap + 1)[None]
+
+        y = scaled(0)
         if kh * kw > _UNROLLED:
             y = jax.lax.fori_loop(1, kh * kw, lambda tap, y: y + shifted(tap) * taps[tap], y)
         else:
             for tap in range(1, kh * kw):
-                y = y + shifted(tap) * taps[tap]
+                y = y + scaled(tap)
         return y.astype(x.dtype)
 
     return jax.lax.platform_dependent(
@@ -50,10 +54,15 @@ def _shifts(x, kernel_shape, dilation):
     """The function from a tap to what it meets of x (h, w, c), in float32 at least."""
     rows, columns = (k // 2 * dilation for k in kernel_shape[:2])
     padded = jnp.pad(x, ((rows, rows), (columns, columns), (0, 0)))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def shifted(tap):
-        corner = (tap // kernel_shape[1] * dilation, tap % kernel_shape[1] * dilation, 0)
-        return jax.lax.dynamic_slice(padded, corner, x.shape).astype(jnp.promote_types(x.dtype, jnp.float32))
+        row, column = tap // kernel_shape[1] * dilation, tap % kernel_shape[1] * dilation
+        if isinstance(tap, int):
+            y = jax.lax.slice(padded, (row, column, 0), (row + x.shape[0], column + x.shape[1], x.shape[2]))
+        else:
+            y = jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
+        return jax.lax.convert_element_type(y, wide)
 
     return shifted
 

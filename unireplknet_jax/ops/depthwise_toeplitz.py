@@ -77,7 +77,8 @@ def _bands(taps, window, tile, above, dilation):
     before = tile - 1 + above - length // 2
     padding = (before, window + tile - 1 - length - before, dilation - 1)
     line = lax.pad(taps, jnp.zeros((), taps.dtype), [(0, 0, 0)] * (taps.ndim - 1) + [padding])
-    return jnp.stack([line[..., tile - 1 - i :][..., :window] for i in range(tile)], axis=-1)
+    starts = range(tile - 1, -1, -1)
+    return jnp.stack([lax.slice_in_dim(line, i, i + window, axis=line.ndim - 1) for i in starts], axis=-1)
 
 
 def _windows(x, tiling):
@@ -86,7 +87,8 @@ def _windows(x, tiling):
     x = x.transpose(3, 0, 1, 2).reshape(c, n, h * w)
     below = (count - 1) * tile + window - above - h
     x = jnp.pad(x, ((0, 0), (0, 0), (above * w, below * w)))
-    return jnp.stack([x[:, :, t * tile * w :][:, :, : window * w] for t in range(count)], axis=2)
+    starts = [t * tile * w for t in range(count)]
+    return jnp.stack([lax.slice_in_dim(x, i, i + window * w, axis=2) for i in starts], axis=2)
 
 
 def _tiles(x, tiling):

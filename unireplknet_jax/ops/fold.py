@@ -1,11 +1,8 @@
 """Folding linear layers into one kernel: batch norms into convolutions, dilated kernels into large ones.
 
 Kernels are (*spatial, in, out) of any spatial rank, as Flax stores them: (k, k, 1, c) for a 2-D depthwise
-convolution, (k, in, out) for a 1-D one, (in, out) for a Dense layer.
+convolution, (k, in, out) for a 1-D one, (in, out) for a Dense layer. NumPy arrays are folded by NumPy, JAX's by JAX.
 """
-
-import jax
-import jax.numpy as jnp
 
 
 def fold_batch_norm(kernel, bias, *, scale, shift, mean, var, eps=1e-5, out_axis=-1):
@@ -22,7 +19,7 @@ def fold_batch_norm(kernel, bias, *, scale, shift, mean, var, eps=1e-5, out_axis
             raise ValueError(
                 f"{name} must have shape ({channels},) to fit kernel {kernel.shape}, but has {value.shape}."
             )
-    factor = scale * jax.lax.rsqrt(var + eps)
+    factor = scale / kernel.__array_namespace__().sqrt(var + eps)
     offset = mean if bias is None else mean - bias
     along_output = [1] * kernel.ndim
     along_output[out_axis] = channels
@@ -33,8 +30,13 @@ def dilate_kernel(kernel, dilation):
     """Spread kernel (*spatial, in, out) by writing dilation - 1 zeros between its taps: k -> (k - 1) * dilation + 1."""
     if dilation < 1:
         raise ValueError(f"dilation must be at least 1, but is {dilation}.")
-    spatial = [(0, 0, dilation - 1)] * (kernel.ndim - 2)
-    return jax.lax.pad(kernel, jnp.zeros((), kernel.dtype), [*spatial, (0, 0, 0), (0, 0, 0)])
+    xp = kernel.__array_namespace__()
+    for axis, length in enumerate(kernel.shape[:-2]):
+        shape, behind = list(kernel.shape), [(0, 0)] * (kernel.ndim + 1)
+        shape[axis], behind[axis + 1] = length * dilation, (0, dilation - 1)
+        spread = xp.pad(xp.expand_dims(kernel, axis + 1), behind).reshape(shape)
+        kernel = spread[(slice(None),) * axis + (slice((length - 1) * dilation + 1),)]
+    return kernel
 
 
 def pad_kernel(kernel, size):
@@ -45,7 +47,7 @@ def pad_kernel(kernel, size):
     missing = [size - length for length in kernel.shape[:-2]]
     if any(m < 0 or m % 2 for m in missing):
         raise ValueError(f"a kernel of shape {kernel.shape} cannot be centered in one of size {size}.")
-    return jnp.pad(kernel, [(m // 2, m // 2) for m in missing] + [(0, 0), (0, 0)])
+    return kernel.__array_namespace__().pad(kernel, [(m // 2, m // 2) for m in missing] + [(0, 0), (0, 0)])
 
 
 def merge_branch(kernel, branch, dilation):

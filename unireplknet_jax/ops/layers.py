@@ -33,6 +33,15 @@ def linear(x, kernel, bias=None):
 
 
 @jax.jit
+def strided_conv(x, kernel, bias):
+    """3x3 convolution of stride 2: x (n, h, w, c), kernel (3, 3, c, d), bias (d,), all of one dtype ->
+    (n, h/2, w/2, d), sizes rounded up. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1 on every side.
+    """
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=names) + bias
+
+
+@jax.jit
 def layer_norm(x, scale, bias):
     """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
     x = x.astype(jnp.float32)
@@ -77,6 +86,12 @@ def global_response_norm(x, gamma, beta=None):
     norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
     y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
     return (y if beta is None else y + beta).astype(x.dtype)
+
+
+@jax.jit
+def residual(x, y, gamma=None):
+    """x + y, each channel of y (n, h, w, c) times the layer scale gamma (c,), where there is one."""
+    return x + (y if gamma is None else gamma.astype(y.dtype) * y)
 
 
 @jax.jit

@@ -16,6 +16,8 @@ import numpy as np
 from unireplknet_jax import __version__
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
+from unireplknet_jax.models.program import announced
+from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
 from unireplknet_jax.tasks.base import TASKS, get_task, task_class
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
 
@@ -36,6 +38,12 @@ class Checkpoint:
     @property
     def module(self):
         return self.task.module(deploy=self.merged)
+
+    def in_merged_form(self):
+        """The checkpoint in inference form: itself if it is in it already, or if it has no block to merge."""
+        if self.merged or not has_blocks(self.variables):
+            return self
+        return dataclasses.replace(self, variables=reparameterize(self.variables), merged=True)
 
 
 def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, options=None):
@@ -72,6 +80,11 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
         raise ValueError(f"dtype must be a floating-point type, but is {dtype}.")
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
+    with announced(f"reading {path}"):
+        return _open(path, num_classes, in_chans, ema, dtype, task, options)
+
+
+def _open(path, num_classes, in_chans, ema, dtype, task, options):
     if path.is_dir():
         if ema:
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
@@ -87,12 +100,14 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
     if in_chans != KEEP:
         checkpoint = fit_channels(checkpoint, in_chans)
 
-    def place(x):  # JAX would narrow float64 without a word: such a file stays with NumPy until a dtype is named
-        return x if dtype is None and x.dtype == np.float64 else jnp.asarray(x, dtype)
-
-    with np.errstate(over="ignore"):  # what a narrower dtype makes infinite is reported by name
-        variables = jax.tree.map(place, checkpoint.variables)
+    variables = checkpoint.variables
+    if dtype is not None:
+        with np.errstate(over="ignore"):  # what a narrower dtype makes infinite is reported by name
+            variables = jax.tree.map(lambda x: np.asarray(x).astype(dtype), variables)
     _report_non_finite(path, variables)
+    # JAX would narrow float64 without a word: such a file stays with NumPy until a dtype is named.
+    if dtype is not None or all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(variables)):
+        variables = jax.device_put(variables)
     return dataclasses.replace(checkpoint, variables=variables)
 
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
+from unireplknet_jax.models.program import Program
 
+_FEW = 4  # batches for which the compiler's optimizations cost more time than they save
 _NAMES_BY_CLASSES = {1000: ("imagenet1k", "ImageNet-1K"), 21841: ("imagenet22k", "ImageNet-22K")}
 
 
@@ -99,11 +101,12 @@ def require_classifier(checkpoint):
 def predict_files(checkpoint, sources, batch_size=8):
     """Yield a `Prediction` for every source, in order; examples are padded to full batches, so one program is compiled.
 
-    Raises ValueError for a checkpoint without classifier.
+    The network runs in the form of the checkpoint. Raises ValueError for a checkpoint without classifier.
     """
     require_classifier(checkpoint)
-    task, module = checkpoint.task, checkpoint.module
+    sources, task, module = list(sources), checkpoint.task, checkpoint.module
     step = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
+    step = Program(step, f"the network of {task.name}", quick=len(sources) <= _FEW * batch_size)
     combined, rows = getattr(task, "combined", list), None
     for chunk in _chunks(task, sources, batch_size):
         examples = [example for _, found, _ in chunk for example in found]

@@ -176,3 +176,13 @@ def _rename_to_free(source, target):
         number += 1
         target = target.with_name(f"{source.name}.{number}")
     source.rename(target)
+
+
+def saved_so_far(workdir):
+    """The rest of a sentence: up to which step a run can go on from what is in its workdir."""
+    if "://" in str(workdir):
+        return f"the run goes on from what is saved in {workdir}."
+    steps = [int(path.name) for path in pathlib.Path(workdir, "checkpoints").glob("*") if path.name.isdigit()]
+    if not steps:
+        return "no step was saved yet."
+    return f"step {max(steps)} is saved in {workdir}, from which the same command goes on."

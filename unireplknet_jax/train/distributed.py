@@ -1,5 +1,6 @@
 """Several processes as one run: joining, agreeing on a pre-emption, gathering what only process 0 writes."""
 
+import contextlib
 import functools
 import json
 import os
@@ -45,7 +46,7 @@ class Preemption:
     """
 
     def __init__(self):
-        self._told = False
+        self._told, self._notice = False, None
 
     def __enter__(self):
         self._shared = jax.distributed.is_initialized()
@@ -60,6 +61,24 @@ class Preemption:
 
     def _tell(self, *_):
         self._told = True
+        self._stop_now()
+
+    def _stop_now(self):
+        if self._told and self._notice:
+            raise Preempted(self._notice)
+
+    @contextlib.contextmanager
+    def at_once(self, notice):
+        """Raise `Preempted(notice)` as soon as the signal comes: for waits in which there is nothing to save.
+
+        Where the processes of a run have to agree nothing changes: one that leaves would keep the others waiting.
+        """
+        self._notice = notice
+        try:
+            self._stop_now()
+            yield
+        finally:
+            self._notice = None
 
     def reached(self, step):
         """Whether to save and stop at this step; every process has to ask before the first and after every one."""

@@ -1,7 +1,6 @@
 """Exact evaluation of a task on a data set, for any batch size and number of hosts."""
 
 import contextlib
-import functools
 import os
 import pathlib
 
@@ -29,7 +28,8 @@ def evaluate(
 ):
     """The task's metrics over every example of a grain.MapDataset, each counted once.
 
-    batch_size is global and a multiple of the devices. `eval_step`: from `make_eval_step`, to compile only once.
+    batch_size is global and a multiple of the devices. `eval_step`: from `make_eval_step`, to compile only once; it has
+    to give the predictions that the task makes records of.
     num_threads, workers: as of `data.pipeline.eval_batches`. predictions: the .npz file to write all predictions
     and the ids of their examples to, from one process; None: none.
     """
@@ -38,9 +38,7 @@ def evaluate(
     mesh = mesh or make_mesh()
     if batch_size % mesh.size:
         raise ValueError(f"the batch of {batch_size} is not a multiple of the {mesh.size} devices.")
-    eval_step = eval_step or make_eval_step(task, mesh, deploy)
-    if not (predictions or getattr(task, "makes_records", True)):
-        eval_step = _totals_alone(eval_step)
+    eval_step = eval_step or make_eval_step(task, mesh, deploy, bool(predictions) or makes_records(task))
     batches = eval_batches(dataset, batch_size, jax.process_index(), jax.process_count(), num_threads, workers)
     totals, records, previous, kept = None, [], None, []
     with jax.set_mesh(mesh), contextlib.closing(batches):
@@ -59,10 +57,9 @@ def evaluate(
     return task.metrics(jax.device_get(totals), gather_rows(records))
 
 
-@functools.lru_cache(maxsize=8)
-def _totals_alone(eval_step):
-    """The same step with None for predictions: XLA drops what nobody asks for, and so its copies on all devices."""
-    return jax.jit(lambda variables, batch: (eval_step(variables, batch)[0], None))
+def makes_records(task):
+    """Whether an evaluation needs the records of a task, and so its predictions."""
+    return getattr(task, "makes_records", True)
 
 
 def _write(path, kept, task):

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 
 from unireplknet_jax.data.pipeline import train_batches
+from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.models.reparameterize import is_merged, reparameterize
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, save_checkpoint
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.curves import draw_curves
 from unireplknet_jax.train.distributed import Preempted, Preemption, gather_rows, to_host
-from unireplknet_jax.train.evaluate import evaluate
+from unireplknet_jax.train.evaluate import evaluate, makes_records
 from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
 from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
@@ -67,14 +68,15 @@ def _train(config, workdir, profile, preemption):
     checkpoints = TrainCheckpoints(place.root, facts, run.state, config.checkpoint.keep)
     state = checkpoints.restore()
     if state is None:
-        state = make_state(task, run.optimizer, mesh, config.seed, config.ema.decay > 0, initial)
+        with preemption.at_once(_untouched(0, steps)):
+            state = make_state(task, run.optimizer, mesh, config.seed, config.ema.decay > 0, initial)
     step = first = int(state["step"])
     if step > steps:
         raise ValueError(
             f"the run in {workdir} already has {step} steps, but this recipe ends after {steps}; raise epochs, or use "
             "another workdir."
         )
-    eval_step = make_eval_step(task, mesh, deploy=False)
+    eval_step = make_eval_step(task, mesh, deploy=False, predictions=makes_records(task))
     writer = MetricWriter(place.local, step)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
@@ -95,10 +97,11 @@ def _train(config, workdir, profile, preemption):
 
     def measure(form, variables):
         """{"top1": ...}, or {"ema/top1": ...}."""
-        found = evaluate(
-            task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step,
-            num_threads=config.data.num_threads, workers=config.data.workers,
-        )  # fmt: skip
+        with preemption.at_once(_saved(step, steps, workdir)):
+            found = evaluate(
+                task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step,
+                num_threads=config.data.num_threads, workers=config.data.workers,
+            )  # fmt: skip
         return {f"{form}/{name}" if form else name: value for name, value in found.items()}
 
     def export(name, form, variables, note):
@@ -145,18 +148,25 @@ def _train(config, workdir, profile, preemption):
         for resource in closing:
             stack.enter_context(resource)
         if preemption.reached(step):
-            raise Preempted(f"told to stop before going on at step {step} of {steps}: nothing was lost; run it again.")
+            raise Preempted(_untouched(step, steps))
         # A state is saved before it is evaluated, so the process may have ended in between.
         if test is not None and step and (step == steps or step % eval_steps == 0) and "eval" not in evaluated:
             metrics = evaluated_and_kept(state, step)
         stopping = out_of_patience(step)
         while step < steps and not stopping:
             batch = to_devices(sharding, next(batches))
+            if step == first:
+                with preemption.at_once(_untouched(step, steps)):
+                    train_step = compile_program(run.train_step, state, batch, what="the training step")
+                if preemption.reached(step):
+                    raise Preempted(_untouched(step, steps))
             if step == first and hasattr(task, "preview"):
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
             profiler.before(step, scalars)
-            state, scalars = run.train_step(state, batch)
+            state, scalars = train_step(state, batch)
             step += 1
+            if step == first + 1:
+                _log.info("step %d/%d  loss %.4g", step, steps, scalars["loss"])
             pending.append(scalars)
             measuring = step == steps or step % eval_steps == 0
             preempted = preemption.reached(step)
@@ -173,9 +183,7 @@ def _train(config, workdir, profile, preemption):
                 publish()  # the rows of a state are there before it is
                 checkpoints.save(step, state)
             if preempted and step < steps:
-                raise Preempted(
-                    f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
-                )
+                raise Preempted(_saved(step, steps, workdir))
             if measuring and test is not None:
                 metrics = evaluated_and_kept(state, step)
                 stopping = out_of_patience(step)
@@ -191,7 +199,8 @@ def _train(config, workdir, profile, preemption):
                 for form, variables in forms(state).items():
                     metrics |= measure(form, variables)
             if step > first or "eval/merged" not in evaluated:
-                merged = _measure_merged(task, mesh, variables_of(state), test, config)
+                with preemption.at_once(_saved(step, steps, workdir)):
+                    merged = _measure_merged(task, mesh, variables_of(state), test, config)
                 if merged:
                     writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
         for form, variables in forms(state).items():
@@ -251,6 +260,14 @@ def evaluations_since_best(folder, task, metric, step):
     return since
 
 
+def _untouched(step, steps):
+    return f"told to stop before going on at step {step} of {steps}: nothing was lost; run it again."
+
+
+def _saved(step, steps, workdir):
+    return f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
+
+
 def _sign(task):
     """1 where a larger value of the task's first metric is better, -1 where a smaller one is."""
     return 1 if getattr(task, "higher_is_better", True) else -1
@@ -287,7 +304,8 @@ def _measure_merged(task, mesh, variables, test, config):
     """The metrics of the merged form; nothing for a network that has none."""
     if is_merged(variables):
         return {}
-    with_deploy = jax.jit(reparameterize)(variables)
+    merge = compile_program(jax.jit(reparameterize), variables, what="the merge", quick=True)
+    with_deploy = merge(variables)
     metrics = evaluate(
         task, with_deploy, test, config.eval_batch_size, mesh=mesh, deploy=True,
         num_threads=config.data.num_threads, workers=config.data.workers,
@@ -305,8 +323,6 @@ def _describe(config, task, state, mesh, examples, test, step, steps):
     )  # fmt: skip
     if step:
         _log.info("resuming at step %d of %d", step, steps)
-    else:
-        _log.info("compiling; the first step takes longest")
 
 
 def _listed(values):

@@ -3,7 +3,6 @@
 The step is compiled ahead of time for the slice by libtpu, the TPU compiler, which runs on any Linux machine.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -11,11 +10,10 @@ import math
 import os
 import pathlib
 import re
-import threading
-import time
 
 import jax
 
+from unireplknet_jax.models.program import announced
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.program_cache import without_program_cache
 from unireplknet_jax.train.recipe import completed
@@ -93,7 +91,7 @@ class _Compiler:
         config.batch_size, config.eval_batch_size = batch_size, self._mesh.size
         run = set_up(config, self._task, self._mesh, max(config.data.train_examples, batch_size))
         batch = abstract_batch(self._task, batch_size, config.accumulate, self._mesh)
-        with _heartbeat(f"compiling the step for batch {batch_size} ({self._count} of at most 3)"):
+        with announced(f"compiling the step for batch {batch_size} ({self._count} of at most 3)", silent=0):
             with jax.set_mesh(self._mesh):
                 lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
             try:
@@ -253,23 +251,3 @@ class _Store:
 def _flags():
     """The environment that changes what the compiler does."""
     return [(name, os.environ[name]) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS") if name in os.environ]
-
-
-@contextlib.contextmanager
-def _heartbeat(text, seconds=20):
-    """Log that something long goes on, and how long it took."""
-    began, done = time.monotonic(), threading.Event()
-
-    def beat():
-        while not done.wait(seconds):
-            _log.info("%s: %.0f s so far", text, time.monotonic() - began)
-
-    _log.info("%s", text)
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-        _log.info("%s: took %.0f s", text, time.monotonic() - began)

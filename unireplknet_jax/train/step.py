@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unireplknet_jax.models.program import Program, compile_program
 from unireplknet_jax.tasks.base import fresh_variables
 from unireplknet_jax.train.sharding import (
     batch_sharding,
@@ -31,9 +32,14 @@ def make_state(task, optimizer, mesh, seed, ema=False, variables=None):
     variables: {"params", "batch_stats"} to start from instead of fresh ones; they are copied.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh, ema))
-    if variables is None:
-        return jax.jit(lambda: _state_of(fresh_variables(task, seed), optimizer, ema), out_shardings=shardings)()
-    return jax.jit(lambda tree: _state_of(tree, optimizer, ema), out_shardings=shardings)(variables)
+    given = () if variables is None else (variables,)
+
+    def make(*given):
+        return _state_of(*(given or [fresh_variables(task, seed)]), optimizer, ema)
+
+    with jax.set_mesh(mesh):  # so that each device draws its own part
+        what = "the initial state"
+        return compile_program(jax.jit(make, out_shardings=shardings), *given, what=what, quick=True)(*given)
 
 
 def _state_of(variables, optimizer, ema):
@@ -117,16 +123,21 @@ def _gradient_norms(gradients):
     return {"grad_norm": jnp.sqrt(sum(jnp.square(norm) for norm in norms.values())), **norms}
 
 
-def make_eval_step(task, mesh, deploy):
-    """The jitted (variables, batch) -> (totals, predictions), both replicated; batch: {name: (n, ...)}."""
+def make_eval_step(task, mesh, deploy, predictions=True):
+    """The (variables, batch) -> (totals, predictions), both replicated; batch: {name: (n, ...)}.
+
+    A `Program`, compiled when it is first called. predictions: False gives None in their place: XLA drops what nobody
+    asks for, and so its copies on all devices.
+    """
     module = task.module(deploy)
 
     def eval_step(variables, batch):
         pred = task.predict(module.apply, gather(mesh, variables), batch)
-        return task.totals(pred, batch), pred
+        return task.totals(pred, batch), pred if predictions else None
 
-    return jax.jit(
+    jitted = jax.jit(
         eval_step,
         in_shardings=(None, batch_sharding(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
     )
+    return Program(jitted, f"the evaluation of the {'merged' if deploy else 'training'} form")

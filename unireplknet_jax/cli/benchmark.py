@@ -165,6 +165,35 @@ def _run_input(args):
     )
 
 
+# ---- startup
+
+
+def _add_startup_arguments(parser):
+    parser.add_argument("--only", metavar="TEXT", help="the rows whose name holds this")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="processes of each (default: 3)")
+    parser.add_argument("--folder", metavar="DIR", help="where the made-up files are kept (default: nowhere)")
+
+
+def _run_startup(args):
+    import tempfile
+
+    from unireplknet_jax.benchmark import startup
+
+    if args.rounds < 1:
+        raise ValueError(f"--rounds must be 1 or more, not {args.rounds}.")
+    with tempfile.TemporaryDirectory() as temporary:
+        rows = []
+        for case in startup.cases(args.folder or temporary, args.only):
+            rows += startup.measure(case, args.rounds)
+    if args.json:
+        print_json({"unit": "seconds", "rounds": args.rounds, "rows": rows})
+        return
+    names = ("wall", "fastest", "slowest", "cpu")
+    print_table(
+        ["row", "cache", *names], [[row["row"], row["cache"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
+    )
+
+
 # ---- printing
 
 
@@ -228,6 +257,7 @@ def _seconds(row):
 # What can be measured: name -> (summary, its arguments, its run).
 PARTS = {
     "input": ("the pictures that one core prepares for training in a second", _add_input_arguments, _run_input),
+    "startup": ("how long the first result takes in a fresh process", _add_startup_arguments, _run_startup),
     "depthwise": ("the depthwise convolution, form by form", _add_depthwise_arguments, _run_depthwise),
     "block": ("a training block beside one large kernel", _add_block_arguments, _run_block),
     "model": ("merged inference beside an equal PyTorch network", _add_network_arguments, _run_model),

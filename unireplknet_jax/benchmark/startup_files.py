@@ -1,0 +1,97 @@
+"""The made-up files that `startup` measures with: checkpoints with random weights, and something to look at."""
+
+import pathlib
+
+import jax
+import numpy as np
+from PIL import Image
+
+from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint, save_torch_checkpoint
+
+_A = {"name": "unireplknet_a", "num_classes": 10}
+_STATIONS = {
+    "model": {"name": "unireplknet_a"},
+    "decoder": {"width": 32, "heads": 4, "hidden": 64, "layers": 1},
+    **{"tree": (3,), "history": 48, "label": 24, "horizon": 24},
+    **{"stations": 3, "labels": ("north", "east", "west"), "unit": "degrees"},
+}
+_TASKS = {
+    "sound": ("audio", {"model": _A}),
+    "clip": ("video", {"model": _A}),
+    "shape": ("points", {"model": _A, "votes": 1}),
+    "table": ("forecasting", _STATIONS),
+}
+FILES = {"sound": "sound.wav", "clip": "clip.avi", "shape": "shape.xyz", "table": "table.csv"}
+
+
+def write(folder, names):
+    """Write the named files: "a.pth", "picture.jpg", "flowers", "sound" (a checkpoint), "sound.wav" and their like."""
+    folder = pathlib.Path(folder)
+    for name in names:
+        kind, suffix = pathlib.Path(name).stem, pathlib.Path(name).suffix
+        if (folder / name).exists():
+            continue
+        if suffix == ".pth":
+            task = get_task("classification", model={"name": f"unireplknet_{kind}"})
+            save_torch_checkpoint(folder / name, _made_up(task))
+        elif kind in _TASKS and not suffix:
+            task = get_task(_TASKS[kind][0], **_TASKS[kind][1])
+            save_checkpoint(folder / name, Checkpoint(task, _made_up(task), merged=False))
+        else:
+            {
+                "picture": _picture,
+                "flowers": _flowers,
+                "sound": _sound,
+                "clip": _clip,
+                "shape": _shape,
+                "table": _table,
+            }[kind](folder / name)
+
+
+def _made_up(task):
+    """Random variables with a task's names, in which no factor is far from 1."""
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: fresh_variables(task, 0))
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.prod(leaf.shape[:-1]) ** 0.5)
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _picture(path, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path)
+
+
+def _flowers(path):
+    for split, count in (("train", 64), ("val", 16)):
+        for number in range(count):
+            folder = path / split / ("rose", "tulip")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            _picture(folder / f"{number}.jpg", number)
+
+
+def _sound(path):
+    import soundfile
+
+    soundfile.write(path, np.sin(np.arange(16_000) * 0.2), 16_000)
+
+
+def _clip(path):
+    from unireplknet_jax.data.moving_shapes import write_video
+
+    write_video(path, np.random.default_rng(0).integers(0, 256, (32, 120, 160, 3), np.uint8))
+
+
+def _shape(path):
+    np.savetxt(path, np.random.default_rng(0).standard_normal((2000, 3)))
+
+
+def _table(path):
+    times = np.datetime64("2024-01-01T00", "h") + np.arange(100)
+    values = np.random.default_rng(0).uniform(0, 20, (100, 3)).round(1)
+    rows = [f"{time},{','.join(map(str, row))}" for time, row in zip(times, values, strict=True)]
+    path.write_text("\n".join(["time,north,east,west", *rows]) + "\n")

@@ -46,7 +46,7 @@ def test_the_merged_network_hears_the_same(heard, sounds, tmp_path, capsys):
     merged = str(tmp_path / "merged")
     assert main(["reparameterize", heard, merged]) == 0
     capsys.readouterr()
-    assert main(["predict", heard, *sounds, "--json", "--top", "10"]) == 0
+    assert main(["predict", heard, *sounds, "--json", "--top", "10", "--form", "training"]) == 0
     before = labels(capsys)
     assert main(["predict", merged, *sounds, "--json", "--top", "10", "--draw", str(tmp_path / "drawn.png")]) == 0
     assert labels(capsys) == before

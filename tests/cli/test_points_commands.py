@@ -55,7 +55,7 @@ def test_the_merged_network_sees_the_same(seen, shapes, tmp_path, capsys):
     assert main(["reparameterize", seen, merged]) == 0
     assert open_checkpoint(merged).merged
     capsys.readouterr()
-    assert main(["predict", seen, *shapes, "--json", "--top", "10"]) == 0
+    assert main(["predict", seen, *shapes, "--json", "--top", "10", "--form", "training"]) == 0
     before = scores(capsys)
     assert main(["predict", merged, *shapes, "--json", "--top", "10", "--draw", picture]) == 0
     after = scores(capsys)

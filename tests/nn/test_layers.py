@@ -13,7 +13,7 @@ from unireplknet_jax.nn.layers import (
     GlobalResponseNorm,
     LayerNorm,
     SqueezeExcite,
-    strided_conv,
+    StridedConv,
 )
 from unireplknet_jax.ops.layers import gelu
 
@@ -150,7 +150,7 @@ def test_gelu_is_one_operation_of_every_compiler():
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
 def test_strided_convolution_pads_one_on_every_side(size):
     x = jnp.ones((1, *size, 1))
-    conv = strided_conv(1, jnp.float32, "conv")
+    conv = StridedConv(1)
     params = {"kernel": jnp.ones((3, 3, 1, 1)), "bias": jnp.zeros(1)}
     y = conv.apply({"params": params}, x)
     assert y.shape == (1, -(-size[0] // 2), -(-size[1] // 2), 1)

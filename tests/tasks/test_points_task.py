@@ -353,7 +353,10 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
     assert [bool(result.error) for result in results] == [False, True, True, False]
     assert "gone.stl" in results[2].error
     first, again = results[0].records[0], results[3].records[0]
-    assert first["predictions"] == again["predictions"]
+    # Products of matrices add up in an order that depends on the row: equal rows of a batch agree to rounding.
+    assert [row["label"] for row in again["predictions"]] == [row["label"] for row in first["predictions"]]
+    scores = [[row["score"] for row in record["predictions"]] for record in (first, again)]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
     assert sum(row["score"] for row in first["predictions"]) == pytest.approx(1)
     json.dumps(first)
     picture = np.asarray(task.draw(files[0], results[0].records))

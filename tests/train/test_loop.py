@@ -19,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train import loop, setup
+from unireplknet_jax.train import loop
 from unireplknet_jax.train import workdir as workdir_module
 from unireplknet_jax.train.loop import best_so_far, evaluations_since_best, train
 from unireplknet_jax.train.metrics import read_metrics
@@ -431,10 +431,10 @@ def test_training_images_are_shown_once(unmeasured):
 
 def make_nan_at(monkeypatch, step, names=("loss", "grad_norm/head")):
     """Make these scalars of this step and all after it NaN."""
-    real = setup.make_train_step
+    real, calls = loop.compile_program, []
 
-    def make_train_step(*args):
-        train_step, calls = real(*args), []
+    def compile_program(*args, **options):
+        train_step = real(*args, **options)
 
         def broken(state, batch):
             state, scalars = train_step(state, batch)
@@ -442,9 +442,9 @@ def make_nan_at(monkeypatch, step, names=("loss", "grad_norm/head")):
             factor = np.nan if len(calls) >= step else 1.0
             return state, scalars | {name: scalars[name] * factor for name in names}
 
-        return broken
+        return broken if options["what"] == "the training step" else train_step
 
-    monkeypatch.setattr(setup, "make_train_step", make_train_step)
+    monkeypatch.setattr(loop, "compile_program", compile_program)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):

@@ -19,10 +19,11 @@ def map_size(image_size, stage):
 def abstract_variables(model, *inputs):
     """The variables of a `UniRepLKNet`, or of a network around one called "backbone", as `jax.ShapeDtypeStruct`s.
 
-    inputs: of the network around it, arrays or shapes; a `UniRepLKNet` by itself needs none.
+    inputs: of the network around it, arrays or shapes, by default a small image; a `UniRepLKNet` by itself needs none.
     """
     if not hasattr(model, "backbone"):
         return variable_shapes(model)
+    inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, model.in_chans), jnp.float32),)
     trunk = variable_shapes(model.backbone)
     outline = _Outline(model.backbone.dims, model.backbone.in_chans)
     around = jax.eval_shape(model.clone(backbone=outline).init, jax.random.key(0), *inputs)

@@ -331,7 +331,7 @@ class Audio:
         return torch_names.name_table(variables, TORCH_MODULES)
 
     def name_table(self, deploy=False):
-        return self.names_of(abstract_variables(self.module(deploy), jnp.zeros((1, 32, 32, 1))))
+        return self.names_of(abstract_variables(self.module(deploy)))
 
 
 def _stacked(records, classes):

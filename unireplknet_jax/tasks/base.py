@@ -4,12 +4,14 @@ import importlib
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flax.linen as nn
-import grain
 import jax
 import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    import grain
 
 _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
 _RANGES = {
@@ -57,7 +59,7 @@ class Task(Protocol):
     def fitted_to(self, data: Mapping[str, Any]) -> "Task":
         """The task with what only the data of a recipe knows (its classes, say); most return themselves."""
 
-    def dataset(self, data: Mapping[str, Any], split: str, train: bool) -> grain.MapDataset:
+    def dataset(self, data: Mapping[str, Any], split: str, train: bool) -> "grain.MapDataset":
         """Examples of those shapes. Training: endless, shuffled and augmented by data["seed"]."""
 
     def read(self, source: str) -> list[dict[str, Any]]:

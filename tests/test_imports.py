@@ -195,3 +195,10 @@ def test_the_lower_floors_import_without_the_heavy_libraries():
     done = subprocess.run([sys.executable, "-c", BARE_IMPORT], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
     assert f"{NAME}.models.zoo" in done.stdout.split()
+
+
+def test_opening_a_checkpoint_imports_no_reader_and_no_optimizer():
+    """Grain, Orbax and optax take half a second, which a prediction of one picture has no use for."""
+    script = "import sys, unireplknet_jax.tasks.checkpoint; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert not {"grain", "orbax", "optax", "PIL", "tensorflow_datasets"} & {*done.stdout.split()}, done.stderr

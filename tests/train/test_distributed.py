@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from unireplknet_jax.train import distributed
-from unireplknet_jax.train.distributed import Preemption, gather_rows, join, to_host
+from unireplknet_jax.train.distributed import Preempted, Preemption, gather_rows, join, to_host
 from unireplknet_jax.train.sharding import make_mesh, state_shardings
 
 NAMES = (distributed.COORDINATOR, distributed.PROCESSES, distributed.PROCESS)
@@ -81,6 +81,26 @@ def test_a_signal_is_noticed_while_it_is_waited_for():
         assert signal.getsignal(signal.SIGTERM) is before
     finally:
         signal.signal(signal.SIGTERM, original)
+
+
+def test_where_nothing_is_to_be_saved_a_signal_ends_the_wait_at_once():
+    original = signal.getsignal(signal.SIGTERM)
+    with Preemption() as preemption:
+        with pytest.raises(Preempted, match="nothing was lost"), preemption.at_once("nothing was lost"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the wait went on")
+        assert preemption.reached(1)
+        with pytest.raises(Preempted, match="step 3 is saved"), preemption.at_once("step 3 is saved"):
+            raise AssertionError("told before, it waited all the same")
+    assert signal.getsignal(signal.SIGTERM) is original
+
+
+def test_after_such_a_wait_a_signal_is_noted_as_before():
+    with Preemption() as preemption:
+        with preemption.at_once("nothing was lost"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert preemption.reached(1)
 
 
 def test_another_thread_leaves_signals_alone():

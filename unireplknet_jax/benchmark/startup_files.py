@@ -15,6 +15,7 @@ _STATIONS = {
     "decoder": {"width": 32, "heads": 4, "hidden": 64, "layers": 1},
     **{"tree": (3,), "history": 48, "label": 24, "horizon": 24},
     **{"stations": 3, "labels": ("north", "east", "west"), "unit": "degrees"},
+    **{"mean": (10.0,) * 3, "std": (5.0,) * 3},
 }
 _TASKS = {
     "sound": ("audio", {"model": _A}),

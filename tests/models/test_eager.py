@@ -1,0 +1,129 @@
+"""The network outside of `jax.jit`: block by block, the same numbers, and open to whoever looks inside."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import lively, small_model
+
+import unireplknet_jax as urk
+from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.nn.block import DepthwiseConv, UniRepLKNetBlock
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+IMAGES = np.random.default_rng(0).standard_normal((8, 48, 40, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_model(depths=(1, 2, 1, 1), kernel_sizes=((3,), (13, 13), (0,), (7,)), drop_path_rate=0.3)
+
+
+@pytest.fixture(scope="module")
+def variables(model):
+    return lively(abstract_variables(model))
+
+
+def close(found, expected, rtol=2e-6):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+def test_it_gives_what_the_jitted_one_gives(model, variables):
+    close(model.apply(variables, IMAGES), jax.jit(model.apply)(variables, IMAGES))
+    maps, expected = model.apply(variables, IMAGES, method="features"), jax.jit(model.apply)(variables, IMAGES)
+    assert [m.shape for m in maps] == [(8, 12, 10, 8), (8, 6, 5, 16), (8, 3, 3, 24), (8, 2, 2, 32)]
+    assert np.isfinite(expected).all()
+
+
+def test_merged_and_prepared_variables_too(model, variables):
+    merged, deployed = urk.reparameterize(variables), model.clone(deploy=True)
+    expected = jax.jit(model.apply)(variables, IMAGES)
+    close(deployed.apply(merged, IMAGES), expected, 1e-5)
+    close(deployed.apply(urk.prepare(merged, (48, 40)), IMAGES), expected, 1e-5)
+
+
+def test_blocks_of_one_kind_share_a_program(model, variables):
+    from unireplknet_jax.models.unireplknet import _block_program
+
+    model.apply(variables, IMAGES)
+    before = _block_program._cache_size()
+    deeper = small_model(depths=(1, 5, 1, 1), kernel_sizes=((3,), (13,) * 5, (0,), (7,)), drop_path_rate=0.1)
+    deeper.apply(lively(abstract_variables(deeper)), IMAGES)
+    assert _block_program._cache_size() == before  # whatever the depth and the rate of stochastic depth
+
+
+def test_who_looks_inside_sees_every_layer(model, variables):
+    model.apply(variables, IMAGES)
+    _, seen = model.apply(variables, IMAGES, capture_intermediates=True)
+    assert seen["intermediates"]["stages_1_1"]["dwconv"]["lk_origin"]["__call__"][0].shape == (8, 6, 5, 16)
+
+
+def test_intercepted_calls_reach_into_blocks(model, variables):
+    plain, met = model.apply(variables, IMAGES), []
+
+    def skip(next_function, args, kwargs, context):
+        if isinstance(context.module, DepthwiseConv):
+            met.append(context.module.name)
+            return args[0]
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(skip):
+        other = model.apply(variables, IMAGES)
+    assert met.count("lk_origin") == 3
+    assert not np.allclose(other, plain)
+    np.testing.assert_array_equal(model.apply(variables, IMAGES), plain)
+
+
+def test_gradients_outside_of_jit():
+    model = small_model(depths=(1, 1, 0, 0), kernel_sizes=((3,), (7,), (), ()))
+    variables = lively(abstract_variables(model))
+
+    def loss(params):
+        return jnp.sum(jnp.square(model.apply({**variables, "params": params}, IMAGES[:1])))
+
+    found, expected = jax.grad(loss)(variables["params"]), jax.jit(jax.grad(loss))(variables["params"])
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * largest), found, expected)
+
+
+def test_statistics_are_updated_outside_of_jit(model, variables):
+    _, updates = model.apply(
+        variables, IMAGES, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+    )
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), updates["batch_stats"], variables["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_on_a_mesh_the_batch_stays_split(model, variables):
+    expected, mesh = model.apply(variables, IMAGES), make_mesh()
+    with jax.set_mesh(mesh):
+        logits = model.apply(variables, jax.device_put(IMAGES, batch_sharding(mesh)))
+    close(logits, expected)
+    assert len(logits.sharding.device_set) == 8
+
+
+def test_other_precision_other_program(model, variables):
+    """A block program must not keep the matmul precision of the first caller."""
+    from unireplknet_jax.models.unireplknet import _block_program
+
+    def text():
+        block = UniRepLKNetBlock(13, parent=None)
+        own = {name: tree["stages_1_0"] for name, tree in variables.items()}
+        return _block_program.lower(block, own, np.zeros((1, 6, 5, 16), np.float32)).as_text()
+
+    with jax.default_matmul_precision("default"):
+        low = text()
+    with jax.default_matmul_precision("highest"):
+        assert text().count("HIGHEST") > low.count("HIGHEST")
+
+
+def test_a_missing_parameter_is_named(model, variables):
+    params = {**variables["params"], "stages_1_0": {**variables["params"]["stages_1_0"]}}
+    del params["stages_1_0"]["grn"]
+    with pytest.raises(Exception, match="grn"):
+        model.apply({**variables, "params": params}, IMAGES)
+    del params["stages_1_0"]
+    with pytest.raises(Exception, match=r"stages_1_0|lk_origin"):
+        model.apply({**variables, "params": params}, IMAGES)

@@ -1,0 +1,161 @@
+"""The depthwise convolution is traced once for all blocks of the same shapes, and the trace binds nothing else."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import lively
+
+import unireplknet_jax as urk
+from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.models.variants import create_model
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh
+
+SHAPE, KERNEL = (8, 14, 14, 16), (13, 13, 1, 16)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The calls of all implementations from here on, as names; nothing has been traced before."""
+    calls = []
+
+    def counting(name, real):
+        return lambda *args: calls.append(name) or real(*args)
+
+    for name, implementation in IMPLEMENTATIONS.items():
+        monkeypatch.setattr(implementation, "convolve", counting(name, implementation.convolve))
+        monkeypatch.setattr(implementation, "kernel_gradient", counting(name, implementation.kernel_gradient))
+    jax.clear_caches()
+    yield calls
+    jax.clear_caches()  # the counting ones must not be what later tests find
+
+
+def trace_forward(name, **options):
+    model = create_model(name, **options)
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    jax.jit(model.apply).trace(abstract_variables(model), image)
+
+
+def test_a_forward_pass_traces_each_kind_of_convolution_once(traced):
+    trace_forward("unireplknet_a")
+    # Of three stages the 13x13 kernel and its five branches, and one 3x3: for three platforms and all others each.
+    assert len(traced) == 4 * (3 * 6 + 1)
+
+
+def test_more_blocks_are_not_traced_again(traced):
+    trace_forward("unireplknet_n")
+    shallow = len(traced)
+    trace_forward("unireplknet_n", depths=(4, 3, 20, 3), kernel_sizes=((3,) * 4, (13,) * 3, (13,) * 20, (13,) * 3))
+    assert len(traced) == shallow > 0
+
+
+def test_a_merged_pass_traces_four(traced):
+    trace_forward("unireplknet_a", deploy=True)
+    assert len(traced) == 4 * 4
+
+
+def test_a_second_call_outside_of_jit_traces_nothing(traced):
+    model = create_model("unireplknet_a", num_classes=3, dims=(8, 8, 8, 8))
+    variables, image = lively(abstract_variables(model)), np.zeros((1, 64, 64, 3), np.float32)
+    first = model.apply(variables, image)
+    once = len(traced)
+    assert 0 < once <= 4 * (3 * 6 + 1)
+    again = model.apply(variables, image)
+    assert len(traced) == once
+    np.testing.assert_array_equal(first, again)
+
+
+def test_reading_a_checkpoint_traces_nothing(traced, tmp_path):
+    model = create_model("unireplknet_a", dims=(8, 8, 8, 8))
+    urk.save_torch_checkpoint(tmp_path / "a.pth", lively(abstract_variables(model)))
+    urk.load_checkpoint(tmp_path / "a.pth")
+    assert traced == []
+
+
+def test_gradients_are_traced_once_too(traced):
+    model = create_model("unireplknet_a", num_classes=3)
+    variables, image = abstract_variables(model), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+
+    def loss(params, image):
+        return jnp.sum(model.apply({**variables_of_zeros, "params": params}, image))
+
+    variables_of_zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables)
+    jax.jit(jax.grad(loss)).trace(variables["params"], image)
+    kinds = 3 * 6 + 1
+    # Forward, which is traced for the value and again for its rule, the gradient of the input, that of the kernel.
+    assert 4 * 3 * kinds <= len(traced) <= 4 * 4 * kinds
+
+
+# ---- what a trace must not bind
+
+
+def text_for(platform, mesh=None, dtype=jnp.float32):
+    x, kernel = jax.ShapeDtypeStruct(SHAPE, dtype), jax.ShapeDtypeStruct(KERNEL, dtype)
+    traced = jax.jit(depthwise_conv2d).trace(x, kernel)
+    return re.sub(r"loc\(.*?\)", "", traced.lower(lowering_platforms=(platform,)).as_text())
+
+
+def test_the_platform_is_that_of_the_lowering_not_of_the_first_caller():
+    jax.clear_caches()
+    alone = {}
+    for platform in ("cpu", "cuda", "tpu"):
+        jax.clear_caches()
+        alone[platform] = text_for(platform)
+    assert len({*alone.values()}) == 3
+    for platform in ("tpu", "cpu", "cuda", "cpu", "tpu"):  # now they share a trace
+        assert text_for(platform) == alone[platform]
+
+
+def test_the_mesh_is_the_callers():
+    jax.clear_caches()
+    plain = text_for("cpu")
+    with jax.set_mesh(make_mesh()):
+        split = text_for("cpu")
+        assert "manual" in split
+        with jax.set_mesh(make_mesh(4)):
+            assert text_for("cpu") != split
+    assert text_for("cpu") == plain
+    assert "manual" not in plain
+
+
+def test_arrays_on_a_mesh_after_arrays_of_one_device_and_back():
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (SHAPE, KERNEL))
+    expected = depthwise_conv2d(x, kernel)
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        split = depthwise_conv2d(jax.device_put(x, batch_sharding(mesh)), kernel)
+    assert len(split.sharding.device_set) == 8
+    np.testing.assert_allclose(split, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_array_equal(depthwise_conv2d(x, kernel), expected)
+
+
+def test_the_precision_is_the_callers():
+    def text():
+        x, kernel = jax.ShapeDtypeStruct(SHAPE, jnp.float32), jax.ShapeDtypeStruct(KERNEL, jnp.float32)
+        return jax.jit(lambda x, kernel: depthwise_conv2d(x, kernel, impl="xla")).lower(x, kernel).as_text()
+
+    jax.clear_caches()
+    found = {}
+    for precision in ("default", "highest", "default"):
+        with jax.default_matmul_precision(precision):
+            found.setdefault(precision, []).append("HIGHEST" in text())
+    assert found == {"default": [False, False], "highest": [True]}
+
+
+def test_x64_is_the_callers():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal(SHAPE), rng.standard_normal(KERNEL)
+    narrow = depthwise_conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    with jax.enable_x64(True):
+        wide = depthwise_conv2d(jnp.asarray(x), jnp.asarray(kernel))
+        again = depthwise_conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    assert (narrow.dtype, wide.dtype, again.dtype) == (jnp.float32, jnp.float64, jnp.float32)
+    np.testing.assert_array_equal(again, narrow)
+    np.testing.assert_allclose(narrow, wide, rtol=0, atol=2e-6 * np.abs(wide).max())
+    back = depthwise_conv2d(jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32))
+    assert back.dtype == jnp.float32
+    np.testing.assert_array_equal(back, narrow)

@@ -59,7 +59,7 @@ def test_the_files_of_a_row_are_made_and_predicted(tmp_path, capsys):
 
 
 def test_every_row_has_a_name_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(startup.startup_files, "write", lambda *args: None)
+    monkeypatch.setattr(startup.made_up, "write", lambda *args: None)
     names = [case.name for case in cases(tmp_path)]
     assert len({*names}) == len(names) == 16
     for text in ("a sound", "a clip", "a shape", "a table", "models", "finetune"):

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from unireplknet_jax.benchmark import startup_files
+from unireplknet_jax.tasks import made_up
 
 _RECIPE = pathlib.Path(__file__).parents[2] / "configs" / "finetune.py"
 _LIMIT = 900  # seconds after which a process is ended
@@ -81,7 +81,7 @@ def cases(folder, only=None):
             Case(f"calls, {size}", _python(_CALLS.format(path=checkpoint)), files, measures_itself=True),
             Case(f"init, {size}", _python(_INIT.format(name=f"unireplknet_{size}")), measures_itself=True),
         ]
-    for kind, file in startup_files.FILES.items():
+    for kind, file in made_up.FILES.items():
         words = ["predict", f"{folder}/{kind}", f"{folder}/{file}"]
         found.append(Case(f"predict a {kind}, a", [*command, *words], (kind, file)))
     if _RECIPE.is_file():
@@ -91,7 +91,7 @@ def cases(folder, only=None):
     found = [case for case in found if only is None or only in case.name]
     if not found:
         raise ValueError(f"no row's name holds {only!r}.")
-    startup_files.write(folder, {file for case in found for file in case.files})
+    made_up.write(folder, {file for case in found for file in case.files})
     return found
 
 

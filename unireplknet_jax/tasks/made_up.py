@@ -1,4 +1,4 @@
-"""The made-up files that `startup` measures with: checkpoints with random weights, and something to look at."""
+"""Checkpoints with random weights, and a file for each task to look at: what `benchmark startup` measures with."""
 
 import pathlib
 
@@ -40,14 +40,7 @@ def write(folder, names):
             task = get_task(_TASKS[kind][0], **_TASKS[kind][1])
             save_checkpoint(folder / name, Checkpoint(task, _made_up(task), merged=False))
         else:
-            {
-                "picture": _picture,
-                "flowers": _flowers,
-                "sound": _sound,
-                "clip": _clip,
-                "shape": _shape,
-                "table": _table,
-            }[kind](folder / name)
+            _WRITERS[kind](folder / name)
 
 
 def _made_up(task):
@@ -96,3 +89,13 @@ def _table(path):
     values = np.random.default_rng(0).uniform(0, 20, (100, 3)).round(1)
     rows = [f"{time},{','.join(map(str, row))}" for time, row in zip(times, values, strict=True)]
     path.write_text("\n".join(["time,north,east,west", *rows]) + "\n")
+
+
+_WRITERS = {
+    "picture": _picture,
+    "flowers": _flowers,
+    "sound": _sound,
+    "clip": _clip,
+    "shape": _shape,
+    "table": _table,
+}

@@ -101,9 +101,11 @@ def test_few_files_are_predicted_by_a_program_that_compiles_quickly(small, tmp_p
     monkeypatch.setattr(predict, "Program", lambda step, what, quick: asked.append(quick) or step)
     picture = tmp_path / "a.png"
     Image.new("RGB", (32, 32)).save(picture)
-    for count in (1, 33):
+    pixels = 32 * 32 * 3
+    monkeypatch.setattr(predict, "_FEW_VALUES", 20 * pixels)
+    for count in (1, 20, 21):
         list(predict_files(open_checkpoint(small), [picture] * count))
-    assert asked == [True, False]
+    assert asked == [True, True, False]
 
 
 def test_numpy_and_jax_arrays_are_merged_alike(small):

@@ -1,8 +1,11 @@
 """Re-parameterization as a pure function: training variables in, merged-kernel inference variables out."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.ops.fold import fold_batch_norm, merge_branch
 from unireplknet_jax.ops.layers import BATCH_NORM_EPS
 
@@ -57,11 +60,13 @@ def merge_error(model, variables, merged, *inputs):
     dtype; NaN where an output is not finite.
     """
     method = "features" if getattr(model, "num_classes", 0) is None else None
-    forms = ((_in_form(model, deploy=False), variables), (_in_form(model, deploy=True), merged))
     with jax.default_matmul_precision("highest"):
-        before, after = (
-            jax.jit(form.apply, static_argnames="method")(tree, *inputs, method=method) for form, tree in forms
-        )
+        outputs = []
+        for deploy, tree in ((False, variables), (True, merged)):
+            apply = jax.jit(functools.partial(_in_form(model, deploy).apply, method=method))
+            what = f"the {'merged' if deploy else 'training'} form"
+            outputs.append(compile_program(apply, tree, *inputs, what=what, quick=True)(tree, *inputs))
+        before, after = outputs
 
     def error(a, b):
         largest = jnp.max(jnp.abs(a))

@@ -89,8 +89,14 @@ def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
     """
     kernel = crop_kernel(kernel.astype(dtype), map_size, dilation)
     name = choose(platform, "prepared", kernel.shape, map_size, dilation=dilation)
-    prepare = getattr(IMPLEMENTATIONS[name], "prepare", None)
-    return {} if prepare is None else {name: prepare(kernel, map_size, dilation)}
+    if not hasattr(IMPLEMENTATIONS[name], "prepare"):
+        return {}
+    return {name: _prepare(kernel, name, tuple(map_size), dilation)}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _prepare(kernel, name, map_size, dilation):
+    return IMPLEMENTATIONS[name].prepare(kernel, map_size, dilation)
 
 
 def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):

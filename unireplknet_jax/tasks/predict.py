@@ -13,7 +13,8 @@ from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
 from unireplknet_jax.models.program import Program
 
-_FEW = 4  # batches for which the compiler's optimizations cost more time than they save
+# Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
+_FEW_VALUES = 2**21
 _NAMES_BY_CLASSES = {1000: ("imagenet1k", "ImageNet-1K"), 21841: ("imagenet22k", "ImageNet-22K")}
 
 
@@ -105,12 +106,14 @@ def predict_files(checkpoint, sources, batch_size=8):
     """
     require_classifier(checkpoint)
     sources, task, module = list(sources), checkpoint.task, checkpoint.module
-    step = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
-    step = Program(step, f"the network of {task.name}", quick=len(sources) <= _FEW * batch_size)
-    combined, rows = getattr(task, "combined", list), None
+    jitted = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
+    combined, rows, step = getattr(task, "combined", list), None, None
     for chunk in _chunks(task, sources, batch_size):
         examples = [example for _, found, _ in chunk for example in found]
-        rows = rows or min(batch_size, len(examples)) or None
+        if step is None and examples:
+            rows = min(batch_size, len(examples))
+            values = sum(examples[0][name].size for name in _array_names(examples[0])) * max(rows, len(sources))
+            step = Program(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
         records = iter(_records(task, step, checkpoint.variables, examples, rows))
         for source, found, error in chunk:
             own = [record for record in (next(records) for _ in found) if record is not None]

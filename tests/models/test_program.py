@@ -77,6 +77,13 @@ def test_a_wait_is_announced_when_it_is_long(caplog, monkeypatch):
     assert caplog.messages == ["compiling a large program ...", "compiling a large program: took 2 s"]
 
 
+def test_a_wait_that_was_given_up_did_not_end(caplog):
+    caplog.set_level("INFO", logger="unireplknet_jax")
+    with pytest.raises(KeyError), announced("compiling", silent=0):
+        raise KeyError
+    assert not any("took" in message for message in caplog.messages)
+
+
 def test_how_long_it_takes_already_is_said(caplog, monkeypatch):
     caplog.set_level("INFO", logger="unireplknet_jax")
     monkeypatch.setattr(program, "_AGAIN", 0.6)

@@ -84,5 +84,5 @@ def announced(text, silent=_SILENT):
     finally:
         done.set()
         thread.join()
-        if time.monotonic() - began > silent:
-            _log.info("%s: took %.0f s", text, time.monotonic() - began)
+    if time.monotonic() - began > silent:
+        _log.info("%s: took %.0f s", text, time.monotonic() - began)

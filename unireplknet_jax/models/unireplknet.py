@@ -90,7 +90,7 @@ class UniRepLKNet(nn.Module):
         if self.is_initializing():
             self._initialize()
         x = x.astype(self.dtype)
-        run = self._run_block_by_block if self._is_called_outside_of_jit(x, train) else self._run_block
+        run = self._run_block_program if self._may_run_programs(x, train) else self._run_block
         rates = drop_path_ramp(self.drop_path_rate, self.depths)
         maps = []
         for i, (dim, kernel_sizes) in enumerate(zip(self.dims, self.kernel_sizes, strict=True)):
@@ -118,21 +118,21 @@ class UniRepLKNet(nn.Module):
         block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
         return block(**options, name=name)(x, train)
 
-    def _run_block_by_block(self, name, options, x, train):
+    def _run_block_program(self, name, options, x, train):
         del train
         variables = {collection: tree[name] for collection, tree in self.variables.items() if name in tree}
         return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
 
-    def _is_called_outside_of_jit(self, x, train):
-        """Whether each block may be a program of its own: in inference, and nobody looks at what is inside of it."""
+    def _may_run_programs(self, x, train):
+        """Whether each block may be a program of its own: outside of `jax.jit`, in inference, unwatched."""
         # `nn.intercept_methods` would not reach into a program that is there already; it has no public question to ask.
         watched = self.scope.mutable is not False or getattr(nn.module, "_global_interceptor_stack", True)
         return not (train or watched or isinstance(x, jax.core.Tracer))
 
     def _initialize(self):
         """Draw all variables at once, where the key allows it; the layers below draw what they do not find."""
-        stream = self.scope.rngs["params"]
-        variables = initial_variables(self, stream.rng, stream.suffix) or {}
+        stream = self.scope.rngs.get("params")
+        variables = (stream and initial_variables(self, stream.rng, stream.suffix)) or {}
         for collection, tree in variables.items():
             for name, below in tree.items() if self.is_mutable_collection(collection) else ():
                 if not self.has_variable(collection, name):

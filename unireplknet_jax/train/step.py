@@ -35,7 +35,7 @@ def make_state(task, optimizer, mesh, seed, ema=False, variables=None):
     given = () if variables is None else (variables,)
 
     def make(*given):
-        return _state_of(*(given or [fresh_variables(task, seed)]), optimizer, ema)
+        return _state_of(given[0] if given else fresh_variables(task, seed), optimizer, ema)
 
     with jax.set_mesh(mesh):  # so that each device draws its own part
         what = "the initial state"

@@ -21,14 +21,16 @@ def one_by_one(key):
 def test_the_numbers_are_those_of_jax(key):
     drawn = draw_normals(key, jnp.asarray(FOLDS, jnp.uint32), SHAPES)
     for own, expected in zip(drawn, one_by_one(jax.random.key(7)), strict=True):
-        np.testing.assert_array_equal(own, expected)
+        # XLA rounds erf's inverse in one program as in another up to jax 0.10, and differs in the last digit from 0.12 on.
+        np.testing.assert_allclose(own, expected, rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 8])
 def test_every_device_draws_its_part_of_the_same_numbers(fsdp):
+    folds = jnp.asarray(FOLDS, jnp.uint32)
     with jax.set_mesh(make_mesh(fsdp)):
-        drawn = draw_normals(jax.random.key(7), jnp.asarray(FOLDS, jnp.uint32), SHAPES)
-    for own, expected in zip(drawn, one_by_one(jax.random.key(7)), strict=True):
+        drawn = draw_normals(jax.random.key(7), folds, SHAPES)
+    for own, expected in zip(drawn, draw_normals(jax.random.key(7), folds, SHAPES), strict=True):
         np.testing.assert_array_equal(own, expected)
     # (320, 128) is split along its longer axis, (13, 13, 1, 80) along the only one that divides.
     shards = [drawn[index].addressable_data(0).shape for index in (3, 1)]

@@ -21,7 +21,7 @@ def one_by_one(key):
 def test_the_numbers_are_those_of_jax(key):
     drawn = draw_normals(key, jnp.asarray(FOLDS, jnp.uint32), SHAPES)
     for own, expected in zip(drawn, one_by_one(jax.random.key(7)), strict=True):
-        # XLA rounds erf's inverse in one program as in another up to jax 0.10, and differs in the last digit from 0.12 on.
+        # From jax 0.12 on the last digit of erf's inverse depends on the program around it.
         np.testing.assert_allclose(own, expected, rtol=3e-7, atol=0)
 
 

@@ -13,6 +13,19 @@ jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What a test compiled is read back when another test compiles it again: jax's cache, emptied with every session.
+
+    Each worker has a folder of its own: the files are not written atomically.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Compile without most of XLA's optimizations: most of the time of many tests, which are not about XLA."""

@@ -10,6 +10,9 @@ import unireplknet_jax as urk
 from unireplknet_jax.models.shapes import abstract_variables
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def merged():
     return urk.reparameterize(lively(abstract_variables(small_model())))

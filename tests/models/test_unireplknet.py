@@ -15,6 +15,8 @@ from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
 from unireplknet_jax.tasks.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CASES = ("tiny_afp", "tiny_t", "tiny_kernels", "tiny_backbone")
 # Of the largest value, float32; a wrong norm epsilon shows at 1e-5.
 TOLERANCE = 5e-6

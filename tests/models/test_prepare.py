@@ -9,7 +9,6 @@ from networks import lively, small_model
 import unireplknet_jax as urk
 from unireplknet_jax.models.shapes import abstract_variables
 
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 

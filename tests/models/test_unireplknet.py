@@ -47,7 +47,7 @@ def test_outputs_equal_the_originals(goldens, case, form, impl):
     prefix = "deploy_" if form else ""
     names = [f"feature{i}_nchw" if case == "tiny_backbone" else f"stage{i}_nchw" for i in range(4)]
     if case == "tiny_backbone":
-        np.testing.assert_array_equal(output, maps[-1])
+        close(output, maps[-1], 1e-6)  # computed twice; sums may be in another order
     else:
         close(output, arrays[f"{prefix}logits"])
     for ours, name in zip(maps, names, strict=True):

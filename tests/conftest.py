@@ -13,6 +13,30 @@ jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
 
 
+# Without optimizations (`quick_compilation`) the first halves the time that XLA needs for a program again; the second
+# lets it work on one thread, which is less work in all: the other cores have tests of their own.
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def pytest_configure(config):
+    """The quick selection compiles in the quickest way; all tests together, and single ones, as users do."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = f"{QUICK_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory):
+    """What a test compiled is read back when another test compiles it again: jax's cache, emptied with every session.
+
+    Each worker has a folder of its own: the files are not written atomically.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Compile without most of XLA's optimizations: most of the time of many tests, which are not about XLA."""

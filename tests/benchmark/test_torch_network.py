@@ -10,6 +10,8 @@ from unireplknet_jax.models.shapes import abstract_variables
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def tensors(variables):
     """Every array in the order of the PyTorch network's `state_dict`, in PyTorch's layout."""

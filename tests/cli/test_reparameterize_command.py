@@ -62,11 +62,10 @@ def test_the_tolerance_decides(error, words, code, small, tmp_path, monkeypatch,
 
 @pytest.fixture
 def backbone(random_variables):
-    """A model without classifier, its variables and images; not compiled, which would take most of the time."""
+    """A model without classifier, its variables and images."""
     model = UniRepLKNet((1, 1, 1, 1), (8, 8, 8, 8), ((3,), (7,), (0,), (3,)), None, output_norms=True)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    with jax.disable_jit():
-        yield model, random_variables(model, seed=3), images
+    return model, random_variables(model, seed=3), images
 
 
 def test_the_error_of_a_right_merge_is_rounding(backbone):

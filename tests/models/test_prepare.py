@@ -9,6 +9,8 @@ from networks import lively, small_model
 import unireplknet_jax as urk
 from unireplknet_jax.models.shapes import abstract_variables
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def merged():

@@ -16,6 +16,9 @@ from unireplknet_jax.tasks.checkpoint import load_checkpoint
 CASES = ("tiny_afp", "tiny_t", "tiny_kernels", "tiny_backbone")
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def variables():
     return lively(abstract_variables(small_model()))

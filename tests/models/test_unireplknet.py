@@ -15,6 +15,8 @@ from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
 from unireplknet_jax.tasks.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CASES = ("tiny_afp", "tiny_t", "tiny_kernels", "tiny_backbone")
 # Of the largest value, float32; a wrong norm epsilon shows at 1e-5.
 TOLERANCE = 5e-6
@@ -45,7 +47,7 @@ def test_outputs_equal_the_originals(goldens, case, form, impl):
     prefix = "deploy_" if form else ""
     names = [f"feature{i}_nchw" if case == "tiny_backbone" else f"stage{i}_nchw" for i in range(4)]
     if case == "tiny_backbone":
-        np.testing.assert_array_equal(output, maps[-1])
+        close(output, maps[-1], 1e-6)  # computed twice; sums may be in another order
     else:
         close(output, arrays[f"{prefix}logits"])
     for ours, name in zip(maps, names, strict=True):

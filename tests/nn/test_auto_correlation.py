@@ -11,6 +11,8 @@ from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelatio
 from unireplknet_jax.nn.causal_conv import CausalConvs
 from unireplknet_jax.tasks.corrformer_names import name_table
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def close(found, expected):
     """Within float32 of float64: a few sums of some hundred products."""
@@ -27,18 +29,23 @@ def with_weights(module, file, *inputs):
     return flax.traverse_util.unflatten_dict(arrays)
 
 
+def run(module, variables, *inputs):
+    """The module applied, compiled as a whole."""
+    return jax.jit(module.apply)(variables, *inputs)
+
+
 @pytest.mark.parametrize(("case", "features"), [(0, (12,)), (1, (12, 12)), (2, (10,))])
 def test_causal_convolutions(goldens, case, features):
     file = np.load(goldens / "series" / f"causalconv{case}.npz")
     module, x = CausalConvs(features), np.swapaxes(file["x_ncl"], 1, 2)
-    y = module.apply(with_weights(module, file, x), x)
+    y = run(module, with_weights(module, file, x), x)
     close(np.swapaxes(y, 1, 2), file["out_f64"])
 
 
 def test_causal_convolutions_do_not_look_ahead():
     module, x = CausalConvs((4, 4)), jax.random.normal(jax.random.key(0), (1, 12, 4))
-    variables = module.init(jax.random.key(1), x)
-    before, after = (module.apply(variables, y) for y in (x, x.at[:, 7:].set(9.0)))
+    variables = jax.jit(module.init)(jax.random.key(1), x)
+    before, after = (run(module, variables, y) for y in (x, x.at[:, 7:].set(9.0)))
     np.testing.assert_array_equal(before[:, :7], after[:, :7])
     assert not np.allclose(before[:, 7], after[:, 7])
 
@@ -47,7 +54,7 @@ def test_causal_convolutions_do_not_look_ahead():
 def test_auto_correlation(goldens, case, factor):
     file = np.load(goldens / "series" / f"autocorr{case}.npz")
     module, inputs = AutoCorrelation(2, factor), [file[name] for name in ("queries", "keys", "values")]
-    close(module.apply(with_weights(module, file, *inputs), *inputs), file["out_f64"])
+    close(run(module, with_weights(module, file, *inputs), *inputs), file["out_f64"])
 
 
 def test_the_sign_of_a_lag_turns_the_shift_around():
@@ -57,8 +64,8 @@ def test_the_sign_of_a_lag_turns_the_shift_around():
     q, k = (jax.nn.one_hot(jnp.array([5]), 10).T @ jnp.ones((1, 2)) for _ in range(2))
     module = AutoCorrelation(1, lag_sign=-1)
     inputs = jnp.roll(q, 3, 0)[None], k[None], k[None]
-    variables = module.init(jax.random.key(0), *inputs)
-    assert not np.allclose(module.apply(variables, *inputs), AutoCorrelation(1).apply(variables, *inputs))
+    variables = jax.jit(module.init)(jax.random.key(0), *inputs)
+    assert not np.allclose(run(module, variables, *inputs), run(AutoCorrelation(1), variables, *inputs))
 
 
 @pytest.mark.parametrize(("case", "factor"), [(0, 1), (1, 2), (2, 1)])
@@ -66,7 +73,7 @@ def test_cross_correlation(goldens, case, factor):
     file = np.load(goldens / "series" / f"crosscorr{case}.npz")
     module = CrossCorrelation(2, factor)
     inputs = [file[name].reshape(2, 3, *file[name].shape[1:]) for name in ("queries", "keys", "values")]
-    out = module.apply(with_weights(module, file, *inputs), *inputs)
+    out = run(module, with_weights(module, file, *inputs), *inputs)
     close(out.reshape(6, 8, 8), file["out_f64"])
 
 
@@ -74,7 +81,7 @@ def test_cross_correlation(goldens, case, factor):
 def test_multi_correlation(goldens, case):
     file = np.load(goldens / "series" / f"multicorr{case}.npz")
     module, inputs = MultiCorrelation((2, 3), 2), (file["x"], file["cross"])
-    close(module.apply(with_weights(module, file, *inputs), *inputs), file["out_f64"])
+    close(run(module, with_weights(module, file, *inputs), *inputs), file["out_f64"])
 
 
 @pytest.mark.parametrize(("tree", "length"), [((5,), 7), ((2, 2, 2), 6), ((1, 3), 1)])

@@ -17,6 +17,8 @@ from unireplknet_jax.ops.depthwise import (
     prepared_conv2d,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMPLS = ("auto", *IMPLEMENTATIONS)
 # (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel.
 SHAPES = [

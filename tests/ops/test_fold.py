@@ -8,6 +8,8 @@ import pytest
 
 from unireplknet_jax.ops.fold import dilate_kernel, fold_batch_norm, merge_branch, pad_kernel
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def statistics(channels, seed=0):
     rng = np.random.default_rng(seed)
@@ -16,6 +18,7 @@ def statistics(channels, seed=0):
     return dict(zip(names, jnp.asarray(np.concatenate(values), jnp.float32), strict=True))
 
 
+@jax.jit
 def normalize(y, scale, shift, mean, var, eps=1e-5):
     return (y - mean) / jnp.sqrt(var + eps) * scale + shift
 
@@ -26,12 +29,13 @@ def normalize(y, scale, shift, mean, var, eps=1e-5):
 def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias):
     conv = nn.Conv(8, (3,) * rank, feature_group_count=groups, use_bias=True)
     x = jax.random.normal(jax.random.key(0), (2, *(5,) * rank, 4))
-    params = conv.init(jax.random.key(1), x)["params"]
+    params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
     bias = jnp.linspace(-1, 1, 8) if use_bias else None
     stats = statistics(8)
-    expected = normalize(conv.apply({"params": {**params, "bias": jnp.zeros(8) if bias is None else bias}}, x), **stats)
+    apply = jax.jit(conv.apply)
+    expected = normalize(apply({"params": {**params, "bias": jnp.zeros(8) if bias is None else bias}}, x), **stats)
     kernel, folded_bias = fold_batch_norm(params["kernel"], bias, **stats)
-    folded = conv.apply({"params": {"kernel": kernel, "bias": folded_bias}}, x)
+    folded = apply({"params": {"kernel": kernel, "bias": folded_bias}}, x)
     np.testing.assert_allclose(folded, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
@@ -39,12 +43,13 @@ def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias)
 def test_batch_norm_folds_into_a_transposed_convolution(transpose_kernel):
     conv = nn.ConvTranspose(6, (3, 3), strides=(2, 2), transpose_kernel=transpose_kernel)
     x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
-    params = conv.init(jax.random.key(1), x)["params"]
+    params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
     stats = statistics(6)
-    expected = normalize(conv.apply({"params": params}, x), **stats)
+    apply = jax.jit(conv.apply)
+    expected = normalize(apply({"params": params}, x), **stats)
     out_axis = -2 if transpose_kernel else -1
     kernel, bias = fold_batch_norm(params["kernel"], params["bias"], **stats, out_axis=out_axis)
-    folded = conv.apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    folded = apply({"params": {"kernel": kernel, "bias": bias}}, x)
     np.testing.assert_allclose(folded, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
@@ -71,7 +76,7 @@ def test_a_dilated_branch_merges_into_a_large_kernel_of_any_rank(rank):
 
     def conv(kernel, size, dilation):
         layer = nn.Conv(4, (size,) * rank, kernel_dilation=dilation, feature_group_count=4, use_bias=False)
-        return layer.apply({"params": {"kernel": kernel}}, x)
+        return jax.jit(layer.apply)({"params": {"kernel": kernel}}, x)
 
     expected = conv(large, 9, 1) + conv(branch, 3, 4)
     merged = conv(merge_branch(large, branch, 4), 9, 1)

@@ -180,7 +180,8 @@ def test_a_mesh_changes_no_number_and_gathers_nothing():
     assert "all-gather" not in text
     assert "all-reduce" not in text
     np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
+    # A device has one cloud of eight, and sums in another order may be rounded otherwise.
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
 # Attention.

@@ -20,6 +20,8 @@ from unireplknet_jax.train import loop
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SLOPES = np.array([2.0, -1.0, 0.5])
 
 

@@ -27,6 +27,8 @@ from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.tasks.video import VideoClassification, clip_to_map
 from unireplknet_jax.train.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODEL = {**SMALL, "num_classes": 2}
 
 
@@ -287,14 +289,6 @@ def variables():
     return lively(abstract_variables(small_model(num_classes=2)))
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick_compilation")
 def test_merged_inference_is_the_same_from_file_to_labels(folder, tmp_path, variables):
     save_checkpoint(tmp_path / "trained", Checkpoint(make_task(), variables, False, data(folder)))
     trained = open_checkpoint(tmp_path / "trained")

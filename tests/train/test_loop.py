@@ -15,7 +15,6 @@ import flax
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
@@ -26,16 +25,6 @@ from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 
 RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """The runs here share their programs."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def make_config(**fields):
@@ -53,6 +42,16 @@ def make_config(**fields):
     config.ema.decay = 0.5
     config.update(fields)
     return config
+
+
+def draw_nothing(patch):
+    """Leave an empty picture of the curves: drawing them is a third of a run here, and only `finished` looks at it."""
+    patch.setattr(loop, "draw_curves", lambda folder: (folder / "curves.png").touch())
+
+
+@pytest.fixture(autouse=True)
+def without_curves(finished, monkeypatch):
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +97,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert {path.name for path in workdir.iterdir()} == {
         *("checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema", "best", "best_ema")
     }
+    assert (workdir / "curves.png").stat().st_size > 0
     assert list(metrics) == [f"{form}{name}" for form in ("", "ema/") for name in ("top1", "top5", "loss", "count")]
     assert metrics["count"] == 360
     assert saved_steps(workdir) == [5, 10]
@@ -128,6 +128,7 @@ def resumed(finished, tmp_path_factory):
     """A run that was stopped in step 9, while it wrote a row, and then started again; (workdir, metrics)."""
     workdir = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
         stop_at(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             train(make_config(), workdir)
@@ -135,7 +136,9 @@ def resumed(finished, tmp_path_factory):
     assert [row["step"] for row in rows_of(workdir)] == [2, 4, 5, 5, 6, 8]
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 9, "train/lo')
-    return workdir, train(make_config(), workdir)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        return workdir, train(make_config(), workdir)
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(finished, resumed):
@@ -407,6 +410,7 @@ def unmeasured(tmp_path_factory):
     workdir, shown, config = tmp_path_factory.mktemp("unmeasured"), [], make_config()
     config.data.eval_split = ""
     with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
         patch.setattr(loop.MetricWriter, "write_images", lambda self, *args: shown.append(args))
         metrics = train(config, workdir)
     return workdir, metrics, shown

@@ -25,6 +25,17 @@ _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 def main(argv=None):
+    """Run a command; returns the exit code, see `_run`, unless the compiler still works at what nobody waits for."""
+    code = _run(argv)
+    program = sys.modules.get("unireplknet_jax.models.program")
+    if program is not None and program.is_compiling():  # it would keep the process for minutes
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+    return code
+
+
+def _run(argv):
     """Run a command; returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
 
     75 means that `train` was told to stop, has saved its state, and goes on when it is run again.
@@ -40,12 +51,12 @@ def main(argv=None):
         with _plain_logging():
             code = args.run(args) or 0
             sys.stdout.flush()
-            return _leave(code)
+            return code
     except SystemExit as exit:  # argparse, after its help or its own error
-        return _leave(exit.code)
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return _leave(130)
+        return exit.code
+    except KeyboardInterrupt as interrupt:
+        print(f"{prog}: interrupted{''.join(f'; {note}' for note in interrupt.args)}", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this, Python's own flush at exit would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -105,16 +116,6 @@ def _plain_logging():
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
-
-
-def _leave(code):
-    """The exit code; does not return where the compiler, which was told to stop, would keep the process for minutes."""
-    program = sys.modules.get("unireplknet_jax.models.program")
-    if program is not None and program.is_compiling():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
 
 
 def _sentence(error):

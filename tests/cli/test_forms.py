@@ -98,7 +98,7 @@ def test_few_files_are_predicted_by_a_program_that_compiles_quickly(small, tmp_p
     from unireplknet_jax.tasks import predict
 
     asked = []
-    monkeypatch.setattr(predict, "Program", lambda step, what, quick: asked.append(quick) or step)
+    monkeypatch.setattr(predict, "AheadOfTime", lambda step, what, quick: asked.append(quick) or step)
     picture = tmp_path / "a.png"
     Image.new("RGB", (32, 32)).save(picture)
     pixels = 32 * 32 * 3
@@ -125,3 +125,22 @@ def test_a_committed_array_stays_where_it_is(small):
     device = jax.devices()[3]
     merged = urk.reparameterize(jax.device_put(open_checkpoint(small).variables, device))
     assert {leaf.device for leaf in jax.tree.leaves(merged)} == {device}
+
+
+def test_what_is_not_folded_is_the_same_array(small):
+    variables = open_checkpoint(small).variables
+    merged = urk.reparameterize(variables)
+    for name in ("se", "pwconv1"):
+        before, after = (tree["params"]["stages_0_0"][name] for tree in (variables, merged))
+        assert all(map(lambda a, b: a is b, jax.tree.leaves(before), jax.tree.leaves(after)))
+
+
+def test_numpy_kernels_with_statistics_that_are_traced(small):
+    variables = open_checkpoint(small).variables
+    params, stats = jax.tree.map(np.asarray, variables["params"]), variables["batch_stats"]
+    expected = urk.reparameterize(variables)
+    found = jax.jit(lambda stats: urk.reparameterize({"params": params, "batch_stats": stats}))(stats)
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(own, other, rtol=0, atol=1e-6 * np.abs(other).max())
+    mixed = urk.reparameterize({"params": params, "batch_stats": stats})
+    assert isinstance(mixed["params"]["stages_0_0"]["pwconv2"]["kernel"], jax.Array)

@@ -8,6 +8,7 @@ import pytest
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.benchmark import startup
 from unireplknet_jax.benchmark.startup import Case, cases, measure
+from unireplknet_jax.tasks import made_up
 
 
 def test_a_row_of_the_table_is_measured_in_processes_of_its_own(capsys):
@@ -53,13 +54,13 @@ def test_a_process_that_fails_is_named_with_its_last_words(until):
 
 def test_the_files_of_a_row_are_made_and_predicted(tmp_path, capsys):
     (case,) = cases(tmp_path, "predict a table")
+    made_up.write(tmp_path, case.files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table", "table.csv"]
     assert main(case.command[3:]) == 0
     assert "north" in capsys.readouterr().out
 
 
-def test_every_row_has_a_name_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(startup.made_up, "write", lambda *args: None)
+def test_every_row_has_a_name_of_its_own(tmp_path):
     names = [case.name for case in cases(tmp_path)]
     assert len({*names}) == len(names) == 16
     for text in ("a sound", "a clip", "a shape", "a table", "models", "finetune"):
@@ -67,11 +68,48 @@ def test_every_row_has_a_name_of_its_own(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [(["--only", "telepathy"], "no row's name holds 'telepathy'"), (["--rounds", "0"], "--rounds")],
+    ("words", "message", "code"),
+    [
+        (["--only", "telepathy"], "no row's name holds 'telepathy'", 1),
+        (["--folder", "nowhere"], "--folder nowhere is not a folder; create it first.", 1),
+        (["--rounds", "0"], "--rounds must be 1 or more, not 0", 2),
+    ],
 )
-def test_wrong_words_are_one_line(words, message, capsys):
-    assert main(["benchmark", "startup", *words]) == 1
+def test_wrong_words_are_one_line(words, message, code, capsys):
+    assert main(["benchmark", "startup", *words]) == code
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_row_that_cannot_be_measured_is_left_out_and_named(monkeypatch, capsys):
+    def write(folder, files):
+        if "clip" in files:
+            raise ImportError("clips need av: pip install av.")
+
+    monkeypatch.setattr(made_up, "write", write)
+    monkeypatch.setattr(startup, "_run", lambda case, cache: [(case.name, 1.0, 1.0)])
+    assert main(["benchmark", "startup", "--rounds", "1", "--only", "predict a ", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["left_out"] == ["predict a clip, a: clips need av: pip install av."]
+    assert {row["row"] for row in document["rows"]} >= {"predict a picture, a", "predict a sound, a"}
+
+
+def test_a_run_has_a_workdir_of_its_own(tmp_path):
+    (case,) = cases(tmp_path, "finetune")
+    (workdir,) = (word for word in case.command if word.startswith("--workdir="))
+    assert str(tmp_path) not in workdir  # nothing that lies in the folder is ever removed
+    script = "import json, pathlib, sys; print(json.dumps([len(list(pathlib.Path(sys.argv[1]).iterdir())), 1, 1]))"
+    command = [sys.executable, "-c", script, startup._SCRATCH]
+    assert [row["row"] for row in measure(Case("x", command, measures_itself=True), rounds=2)] == [0, 0]
+
+
+def test_files_are_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    def broken(path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(made_up._WRITERS, "table", broken)
+    with pytest.raises(KeyboardInterrupt):
+        made_up.write(tmp_path, ["table.csv"])
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """The network outside of `jax.jit`: block by block, the same numbers, and open to whoever looks inside."""
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -119,11 +120,32 @@ def test_other_precision_other_program(model, variables):
         assert text().count("HIGHEST") > low.count("HIGHEST")
 
 
-def test_a_missing_parameter_is_named(model, variables):
-    params = {**variables["params"], "stages_1_0": {**variables["params"]["stages_1_0"]}}
-    del params["stages_1_0"]["grn"]
-    with pytest.raises(Exception, match="grn"):
+@pytest.mark.parametrize("lost", ["all of a block", "grn", "shape"])
+def test_what_does_not_fit_is_named_by_its_whole_path(model, variables, lost):
+    block = {**variables["params"]["stages_1_0"]}
+    params = {**variables["params"], "stages_1_0": block}
+    if lost == "all of a block":
+        del params["stages_1_0"]
+    elif lost == "grn":
+        del block["grn"]
+    else:
+        block["gamma"] = np.zeros(7, np.float32)
+    with pytest.raises(flax.errors.FlaxError, match="stages_1_0"):
         model.apply({**variables, "params": params}, IMAGES)
-    del params["stages_1_0"]
-    with pytest.raises(Exception, match=r"stages_1_0|lk_origin"):
-        model.apply({**variables, "params": params}, IMAGES)
+
+
+def test_recomputed_blocks_stay_recomputed(model, variables):
+    def loss(params):
+        return jnp.sum(model.clone(remat=True).apply({**variables, "params": params}, IMAGES[:1]))
+
+    assert str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count("remat") >= 5
+
+
+def test_annotated_parameters_are_unboxed(model, variables):
+    kernel = variables["params"]["head"]["kernel"]
+    boxed = {
+        **variables["params"],
+        "head": {**variables["params"]["head"], "kernel": nn.Partitioned(kernel, (None, "m"))},
+    }
+    found = jax.jit(model.apply)({**variables, "params": boxed}, IMAGES)
+    np.testing.assert_array_equal(found, jax.jit(model.apply)(variables, IMAGES))

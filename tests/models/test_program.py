@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.models import program
-from unireplknet_jax.models.program import Program, announced, compile_program, is_compiling
+from unireplknet_jax.models.program import AheadOfTime, announced, compile_program, is_compiling
+from unireplknet_jax.train.sharding import make_mesh
 
 
 class Slow:
@@ -48,10 +49,25 @@ def test_low_effort_is_asked_for_where_it_pays():
 def test_a_program_is_compiled_once_for_each_kind_of_argument(monkeypatch):
     compiled, real = [], program.compile_program
     monkeypatch.setattr(program, "compile_program", lambda *args, **kwargs: compiled.append(1) or real(*args, **kwargs))
-    double = Program(jax.jit(lambda tree: 2 * tree["x"]), "twice")
+    double = AheadOfTime(jax.jit(lambda tree: 2 * tree["x"]), "twice")
     for shape, dtype, count in (((3,), "float32", 1), ((3,), "float32", 1), ((4,), "float32", 2), ((3,), "int32", 3)):
         assert double({"x": jnp.ones(shape, dtype)}).shape == shape
         assert len(compiled) == count
+
+
+def test_precision_x64_and_mesh_of_the_caller_make_a_program_of_their_own():
+    product = AheadOfTime(jax.jit(jnp.matmul), "a product")
+    a = jnp.ones((3, 3))
+    for _ in range(2):
+        product(a, a)
+        with jax.default_matmul_precision("highest"):
+            product(a, a)
+        with jax.enable_x64(True):
+            product(a, 2 * a)
+        with jax.set_mesh(make_mesh()):
+            product(a, a)
+    assert len(product._compiled) == 4
+    assert AheadOfTime(jax.jit(lambda x: x + 1), "a number")(1.0) == 2
 
 
 def test_an_error_of_the_compiler_is_raised_where_it_is_waited_for():

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -13,10 +12,12 @@ import threading
 import time
 from typing import NamedTuple
 
+from unireplknet_jax.models.program import announced
 from unireplknet_jax.tasks import made_up
 
-_RECIPE = pathlib.Path(__file__).parents[2] / "configs" / "finetune.py"
+RECIPE = pathlib.Path(__file__).parents[2] / "configs" / "finetune.py"
 _LIMIT = 900  # seconds after which a process is ended
+_SCRATCH = "SCRATCH"  # in a command: a folder that is new for every process
 # What the calls share: NAME's seconds, as one JSON line each.
 _PRELUDE = """
 import json, time
@@ -64,7 +65,7 @@ class Case(NamedTuple):
 
 
 def cases(folder, only=None):
-    """The `Case`s of the table on files in a folder, written where they are missing; only: those whose name holds this.
+    """The `Case`s of the table on files in a folder, which `tasks.made_up` writes; only: those whose name holds this.
 
     Raises ValueError if none does.
     """
@@ -84,14 +85,13 @@ def cases(folder, only=None):
     for kind, file in made_up.FILES.items():
         words = ["predict", f"{folder}/{kind}", f"{folder}/{file}"]
         found.append(Case(f"predict a {kind}, a", [*command, *words], (kind, file)))
-    if _RECIPE.is_file():
-        words = [f"--config.init={folder}/a.pth", f"--config.data.dir={folder}/flowers", f"--workdir={folder}/run"]
-        train = [*command, "train", f"--config={_RECIPE}:a", *words]
+    if RECIPE.is_file():
+        words = [f"--config.init={folder}/a.pth", f"--config.data.dir={folder}/flowers", f"--workdir={_SCRATCH}/run"]
+        train = [*command, "train", f"--config={RECIPE}:a", *words]
         found.append(Case("train finetune.py:a to its first step", train, ("a.pth", "flowers"), until="step "))
     found = [case for case in found if only is None or only in case.name]
     if not found:
         raise ValueError(f"no row's name holds {only!r}.")
-    made_up.write(folder, {file for case in found for file in case.files})
     return found
 
 
@@ -108,7 +108,9 @@ def measure(case, rounds=3):
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             for state in ("cold", "warm"):
-                for name, *values in _run(case, cache):
+                with announced(f"{case.name}, cache {state}"):
+                    found = _run(case, cache)
+                for name, *values in found:
                     seconds.setdefault((name, state), []).append(values)
     return [
         {
@@ -126,9 +128,9 @@ def measure(case, rounds=3):
 def _run(case, cache):
     """[(name, wall seconds, CPU seconds)] of one process."""
     environment = os.environ | {"XDG_CACHE_HOME": cache, "JAX_COMPILATION_CACHE_DIR": f"{cache}/xla"}
-    _remove_workdirs(case.command)
+    command = [word.replace(_SCRATCH, tempfile.mkdtemp(dir=cache)) for word in case.command]
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    process = subprocess.Popen(case.command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stop = threading.Timer(_LIMIT, process.kill)
     stop.start()
     lines = []
@@ -154,10 +156,3 @@ def _run(case, cache):
         rows = [json.loads(line) for line in out.splitlines() if line.startswith("[")]
         return [(f"{name}, {suffix}" if suffix else name, *values) for name, *values in rows]
     return [(case.name, wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)]
-
-
-def _remove_workdirs(command):
-    """A run begins anew: what an earlier one has left in its workdir goes."""
-    for word in command:
-        if word.startswith("--workdir="):
-            shutil.rmtree(word.partition("=")[2], ignore_errors=True)

@@ -1,7 +1,9 @@
 """`benchmark WHAT`: how fast a part of the system is on this machine."""
 
+import argparse
 import dataclasses
 import pathlib
+import tempfile
 
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
@@ -171,22 +173,30 @@ def _run_input(args):
 def _add_startup_arguments(parser):
     parser.add_argument("--only", metavar="TEXT", help="the rows whose name holds this")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="processes of each (default: 3)")
-    parser.add_argument("--folder", metavar="DIR", help="where the made-up files are kept (default: nowhere)")
+    parser.add_argument("--folder", metavar="DIR", help="a folder that keeps the made-up files (default: nowhere)")
 
 
 def _run_startup(args):
-    import tempfile
-
     from unireplknet_jax.benchmark import startup
+    from unireplknet_jax.tasks import made_up
 
     if args.rounds < 1:
-        raise ValueError(f"--rounds must be 1 or more, not {args.rounds}.")
+        raise argparse.ArgumentError(None, f"--rounds must be 1 or more, not {args.rounds}.")
+    if args.folder and not pathlib.Path(args.folder).is_dir():
+        raise ValueError(f"--folder {args.folder} is not a folder; create it first.")
+    rows, left_out = [], []
+    if not startup.RECIPE.is_file():
+        left_out.append("training: there is no configs/finetune.py beside the package")
     with tempfile.TemporaryDirectory() as temporary:
-        rows = []
         for case in startup.cases(args.folder or temporary, args.only):
-            rows += startup.measure(case, args.rounds)
+            try:
+                made_up.write(args.folder or temporary, case.files)
+                rows += startup.measure(case, args.rounds)
+            except (ImportError, ValueError) as error:
+                left_out.append(f"{case.name}: {error}")
+    print_notes([f"left out, {reason}" for reason in left_out])
     if args.json:
-        print_json({"unit": "seconds", "rounds": args.rounds, "rows": rows})
+        print_json({"unit": "seconds", "rounds": args.rounds, "rows": rows, "left_out": left_out})
         return
     names = ("wall", "fastest", "slowest", "cpu")
     print_table(

@@ -65,8 +65,7 @@ def _run(args):
         print(f"unireplknet train: {notice}", file=sys.stderr)
         return AGAIN
     except KeyboardInterrupt:
-        print(f"unireplknet train: interrupted; {saved_so_far(args.workdir)}", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt(saved_so_far(args.workdir)) from None
     return 0
 
 

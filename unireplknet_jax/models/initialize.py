@@ -12,13 +12,13 @@ from unireplknet_jax.ops.random import can_draw, draw_normals
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0, "beta": 0.0}
 
 
-def initial_variables(model, key, place=()):
-    """{"params", "batch_stats"} with the numbers that the initializers of the layers give; None for another generator.
+def drawn_variables(model, key, place=()):
+    """{"params", "batch_stats"} with the numbers that the initializers of the layers give; None: leave it to Flax.
 
     key: of the "params" stream; place: names of the modules around the model. Flax would have a generator compiled for
     every kernel, half a minute for the smallest size. ops.random draws the same numbers in seconds.
     """
-    if not can_draw(key):
+    if not can_draw(key) or not all(isinstance(name, str) for name in place):
         return None
     shapes = flax.traverse_util.flatten_dict(variable_shapes(model))
     kernels = [path for path in shapes if path[-1] == "kernel"]

@@ -6,14 +6,15 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 
 _log = logging.getLogger(__name__)
 _SILENT = 2.0  # seconds that a wait may last before a line says what is waited for
 _AGAIN = 20.0  # seconds between the lines after that
-_COMPILER = "compiler"  # the name of the threads that compile
+_compilations = []  # an event for each that goes on, which it sets at its end
 # For a program that runs once: what the compiler saves is more than what the program then takes longer.
 _QUICK = {"cpu": {"xla_backend_optimization_level": "0"}}
-_QUICK_ELSEWHERE = {"exec_time_optimization_effort": -1.0}
+QUICK_ELSEWHERE = {"exec_time_optimization_effort": -1.0}
 
 
 def compile_program(function, *arguments, what, quick=False):
@@ -26,27 +27,36 @@ def compile_program(function, *arguments, what, quick=False):
     An exception that a handler raises leaves it behind, see `is_compiling`.
     """
     with announced(f"compiling {what}"):
-        lowered = function.lower(*arguments)
-        options = _QUICK.get(jax.default_backend(), _QUICK_ELSEWHERE) if quick else None
-        result = {}
+        options = _QUICK.get(jax.default_backend(), QUICK_ELSEWHERE) if quick else None
+        return compile_lowered(function.lower(*arguments), options)
 
-        def work():
-            try:
-                result["program"] = lowered.compile(compiler_options=options)
-            except BaseException as error:  # raised where it is waited for
-                result["error"] = error
 
-        thread = threading.Thread(target=work, name=_COMPILER, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(0.1)
+def compile_lowered(lowered, options=None):
+    """`lowered.compile(options)` in a thread of its own, so that signals are handled while it goes on."""
+    result, done = {}, threading.Event()
+
+    def work():
+        try:
+            result["program"] = lowered.compile(compiler_options=options)
+        except BaseException as error:  # raised where it is waited for
+            result["error"] = error
+        _compilations.remove(done)
+        done.set()
+
+    _compilations.append(done)
+    threading.Thread(target=work, daemon=True).start()
+    while not done.wait(0.1):  # a handler runs between two waits
+        pass
     if "error" in result:
         raise result["error"]
     return result["program"]
 
 
-class Program:
-    """A jitted function that is compiled by `compile_program` when it is first called with arguments of some shapes."""
+class AheadOfTime:
+    """A jitted function that is compiled by `compile_program` when it is first called with arguments of some kind.
+
+    As with `jax.jit`, shapes, types, shardings, the context mesh, the matmul precision and x64 make a kind.
+    """
 
     def __init__(self, function, what, quick=False):
         self.function, self._what, self._quick = function, what, quick
@@ -54,7 +64,9 @@ class Program:
 
     def __call__(self, *arguments):
         leaves, structure = jax.tree.flatten(arguments)
-        key = structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+        kinds = ((jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
+        config = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
+        key = structure, tuple(kinds), config, jax.sharding.get_abstract_mesh()
         if key not in self._compiled:
             self._compiled[key] = compile_program(self.function, *arguments, what=self._what, quick=self._quick)
         return self._compiled[key](*arguments)
@@ -62,7 +74,7 @@ class Program:
 
 def is_compiling():
     """Whether a compilation goes on that nobody waits for any more: the interpreter cannot end before it does."""
-    return any(thread.name == _COMPILER for thread in threading.enumerate())
+    return bool(_compilations)
 
 
 @contextlib.contextmanager

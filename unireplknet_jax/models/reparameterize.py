@@ -111,27 +111,32 @@ def _merge_tree(params, stats):
 
 
 def _merge_block(params, stats):
-    """One block in inference form. Arrays of one device are folded on the host, by NumPy.
-
-    JAX would compile some fifty programs for what takes milliseconds, or one large one under `jax.jit`.
-    """
-    leaves = jax.tree.leaves((params, stats))
-    if not all(isinstance(leaf, jax.Array) and _on_one_device(leaf) for leaf in leaves):
-        return _fold_block(params, stats)
-    merged = _fold_block(*jax.device_get((params, stats)))
-    return jax.device_put(merged, leaves[0].sharding if leaves[0].committed else None)
-
-
-def _on_one_device(leaf):
-    return not isinstance(leaf, jax.core.Tracer) and len(leaf.devices()) == 1
+    """One block in inference form; what is not folded passes through."""
+    kept = {"se": params["se"], "pwconv1": params["pwconv1"], "grn": {"gamma": params["grn"]["gamma"]}}
+    folded = {name: tree for name, tree in params.items() if name not in ("se", "pwconv1")}
+    return kept | _where_the_arrays_are(_fold_block, folded, stats)
 
 
 def _fold_block(params, stats):
-    merged = {"se": params["se"], "pwconv1": params["pwconv1"], "grn": {"gamma": params["grn"]["gamma"]}}
-    if "dwconv" in params:
-        merged["dwconv"] = _merge_depthwise(params, stats)
-    merged["pwconv2"] = _merge_second_linear(params, stats["pwconv2_bn"])
-    return merged
+    merged = {"pwconv2": _merge_second_linear(params, stats["pwconv2_bn"])}
+    return merged | ({"dwconv": _merge_depthwise(params, stats)} if "dwconv" in params else {})
+
+
+def _where_the_arrays_are(function, *trees):
+    """function(*trees) by NumPy for NumPy arrays and for those of one device, on which the results then are.
+
+    JAX would compile some fifty programs for what takes milliseconds, or one large one under `jax.jit`. Other arrays
+    (tracers, arrays on a mesh) are JAX's business, and so are the NumPy arrays among them.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if isinstance(leaf, jax.Array)]
+    if not arrays:
+        return function(*trees)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in arrays):
+        return function(*jax.tree.map(jnp.asarray, trees))
+    places = {leaf.sharding for leaf in arrays if leaf.committed}
+    if len(places) > 1 or any(len(leaf.devices()) > 1 for leaf in arrays):
+        return function(*jax.tree.map(jnp.asarray, trees))
+    return jax.device_put(function(*jax.device_get(trees)), next(iter(places), None))
 
 
 def _merge_depthwise(params, stats):

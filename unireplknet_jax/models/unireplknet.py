@@ -2,11 +2,12 @@
 
 import functools
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.models.initialize import initial_variables
+from unireplknet_jax.models.initialize import drawn_variables
 from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
 from unireplknet_jax.nn.layers import LayerNorm, Linear, StridedConv
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
@@ -119,20 +120,22 @@ class UniRepLKNet(nn.Module):
         return block(**options, name=name)(x, train)
 
     def _run_block_program(self, name, options, x, train):
-        del train
         variables = {collection: tree[name] for collection, tree in self.variables.items() if name in tree}
-        return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
+        try:
+            return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
+        except flax.errors.FlaxError:  # of a tensor that is missing or has another shape: named by its whole path below
+            return self._run_block(name, options, x, train)
 
     def _may_run_programs(self, x, train):
         """Whether each block may be a program of its own: outside of `jax.jit`, in inference, unwatched."""
         # `nn.intercept_methods` would not reach into a program that is there already; it has no public question to ask.
         watched = self.scope.mutable is not False or getattr(nn.module, "_global_interceptor_stack", True)
-        return not (train or watched or isinstance(x, jax.core.Tracer))
+        return not (train or watched or self.remat or isinstance(x, jax.core.Tracer))
 
     def _initialize(self):
         """Draw all variables at once, where the key allows it; the layers below draw what they do not find."""
         stream = self.scope.rngs.get("params")
-        variables = (stream and initial_variables(self, stream.rng, stream.suffix)) or {}
+        variables = (stream and drawn_variables(self, stream.rng, stream.suffix)) or {}
         for collection, tree in variables.items():
             for name, below in tree.items() if self.is_mutable_collection(collection) else ():
                 if not self.has_variable(collection, name):

@@ -20,7 +20,7 @@ def parameter(module, name, init, shape):
     """
     if not module.has_variable("params", name):
         return module.param(name, init, shape, jnp.float32)
-    value = module.get_variable("params", name)
+    value = flax.core.meta.unbox(module.get_variable("params", name))
     if jnp.shape(value) != shape:
         raise flax.errors.ScopeParamShapeError(name, "/".join(module.path), jnp.shape(value), shape)
     return value

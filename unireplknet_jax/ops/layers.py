@@ -44,7 +44,7 @@ def strided_conv(x, kernel, bias):
 @jax.jit
 def layer_norm(x, scale, bias):
     """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
-    x = x.astype(jnp.float32)
+    x, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
     mean = jnp.mean(x, axis=-1, keepdims=True)
     centred = x - mean
     var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -80,12 +80,12 @@ def global_response_norm(x, gamma, beta=None):
 
     gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
     """
-    y = x.astype(jnp.float32)
+    y, gamma = x.astype(jnp.float32), gamma.astype(jnp.float32)
     energy = jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True)
     positive = energy > 0  # PyTorch's norm has gradient 0 at 0, where sqrt's is infinite
     norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
     y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
-    return (y if beta is None else y + beta).astype(x.dtype)
+    return (y if beta is None else y + beta.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.jit

@@ -367,7 +367,7 @@ class Forecasting:
         return _name_table(self.module(deploy), self.stations, self.history, self._marks)
 
 
-@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
+@functools.lru_cache(maxsize=8)  # the layers around the trunk are traced
 def _name_table(module, stations, history, marks):
     return corrformer_names.name_table(corrformer_names.variables_of(module, stations, history, marks))
 

@@ -1,6 +1,8 @@
 """Checkpoints with random weights, and a file for each task to look at: what `benchmark startup` measures with."""
 
+import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
@@ -30,17 +32,22 @@ def write(folder, names):
     """Write the named files: "a.pth", "picture.jpg", "flowers", "sound" (a checkpoint), "sound.wav" and their like."""
     folder = pathlib.Path(folder)
     for name in names:
-        kind, suffix = pathlib.Path(name).stem, pathlib.Path(name).suffix
         if (folder / name).exists():
             continue
-        if suffix == ".pth":
-            task = get_task("classification", model={"name": f"unireplknet_{kind}"})
-            save_torch_checkpoint(folder / name, _made_up(task))
-        elif kind in _TASKS and not suffix:
-            task = get_task(_TASKS[kind][0], **_TASKS[kind][1])
-            save_checkpoint(folder / name, Checkpoint(task, _made_up(task), merged=False))
-        else:
-            _WRITERS[kind](folder / name)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # whole or not at all
+            _write(pathlib.Path(scratch) / name)
+            os.replace(pathlib.Path(scratch) / name, folder / name)
+
+
+def _write(path):
+    if path.suffix == ".pth":
+        task = get_task("classification", model={"name": f"unireplknet_{path.stem}"})
+        save_torch_checkpoint(path, _made_up(task))
+    elif path.name in _TASKS:
+        task = get_task(_TASKS[path.name][0], **_TASKS[path.name][1])
+        save_checkpoint(path, Checkpoint(task, _made_up(task), merged=False))
+    else:
+        _WRITERS[path.stem](path)
 
 
 def _made_up(task):

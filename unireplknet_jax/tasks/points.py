@@ -361,7 +361,7 @@ class Points:
         return _name_table(dataclasses.replace(self, points=32, raw_points=32, view_size=28, object_size=None), deploy)
 
 
-@functools.lru_cache(maxsize=8)  # tracing a deep network takes seconds
+@functools.lru_cache(maxsize=8)  # the layers around the trunk are traced
 def _name_table(task, deploy):
     cloud = jax.ShapeDtypeStruct((1, task.points, 3), jnp.float32)
     return Points.names_of(abstract_variables(task.module(deploy), cloud, cloud))

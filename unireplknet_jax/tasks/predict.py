@@ -11,7 +11,7 @@ from PIL import Image
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
-from unireplknet_jax.models.program import Program
+from unireplknet_jax.models.program import AheadOfTime
 
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
@@ -105,15 +105,16 @@ def predict_files(checkpoint, sources, batch_size=8):
     The network runs in the form of the checkpoint. Raises ValueError for a checkpoint without classifier.
     """
     require_classifier(checkpoint)
-    sources, task, module = list(sources), checkpoint.task, checkpoint.module
+    task, module = checkpoint.task, checkpoint.module
     jitted = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
     combined, rows, step = getattr(task, "combined", list), None, None
     for chunk in _chunks(task, sources, batch_size):
         examples = [example for _, found, _ in chunk for example in found]
         if step is None and examples:
             rows = min(batch_size, len(examples))
-            values = sum(examples[0][name].size for name in _array_names(examples[0])) * max(rows, len(sources))
-            step = Program(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
+            count = max(len(examples), len(sources) if hasattr(sources, "__len__") else 0)
+            values = count * sum(examples[0][name].size for name in _array_names(examples[0]))
+            step = AheadOfTime(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
         records = iter(_records(task, step, checkpoint.variables, examples, rows))
         for source, found, error in chunk:
             own = [record for record in (next(records) for _ in found) if record is not None]

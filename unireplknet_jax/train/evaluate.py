@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from unireplknet_jax.data.pipeline import eval_batches
+from unireplknet_jax.models.program import announced
 from unireplknet_jax.train.distributed import gather_rows
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh, to_devices
 from unireplknet_jax.train.step import make_eval_step
@@ -41,7 +42,7 @@ def evaluate(
     eval_step = eval_step or make_eval_step(task, mesh, deploy, bool(predictions) or makes_records(task))
     batches = eval_batches(dataset, batch_size, jax.process_index(), jax.process_count(), num_threads, workers)
     totals, records, previous, kept = None, [], None, []
-    with jax.set_mesh(mesh), contextlib.closing(batches):
+    with announced("evaluating"), jax.set_mesh(mesh), contextlib.closing(batches):
         for batch in batches:
             sums, pred = eval_step(variables, to_devices(batch_sharding(mesh), batch))
             totals = sums if totals is None else jax.tree.map(lambda a, b: a + b, totals, sums)

@@ -142,7 +142,7 @@ def _train(config, workdir, profile, preemption):
         config.data.get("workers", 0),
     )
     batches = _accumulated(micro_batches, config.accumulate)
-    sharding, pending, scalars, metrics = micro_batch_sharding(mesh), [], {}, {}
+    sharding, programs, pending, scalars, metrics = micro_batch_sharding(mesh), {}, [], {}, {}
     closing = map(contextlib.closing, (checkpoints, writer, profiler, micro_batches, batches))
     with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
         for resource in closing:
@@ -155,22 +155,26 @@ def _train(config, workdir, profile, preemption):
         stopping = out_of_patience(step)
         while step < steps and not stopping:
             batch = to_devices(sharding, next(batches))
-            if step == first:
-                with preemption.at_once(_untouched(step, steps)):
-                    train_step = compile_program(run.train_step, state, batch, what="the training step")
-                if preemption.reached(step):
-                    raise Preempted(_untouched(step, steps))
+            kind = tuple(sorted((name, leaf.shape) for name, leaf in batch.items()))
+            if kind not in programs:
+                # Of a later kind the signal is heard after the step, which is then saved.
+                at_once = preemption.at_once(_untouched(step, steps)) if step == first else contextlib.nullcontext()
+                with at_once:
+                    programs[kind] = compile_program(run.train_step, state, batch, what="the training step")
+            if step == first and preemption.reached(step):
+                raise Preempted(_untouched(step, steps))
             if step == first and hasattr(task, "preview"):
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
             profiler.before(step, scalars)
-            state, scalars = train_step(state, batch)
+            state, scalars = programs[kind](state, batch)
             step += 1
-            if step == first + 1:
-                _log.info("step %d/%d  loss %.4g", step, steps, scalars["loss"])
             pending.append(scalars)
             measuring = step == steps or step % eval_steps == 0
             preempted = preemption.reached(step)
             saving = measuring or preempted or step % config.checkpoint.every_steps == 0
+            if step == first + 1 and step % config.log_every and not saving:
+                shown = {name: float(value) for name, value in scalars.items() if "/" not in name}
+                _log.info("step %d/%d  %s", step, steps, _listed(shown))
             if step % config.log_every == 0 or saving:
                 scalars = mean_of_finite(jax.device_get(pending), step, schedule)  # what is not finite is never saved
                 pending = []

@@ -13,7 +13,7 @@ import re
 
 import jax
 
-from unireplknet_jax.models.program import announced
+from unireplknet_jax.models.program import QUICK_ELSEWHERE, announced, compile_lowered
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.program_cache import without_program_cache
 from unireplknet_jax.train.recipe import completed
@@ -22,7 +22,6 @@ from unireplknet_jax.train.sharding import make_mesh
 from unireplknet_jax.train.slices import libtpu_version, open_slice
 
 _log = logging.getLogger(__name__)
-_LOW_EFFORT = {"exec_time_optimization_effort": -1.0}
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -75,7 +74,7 @@ class _Compiler:
 
     def __init__(self, config, task, mesh, full, store):
         self._config, self._task, self._mesh, self._store = config, task, mesh, store
-        self._options = None if full else _LOW_EFFORT
+        self._options = None if full else QUICK_ELSEWHERE
         self._count = 0
 
     def compile(self, batch_size):
@@ -96,7 +95,7 @@ class _Compiler:
                 lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
             try:
                 with without_program_cache():
-                    compiled = lowered.compile(compiler_options=self._options)
+                    compiled = compile_lowered(lowered, self._options)
             except jax.errors.JaxRuntimeError as error:
                 return {"memory": needed_bytes(error, _bytes_of((run.state, batch)))}
         sizes = compiled.memory_analysis()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from unireplknet_jax.models.program import Program, compile_program
+from unireplknet_jax.models.program import AheadOfTime, compile_program
 from unireplknet_jax.tasks.base import fresh_variables
 from unireplknet_jax.train.sharding import (
     batch_sharding,
@@ -126,8 +126,8 @@ def _gradient_norms(gradients):
 def make_eval_step(task, mesh, deploy, predictions=True):
     """The (variables, batch) -> (totals, predictions), both replicated; batch: {name: (n, ...)}.
 
-    A `Program`, compiled when it is first called. predictions: False gives None in their place: XLA drops what nobody
-    asks for, and so its copies on all devices.
+    Compiled when it is first called. predictions: False gives None in their place: XLA drops what nobody asks for, and
+    so its copies on all devices.
     """
     module = task.module(deploy)
 
@@ -140,4 +140,4 @@ def make_eval_step(task, mesh, deploy, predictions=True):
         in_shardings=(None, batch_sharding(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
     )
-    return Program(jitted, f"the evaluation of the {'merged' if deploy else 'training'} form")
+    return AheadOfTime(jitted, f"the evaluation of the {'merged' if deploy else 'training'} form")

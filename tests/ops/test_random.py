@@ -9,7 +9,7 @@ from unireplknet_jax.ops.random import can_draw, draw_normals
 from unireplknet_jax.train.sharding import make_mesh
 
 # Below and above a piece of 8,192 elements, splittable along every axis or none.
-SHAPES = ((3, 5), (13, 13, 1, 80), (8193,), (320, 128), (1000, 777), (7, 4096, 3), (2, 3, 800, 4))
+SHAPES = ((3, 5), (13, 13, 1, 80), (8193,), (128, 320), (1000, 777), (7, 4096, 3), (2, 3, 800, 4))
 FOLDS = (0, 1, 2, 3, 2**31, 2**32 - 1, 77)
 
 
@@ -32,9 +32,9 @@ def test_every_device_draws_its_part_of_the_same_numbers(fsdp):
         drawn = draw_normals(jax.random.key(7), folds, SHAPES)
     for own, expected in zip(drawn, draw_normals(jax.random.key(7), folds, SHAPES), strict=True):
         np.testing.assert_array_equal(own, expected)
-    # (320, 128) is split along its longer axis, (13, 13, 1, 80) along the only one that divides.
+    # (128, 320) is split along its longer axis, (13, 13, 1, 80) along the only one that divides.
     shards = [drawn[index].addressable_data(0).shape for index in (3, 1)]
-    assert shards == [(320 // fsdp, 128), (13, 13, 1, 80 // fsdp)]
+    assert shards == [(128, 320 // fsdp), (13, 13, 1, 80 // fsdp)]
 
 
 def test_one_program_serves_all_keys():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.models.program import compile_lowered
 from unireplknet_jax.train.program_cache import without_program_cache
 
 _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
@@ -44,7 +45,7 @@ def jax_program(function, *arguments):
     """The `Program` of a function of arrays, compiled for the default device."""
     began = time.perf_counter()
     with without_program_cache():
-        compiled = jax.jit(function).lower(*arguments).compile()
+        compiled = compile_lowered(jax.jit(function).lower(*arguments))
     seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
     if jax.default_backend() == "cpu":  # which would work at several calls at once

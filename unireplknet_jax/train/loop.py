@@ -161,8 +161,6 @@ def _train(config, workdir, profile, preemption):
                 at_once = preemption.at_once(_untouched(step, steps)) if step == first else contextlib.nullcontext()
                 with at_once:
                     programs[kind] = compile_program(run.train_step, state, batch, what="the training step")
-            if step == first and preemption.reached(step):
-                raise Preempted(_untouched(step, steps))
             if step == first and hasattr(task, "preview"):
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
             profiler.before(step, scalars)

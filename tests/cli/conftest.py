@@ -1,3 +1,5 @@
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -14,6 +16,15 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent_waits():
+    """Lines that say what a slow machine waits for come or do not: these tests read every line of stderr."""
+    logger = logging.getLogger("unireplknet_jax.models.program")
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

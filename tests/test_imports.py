@@ -126,7 +126,7 @@ def test_a_file_has_at_most_400_lines(file):
         ("models/made_up.py", "import unireplknet_jax"),
         ("models/made_up.py", "from unireplknet_jax import load_checkpoint"),
         ("models/made_up.py", "import importlib\ntask = importlib.import_module(f'unireplknet_jax.tasks.{name}')"),
-        ("models/made_up.py", "import unireplknet_jax.data.sources"),
+        ("models/made_up.py", "import unireplknet_jax.data.pictures.sets"),
         ("data/made_up.py", "from unireplknet_jax.ops import fold"),
         ("tasks/made_up.py", "import unireplknet_jax.train.loop as loop"),
         ("train/made_up.py", "from .. import cli"),
@@ -142,7 +142,7 @@ def test_an_upward_import_is_found(file, source):
     ("file", "source"),
     [
         ("nn/made_up.py", "import os\nfrom ..ops import fold\nfrom unireplknet_jax.nn import layers"),
-        ("cli/made_up.py", "from unireplknet_jax.data import sources\nfrom unireplknet_jax.train import loop"),
+        ("cli/made_up.py", "from unireplknet_jax.data.pictures import sets\nfrom unireplknet_jax.train import loop"),
         ("data/made_up.py", "from . import sources"),
         ("tasks/made_up.py", "from unireplknet_jax import __version__"),
         ("__init__.py", "from .tasks import load_checkpoint\nfrom unireplknet_jax.models import zoo"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.data.throughput import STEPS
+from unireplknet_jax.benchmark.throughput import STEPS
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from networks import lively
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.data import solids
+from unireplknet_jax.data.shapes import solids
 from unireplknet_jax.tasks.base import fresh_variables, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures.sets import open_source
 
 command = importlib.import_module("unireplknet_jax.cli.shards")
 

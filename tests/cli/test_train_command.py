@@ -12,7 +12,7 @@ from PIL import Image
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli import train as train_command
 from unireplknet_jax.cli.train import load_config
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.train import loop
 from unireplknet_jax.train.distributed import Preempted
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data import array_records
-from unireplknet_jax.data.array_records import write_array_records
 from unireplknet_jax.data.base import ArraySource
-from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.pictures import array_records
+from unireplknet_jax.data.pictures.array_records import write_array_records
+from unireplknet_jax.data.pictures.sets import open_source
+from unireplknet_jax.data.pictures.transforms import read_image
 from unireplknet_jax.data.pipeline import train_batches, training_stream
-from unireplknet_jax.data.sources import open_source
 
 
 def jpeg(seed, side=12):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from unireplknet_jax.data import audio
-from unireplknet_jax.data.audio import EncodedSound, FilterBank, centred, read_sound
+from unireplknet_jax.data.sounds import waveforms as audio
+from unireplknet_jax.data.sounds.waveforms import EncodedSound, FilterBank, centred, read_sound
 from unireplknet_jax.ops.filterbank import log_filterbank
 
 SOUNDS = ("noise", "tone", "chirp", "short", "speech", "long")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from unireplknet_jax.data import speech_synthesis
-from unireplknet_jax.data.audio import read_sound
-from unireplknet_jax.data.audio_sets import ARCHIVE, COMMANDS, TONES, open_sounds
+from unireplknet_jax.data.sounds import speech_synthesis
+from unireplknet_jax.data.sounds.sets import ARCHIVE, COMMANDS, TONES, open_sounds
+from unireplknet_jax.data.sounds.waveforms import read_sound
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 

@@ -15,9 +15,9 @@ from unireplknet_jax.data.broken import (
     find_broken,
     without_broken,
 )
-from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.pictures.sets import open_source
+from unireplknet_jax.data.pictures.transforms import read_image
 from unireplknet_jax.data.pipeline import train_batches, training_stream
-from unireplknet_jax.data.sources import open_source
 
 
 def noise(seed):

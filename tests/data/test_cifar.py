@@ -7,8 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
-from unireplknet_jax.data import cifar
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures import cifar
+from unireplknet_jax.data.pictures.sets import open_source
 
 NAMES = {"cifar10": [f"thing {i}".replace(" ", "_") for i in range(10)], "cifar100": [f"fine_{i}" for i in range(100)]}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.image import TrainTransform, eval_transform, read_image
+from unireplknet_jax.data.pictures.transforms import TrainTransform, eval_transform, read_image
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (5, 7, 3), np.uint8)

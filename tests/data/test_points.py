@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from unireplknet_jax.data.points import (
+from unireplknet_jax.data.shapes.points import (
     SUFFIXES,
     fixed_poses,
     in_unit_sphere,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from unireplknet_jax.data import solids
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.points import points_of
-from unireplknet_jax.data.points_sets import open_points
+from unireplknet_jax.data.shapes import solids
+from unireplknet_jax.data.shapes.points import points_of
+from unireplknet_jax.data.shapes.sets import open_points
 
 LABELS = read_labels("modelnet40")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data import randaugment
-from unireplknet_jax.data.randaugment import OPERATIONS, RandAugment
+from unireplknet_jax.data.pictures import randaugment
+from unireplknet_jax.data.pictures.randaugment import OPERATIONS, RandAugment
 
 FILL = (124, 116, 104)
 LEVELS = [0.0, 0.25, -0.25, 0.5, -0.5, 0.8, -0.83, 0.9, -0.9, 0.937, -0.937, 1.0, -1.0]

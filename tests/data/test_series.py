@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 
-from unireplknet_jax.data.numpy_files import read_npy
-from unireplknet_jax.data.series import Series, Windows, checked, continued, read_table, without_gaps
-from unireplknet_jax.data.series_sets import PLACES, open_series, write_ordered
-from unireplknet_jax.data.stations import order_stations, standardized
-from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.numpy_files import read_npy
+from unireplknet_jax.data.series.sets import PLACES, open_series, write_ordered
+from unireplknet_jax.data.series.stations import order_stations, standardized
+from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.windows import Series, Windows, checked, continued, read_table, without_gaps
 
 HOUR = np.timedelta64(3600, "s")
 

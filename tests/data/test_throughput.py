@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data import throughput
-from unireplknet_jax.data.image import TrainTransform
-from unireplknet_jax.data.randaugment import OPERATIONS
-from unireplknet_jax.data.throughput import STEPS, measure, our_steps, pictures_in, synthetic_jpegs
+from unireplknet_jax.benchmark import throughput
+from unireplknet_jax.benchmark.throughput import STEPS, measure, our_steps, pictures_in, synthetic_jpegs
+from unireplknet_jax.data.pictures.randaugment import OPERATIONS
+from unireplknet_jax.data.pictures.transforms import TrainTransform
 
 
 def test_synthetic_pictures_are_different_jpegs_of_one_size_and_the_same_each_time():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.image import TrainTransform, random_resized_crop
-from unireplknet_jax.data.randaugment import RandAugment
+from unireplknet_jax.data.pictures.randaugment import RandAugment
+from unireplknet_jax.data.pictures.transforms import TrainTransform, random_resized_crop
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (60, 90, 3), np.uint8)

@@ -10,9 +10,7 @@ import pytest
 from PIL import Image
 from video_files import KINDS, indices, stairs, write
 
-from unireplknet_jax.data.moving_shapes import write_video
-from unireplknet_jax.data.randaugment import RandAugment
-from unireplknet_jax.data.video import (
+from unireplknet_jax.data.clips.frames import (
     ClipTransform,
     clips_over_time,
     one_clip,
@@ -20,6 +18,8 @@ from unireplknet_jax.data.video import (
     spatial_crops,
     why_broken,
 )
+from unireplknet_jax.data.clips.moving_shapes import write_video
+from unireplknet_jax.data.pictures.randaugment import RandAugment
 
 OFFSETS = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]  # of 16 frames in 64, by the original's formula
 

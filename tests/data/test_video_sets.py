@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from video_files import write
 
-from unireplknet_jax.data import moving_shapes
-from unireplknet_jax.data.moving_shapes import MOTIONS, moving_shape, shapes_folder
-from unireplknet_jax.data.video import read_frames
-from unireplknet_jax.data.video_sets import open_videos
+from unireplknet_jax.data.clips import moving_shapes
+from unireplknet_jax.data.clips.frames import read_frames
+from unireplknet_jax.data.clips.moving_shapes import MOTIONS, moving_shape, shapes_folder
+from unireplknet_jax.data.clips.sets import open_videos
 
 
 def lists(folder, **texts):

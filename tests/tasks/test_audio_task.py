@@ -15,9 +15,9 @@ from official_files import TINY, assert_equal, leaves, make_state, write
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import unireplknet_jax as urk
-from unireplknet_jax.data.audio import FilterBank, read_sound
-from unireplknet_jax.data.audio_sets import COMMANDS, TONES
 from unireplknet_jax.data.pipeline import train_batches
+from unireplknet_jax.data.sounds.sets import COMMANDS, TONES
+from unireplknet_jax.data.sounds.waveforms import FilterBank, read_sound
 from unireplknet_jax.models.torch_archive import read_state_dict
 from unireplknet_jax.tasks.audio import Audio, ranking_metrics
 from unireplknet_jax.tasks.base import get_task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.tasks import classification
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.classification import Classification

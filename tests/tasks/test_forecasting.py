@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import unireplknet_jax as urk
-from unireplknet_jax.data.series import Series
-from unireplknet_jax.data.series_sets import open_series
-from unireplknet_jax.data.time_features import season_basis
+from unireplknet_jax.data.series.sets import open_series
+from unireplknet_jax.data.series.time_features import season_basis
+from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch

@@ -14,9 +14,9 @@ from networks import lively
 from official_files import assert_equal, leaves, make_state, write
 
 import unireplknet_jax as urk
-from unireplknet_jax.data import solids
 from unireplknet_jax.data.pipeline import train_batches
-from unireplknet_jax.data.points import fixed_poses
+from unireplknet_jax.data.shapes import solids
+from unireplknet_jax.data.shapes.points import fixed_poses
 from unireplknet_jax.models.torch_archive import read_state_dict
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, view_points

@@ -10,8 +10,8 @@ import pytest
 from networks import SMALL, lively, small_model
 from video_files import indices, write
 
+from unireplknet_jax.data.clips.frames import read_frames
 from unireplknet_jax.data.pipeline import train_batches
-from unireplknet_jax.data.video import read_frames
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.tasks import convert
@@ -369,7 +369,7 @@ def test_training_starts_from_an_image_model(tmp_path, variables):
 
 
 def test_a_file_is_decoded_once_for_all_of_its_views(folder, monkeypatch):
-    from unireplknet_jax.data import video
+    from unireplknet_jax.data.clips import frames as video
 
     calls = []
     monkeypatch.setattr(video, "read_frames", lambda *args: calls.append(args) or read_frames(*args))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import EncodedImage, ImageSource, listed
-from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.pictures.transforms import read_image
 
 POLICIES = ("refuse", "skip")
 MOST_REPLACED = 100  # in a row; a data set that is worse off needs mending, not skipping

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 from PIL import Image
 
-from unireplknet_jax.data import audio as sounds
-from unireplknet_jax.data.audio_sets import open_sounds
 from unireplknet_jax.data.base import check_order, labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
+from unireplknet_jax.data.sounds import waveforms as sounds
+from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
@@ -56,7 +56,7 @@ class Audio:
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
         waits for `fitted_to`, and "head_init_scale" are the head's.
-    rate, mels, width, shift, window: the filter bank (`data.audio.FilterBank`, milliseconds). mean, std: of its
+    rate, mels, width, shift, window: the filter bank (`sounds.waveforms.FilterBank`, milliseconds). mean, std: of its
         features, which are normalized to (x - mean) / (2 std). fill: what is put, before that, in place of missing and
         of masked frames; 0, as in the original, is loud, -15.94 is silence.
     seconds: a longer file is predicted by windows of this length, every half of it, whose scores are averaged; 0: of

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 from PIL import Image, ImageDraw
 
-from unireplknet_jax.data import image as images
 from unireplknet_jax.data.base import labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
+from unireplknet_jax.data.pictures import transforms as images
+from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.sources import open_source
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
@@ -42,11 +42,11 @@ class Classification:
 
     model: keyword arguments of the network; "name" is a published size whose fields the others override; num_classes=0
         waits for `fitted_to`.
-    image_size: pixels; resize: "crop" or "warp", None: the official rule for this size (`data.image.eval_transform`).
+    image_size: pixels; resize: "crop" or "warp", None: the official rule for this size (`transforms.eval_transform`).
     mean, std: per channel, of pixels scaled to 0..1.
     Augmentation of training images, in this order: crop_scale, the bounds of the area of a random resized crop, or
     None, then crop_padding, the pixels of a random crop out of a padded image; flip; rand_augment, a policy of
-    `data.randaugment`; on the device random_erasing, a probability; mixup and cutmix, the parameters of their Beta
+    `pictures.randaugment`; on the device random_erasing, a probability; mixup and cutmix, the parameters of their Beta
     distributions (0: off), of which one is drawn by mixup_switch_prob, with probability mixup_prob, for every
     `bn_group` of the model, as on one GPU of the original.
     """

@@ -17,10 +17,10 @@ import numpy as np
 
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.series import Windows, check_measured, checked, continued, read_table
-from unireplknet_jax.data.series_sets import open_series
-from unireplknet_jax.data.stations import check_same_stations, check_tree, standardized
-from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.sets import open_series
+from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
+from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.windows import Windows, check_measured, checked, continued, read_table
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.corrformer import Corrformer

@@ -82,7 +82,7 @@ def _sound(path):
 
 
 def _clip(path):
-    from unireplknet_jax.data.moving_shapes import write_video
+    from unireplknet_jax.data.clips.moving_shapes import write_video
 
     write_video(path, np.random.default_rng(0).integers(0, 256, (32, 120, 160, 3), np.uint8))
 

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 from PIL import Image
 
-from unireplknet_jax.data import points as shapes_of_points
 from unireplknet_jax.data.base import labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.points_sets import open_points
+from unireplknet_jax.data.shapes import points as shapes_of_points
+from unireplknet_jax.data.shapes.sets import open_points
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet

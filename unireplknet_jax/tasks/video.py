@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data import video as clips
 from unireplknet_jax.data.base import check_order
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
+from unireplknet_jax.data.clips import frames as clips
+from unireplknet_jax.data.clips.sets import open_videos
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.video_sets import open_videos
 from unireplknet_jax.tasks.base import check_number
 from unireplknet_jax.tasks.classification import Classification, captioned
 
@@ -43,7 +43,7 @@ def clip_to_map(clip, layout, rows):
 class VideoClassification(Classification):
     """Classify videos: clips of `frames` square frames of `image_size` pixels, by a classifier of their layout.
 
-    frames, stride, sampling: which frames of a video make a clip (`data.video.one_clip`; stride matters to "dense").
+    frames, stride, sampling: which frames of a video make a clip (`clips.frames.one_clip`; stride matters to "dense").
     segments, crops: the views of a video, clips spread over time and windows along its longer side, whose
     probabilities are averaged (original: 5 x 3); data["views"] takes other numbers, as recipes do in training.
     layout, rows: as of `clip_to_map`; None: the number of rows that makes the most square grid, rather wide than high.

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.moving_shapes import MOTIONS, PER_CLASS
+from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
 
 
 def base_config():
@@ -14,7 +14,7 @@ def base_config():
     config.task = ConfigDict({"name": "classification", "labels": (), "options": {}})
     config.data = ConfigDict(
         {
-            "name": "",  # as data.sources.open_source takes it
+            "name": "",  # as data.pictures.sets.open_source takes it
             "dir": "",  # a folder, where the source needs one; for tfds:NAME an address such as gs://B/F, too
             "train_split": "train",
             "eval_split": "test",  # "": no evaluation

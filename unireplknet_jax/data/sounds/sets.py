@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.audio import SUFFIXES, EncodedSound
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
 from unireplknet_jax.data.folder import Names, open_folder
 from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.sounds.waveforms import SUFFIXES, EncodedSound
 
 SOURCES = ("speech_commands", "synthetic_commands", "folder", "csv", "tones")
 ARCHIVE = "speech_commands_v0.02.tar.gz"
@@ -104,7 +104,7 @@ def open_sounds(name: str, split: str, data_dir: str | Path | None = None) -> So
     if name == "speech_commands":
         return open_commands(split, root)
     if name == "synthetic_commands":
-        from unireplknet_jax.data.speech_synthesis import render_commands
+        from unireplknet_jax.data.sounds.speech_synthesis import render_commands
 
         return open_commands(split, render_commands(root))
     if name == "folder":

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, listed, nearest
-from unireplknet_jax.data.numpy_files import read_npy
-from unireplknet_jax.data.series import Series, checked, parse_time, read_table
-from unireplknet_jax.data.stations import order_stations
+from unireplknet_jax.data.series.numpy_files import read_npy
+from unireplknet_jax.data.series.stations import order_stations
+from unireplknet_jax.data.series.windows import Series, checked, parse_time, read_table
 
 SPLITS = ("train", "val", "test")
 PLACES = ("latitude", "longitude", "elevation")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data import cifar
-from unireplknet_jax.data.array_records import open_array_records
 from unireplknet_jax.data.base import ArraySource, ImageSource, check_split, nearest
-from unireplknet_jax.data.fashion_mnist import FASHION_LABELS as FASHION_LABELS
-from unireplknet_jax.data.fashion_mnist import open_fashion_mnist
 from unireplknet_jax.data.folder import open_folder
-from unireplknet_jax.data.tfds_sets import open_tfds, tfds_builder
+from unireplknet_jax.data.pictures import cifar
+from unireplknet_jax.data.pictures.array_records import open_array_records
+from unireplknet_jax.data.pictures.fashion_mnist import FASHION_LABELS as FASHION_LABELS
+from unireplknet_jax.data.pictures.fashion_mnist import open_fashion_mnist
+from unireplknet_jax.data.pictures.tfds_sets import open_tfds, tfds_builder
 
 SOURCES = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder", "array_record", "tfds:NAME")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import listed
-from unireplknet_jax.data.time_features import frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
 
 _MISSING = frozenset({"", "na", "nan", "null", "none", "-"})
 

@@ -15,7 +15,7 @@ import os
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from unireplknet_jax.data.randaugment import DEFAULT_FILL, RandAugment
+from unireplknet_jax.data.pictures.randaugment import DEFAULT_FILL, RandAugment
 
 CROP_RATE = 224 / 256
 WARP_SIZE = 384

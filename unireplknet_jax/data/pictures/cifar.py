@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from unireplknet_jax.data.base import ArraySource, ImageSource, check_split, first_line
-from unireplknet_jax.data.tfds_sets import download, open_tfds, tfds_builder
+from unireplknet_jax.data.pictures.tfds_sets import download, open_tfds, tfds_builder
 
 PIXELS = 3 * 32 * 32
 _log = logging.getLogger(__name__)

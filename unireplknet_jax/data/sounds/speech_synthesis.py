@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data.audio import EncodedSound, read_sound
-from unireplknet_jax.data.audio_sets import COMMANDS
 from unireplknet_jax.data.made_up import cache_folder
+from unireplknet_jax.data.sounds.sets import COMMANDS
+from unireplknet_jax.data.sounds.waveforms import EncodedSound, read_sound
 
 RATE = 16_000
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.image import random_resized_crop, shorter_side_to
-from unireplknet_jax.data.randaugment import RandAugment
+from unireplknet_jax.data.pictures.randaugment import RandAugment
+from unireplknet_jax.data.pictures.transforms import random_resized_crop, shorter_side_to
 
 SAMPLINGS = ("dense", "uniform")
 GREY = (128, 128, 128)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import listed, nearest
+from unireplknet_jax.data.clips.moving_shapes import shapes_folder
 from unireplknet_jax.data.folder import Names, open_folder
-from unireplknet_jax.data.moving_shapes import shapes_folder
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
@@ -52,7 +52,7 @@ def open_videos(name: str, split: str, data_dir: str | Path | None = None) -> Vi
       is what follows the last of them, so a path may hold both. A first line that ends in "label" is a header. Paths
       that are not absolute lie below data_dir. Labels that are all whole numbers are class indices, named by the lines
       of data_dir/labels.txt, if there is one; otherwise the classes are the sorted names in data_dir/train.csv.
-    - "moving_shapes": rendered on first use, see `data.moving_shapes`; into data_dir, if given.
+    - "moving_shapes": rendered on first use, see `data.clips.moving_shapes`; into data_dir, if given.
 
     Raises ValueError for an unknown name, a missing folder, split or list, a wrong line and an unknown label. Whether a
     video is there and whole shows when it is read.

@@ -17,8 +17,8 @@ import numpy as np
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
 from unireplknet_jax.data.folder import Names, open_folder
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.points import SUFFIXES, UPWARDS
-from unireplknet_jax.data.solids import solids_folder
+from unireplknet_jax.data.shapes.points import SUFFIXES, UPWARDS
+from unireplknet_jax.data.shapes.solids import solids_folder
 
 SOURCES = ("modelnet40", "scanobjectnn", "scanobjectnn_objects", "shape_folder", "solids")
 _SCANS = {"scanobjectnn": "objectdataset_augmentedrot_scale75", "scanobjectnn_objects": "objectdataset"}
@@ -65,8 +65,8 @@ def open_points(name: str, split: str, data_dir: str | Path | None = None, up: s
       modelnet40_SPLIT.txt, a list of ids, with CLASS/ID.txt (10,000 points with normals); CLASS/SPLIT/*.off, meshes.
     - "scanobjectnn": PB_T50_RS, its hardest variant, in main_split/training_objectdataset_augmentedrot_scale75.h5 and
       test_...; "scanobjectnn_objects": objects as they were cut out, ..._objectdataset.h5. data_dir holds main_split.
-    - "shape_folder": data_dir/split/class/shape, meshes and clouds as `data.points.read_points` knows them.
-    - "solids": generated on first use, see `data.solids`; into data_dir, if given.
+    - "shape_folder": data_dir/split/class/shape, meshes and clouds as `data.shapes.points.read_points` knows them.
+    - "solids": generated on first use, see `data.shapes.solids`; into data_dir, if given.
     up: the axis of "shape_folder" that points upwards; the other sets say so themselves.
 
     Pickles are read with nothing but NumPy's arrays allowed in them. Raises ValueError for an unknown name or split, a

@@ -18,6 +18,7 @@ import numpy as np
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
 from unireplknet_jax.data.folder import Names, open_folder
 from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.sounds.speech_synthesis import render_commands
 from unireplknet_jax.data.sounds.waveforms import SUFFIXES, EncodedSound
 
 SOURCES = ("speech_commands", "synthetic_commands", "folder", "csv", "tones")
@@ -104,8 +105,6 @@ def open_sounds(name: str, split: str, data_dir: str | Path | None = None) -> So
     if name == "speech_commands":
         return open_commands(split, root)
     if name == "synthetic_commands":
-        from unireplknet_jax.data.sounds.speech_synthesis import render_commands
-
         return open_commands(split, render_commands(root))
     if name == "folder":
         found = open_folder(split, root, SUFFIXES, "sound")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.made_up import cache_folder
-from unireplknet_jax.data.sounds.sets import COMMANDS
 from unireplknet_jax.data.sounds.waveforms import EncodedSound, read_sound
 
 RATE = 16_000
@@ -58,14 +58,15 @@ def render_commands(folder: Path | None = None) -> Path:
 
 
 def _render(folder: Path) -> None:
+    words = read_labels("speech_commands")
     jobs = [
         (word, voice, take, split)
         for split, names in VOICES.items()
         for voice in names
         for take in range(TAKES[split])
-        for word in COMMANDS
+        for word in words
     ]
-    for word in COMMANDS:
+    for word in words:
         (folder / word).mkdir()
 
     def render(number):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.pictures.transforms import TrainTransform, eval_transform, read_image
+from unireplknet_jax.data.pictures.decode import read_image
+from unireplknet_jax.data.pictures.transforms import TrainTransform, eval_transform
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (5, 7, 3), np.uint8)

@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from unireplknet_jax.data.pictures import fashion_mnist, tfds_sets
+from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.fashion_mnist import read_idx
 from unireplknet_jax.data.pictures.sets import open_source
-from unireplknet_jax.data.pictures.transforms import read_image
 
 
 def idx_bytes(array):

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.randaugment import OPERATIONS, RandAugment
-from unireplknet_jax.data.pictures.transforms import TrainTransform, read_image
+from unireplknet_jax.data.pictures.transforms import TrainTransform
 
 STEPS = ("decode", "decode, crop, flip", "decode, crop, flip, RandAugment")
 Prepare = Callable[[bytes, np.random.Generator], object]

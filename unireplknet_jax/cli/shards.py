@@ -33,8 +33,9 @@ def run(args):
 
 def _check(source, args):
     from unireplknet_jax.data.broken import find_broken
+    from unireplknet_jax.data.pictures.decode import why_broken
 
-    found = find_broken(source, args.threads, _Progress(len(source)))
+    found = find_broken(source, why_broken, args.threads, _Progress(len(source)))
     for picture in found:
         print(picture.reason)
     print(f"{len(source):,} pictures of {len(source.labels):,} classes, {len(found):,} of them broken")

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from unireplknet_jax.data.base import labels_of_splits
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.pictures import transforms as images
+from unireplknet_jax.data.pictures.decode import read_image, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.models import torch_names
@@ -143,9 +144,10 @@ class Classification:
             raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
         broken = data.get("broken", "refuse")
         if train:
-            return training_stream(range(len(source)), AugmentedExamples(source, self._augment, broken), data["seed"])
-        source = without_broken(source) if broken == "skip" else source
-        return grain.MapDataset.source(TransformedExamples(source, self._resize))
+            examples = AugmentedExamples(source, self._augment, broken, why_broken)
+            return training_stream(range(len(source)), examples, data["seed"])
+        source = without_broken(source, why_broken) if broken == "skip" else source
+        return grain.MapDataset.source(TransformedExamples(source, self._resize, why_broken))
 
     def _augment(self, example, rng):
         return {**example, "image": self._channels(_train_transform(self)(example["image"], rng))}
@@ -155,7 +157,7 @@ class Classification:
         return {**example, "image": self._channels(picture)}
 
     def read(self, source):
-        picture = images.eval_transform(images.read_image(source), self.image_size, self.resize)
+        picture = images.eval_transform(read_image(source), self.image_size, self.resize)
         return [{"image": self._channels(picture), "id": str(source)}]
 
     def _channels(self, picture):
@@ -257,7 +259,7 @@ class Classification:
         return {**percent, "loss": float(totals["loss"]) / count, "count": count}
 
     def draw(self, source, records):
-        return captioned(images.read_image(source), records[0]["predictions"])
+        return captioned(read_image(source), records[0]["predictions"])
 
     # ---- checkpoints
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from unireplknet_jax.data.base import EncodedImage, ImageSource, first_line, listed
 from unireplknet_jax.data.broken import BrokenPicture, check_policy, checked_examples, name_of, refuse_all
+from unireplknet_jax.data.pictures.decode import why_broken
 
 CARD = "records.json"
 FORMAT = "unireplknet_jax picture records"
@@ -221,7 +222,7 @@ def _write_shards(source, staged, split, shards, broken, threads, progress) -> t
     from array_record.python.array_record_module import ArrayRecordWriter
 
     counts, found = [0] * shards, []
-    with contextlib.closing(checked_examples(source, threads)) as examples:
+    with contextlib.closing(checked_examples(source, why_broken, threads)) as examples:
         for k in range(shards):
             # Groups of one record are read without their neighbours; pictures are compressed already.
             writer = ArrayRecordWriter(str(staged / _file(split, k, shards)), "group_size:1,uncompressed")

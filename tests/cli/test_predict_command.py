@@ -13,6 +13,7 @@ from PIL import Image
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.output import print_json
 from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.tasks.base import Spec, Task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.tasks.predict import predict_files, tile, with_image_size, with_labels
@@ -167,8 +168,8 @@ def test_labels_that_are_no_text_are_refused(tiny, small, capsys):
 
 
 def test_sources_with_several_or_no_examples_keep_their_records_together():
-    class Windows:
-        """Reads "k" as k examples; predicts twice their value."""
+    class Windows(Task):
+        """Reads "k" as k examples of one of two shapes, which no batch may mix; predicts twice their value."""
 
         name = "windows"
 
@@ -176,10 +177,14 @@ def test_sources_with_several_or_no_examples_keep_their_records_together():
             return None
 
         def read(self, source):
-            return [{"x": np.full(3, 10 * int(source) + i, np.float32), "id": source} for i in range(int(source))]
+            lengths = (3 + i % 2 for i in range(int(source)))
+            return [{"x": np.full(n, 10 * int(source) + i, np.float32), "id": source} for i, n in enumerate(lengths)]
 
-        def predict(self, apply, variables, batch):
-            return {"y": 2 * batch["x"][:, 0] * batch["mask"]}
+        def specs(self, train):
+            return (Spec({"x": jax.ShapeDtypeStruct((3,), np.float32)}, {}),)
+
+        def predict(self, apply, variables, inputs):
+            return {"y": 2 * inputs["x"][:, 0]}
 
         def record(self, pred, example):
             return {"id": example["id"], "y": float(pred["y"])}

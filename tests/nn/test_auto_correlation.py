@@ -9,7 +9,7 @@ import pytest
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelation, MultiCorrelation, mix_shifts
 from unireplknet_jax.nn.causal_conv import CausalConvs
-from unireplknet_jax.tasks.corrformer_names import name_table
+from unireplknet_jax.tasks.forecasting_names import NAMES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -23,7 +23,7 @@ def with_weights(module, file, *inputs):
     """The variables of a module, filled from a golden file's "w/<PyTorch name>"."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     arrays = {
-        entry.path: torch_names.from_torch(entry, file[f"w/{name}"]) for name, entry in name_table(variables).items()
+        entry.path: torch_names.from_torch(entry, file[f"w/{name}"]) for name, entry in NAMES.table(variables).items()
     }
     assert len(arrays) == sum(name.startswith("w/") for name in file.files)
     return flax.traverse_util.unflatten_dict(arrays)

@@ -8,9 +8,10 @@ import pytest
 
 from unireplknet_jax.models import torch_archive, torch_names
 from unireplknet_jax.models.reparameterize import reparameterize
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.nn.corrformer import Corrformer, centred_norm, decompose, picture_size
-from unireplknet_jax.tasks.corrformer_names import canonical, name_table, variables_of
+from unireplknet_jax.tasks.forecasting_names import NAMES
 
 TRUNK = UniRepLKNet(
     depths=(2, 2, 6, 2),
@@ -46,8 +47,10 @@ def test_final_norm(goldens):
 @pytest.fixture(scope="module")
 def variables(goldens):
     state, _ = torch_archive.read_state_dict(goldens / "series" / "model.pth", False)
-    state = {canonical(name): tensor for name, tensor in state.items()}
-    table = name_table(variables_of(NETWORK, 12, 16, 4))
+    state = {NAMES.canonical(name): tensor for name, tensor in state.items()}
+    shapes = ((1, 16, 12), (1, 16, 4), (1, 16, 4), (12, 3))
+    inputs = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+    table = NAMES.table(abstract_variables(NETWORK, *inputs))
     arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
     return flax.traverse_util.unflatten_dict(arrays)
 

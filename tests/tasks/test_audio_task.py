@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from official_files import TINY, assert_equal, leaves, make_state, write
 from sklearn.metrics import average_precision_score, roc_auc_score
+from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.pipeline import train_batches
@@ -20,6 +21,7 @@ from unireplknet_jax.data.sounds.sets import COMMANDS, TONES
 from unireplknet_jax.data.sounds.waveforms import FilterBank, read_sound
 from unireplknet_jax.models.torch_archive import read_state_dict
 from unireplknet_jax.tasks.audio import Audio, ranking_metrics
+from unireplknet_jax.tasks.audio_names import NAMES
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.convert import merge
@@ -74,7 +76,7 @@ def test_another_number_of_frames(checkpoint, reference):
 def test_mel_is_the_height_and_time_the_width(checkpoint, reference):
     trunk, variables = checkpoint.module.backbone, checkpoint.variables
     inner = {name: tree["backbone"] for name, tree in variables.items()}
-    maps = jax.jit(trunk.apply)(inner, checkpoint.task._map({"spectrogram": reference["input_tf"]}))
+    maps = jax.jit(trunk.apply)(inner, *checkpoint.task.inputs({"spectrogram": reference["input_tf"]}))
     expected = reference["final_map_nchw"].transpose(0, 2, 3, 1)
     np.testing.assert_allclose(maps, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
@@ -84,7 +86,7 @@ def test_sounds_become_the_originals_inputs(checkpoint, reference, goldens, tmp_
         (tmp_path / "test" / kind).mkdir(parents=True)
         (tmp_path / "test" / kind / "a.wav").write_bytes((goldens / "audio" / f"audio_{kind}.wav").read_bytes())
     task = make_task(6, frames=128, mels=128)
-    dataset = task.dataset({"name": "folder", "dir": tmp_path}, "test", train=False)
+    dataset = examples_of(task, {"name": "folder", "dir": tmp_path}, "test", train=False)
     found = {sorted(ROWS)[int(np.argmax(e["target"]))]: e["spectrogram"] for e in dataset}
     for kind, expected in zip(ROWS, reference["input_tf"], strict=True):
         assert found[kind].dtype == np.float32
@@ -134,8 +136,8 @@ def test_a_classifier_of_no_shape_is_listed(goldens, tmp_path):
 def test_35_classes_are_the_words_of_speech_commands():
     shapes = {f"v.{name}": array.shape for name, array in make_state(num_classes=None, in_chans=1).items()}
     shapes |= {"mlp_head.1.weight": (35, 32)}
-    assert Audio.from_torch_shapes(shapes)[0].labels == COMMANDS
-    assert Audio.from_torch_shapes(shapes | {"mlp_head.1.weight": (34, 32)})[0].labels == ()
+    assert NAMES.options(shapes)[0]["labels"] == COMMANDS
+    assert "labels" not in NAMES.options(shapes | {"mlp_head.1.weight": (34, 32)})[0]
 
 
 # Checkpoints of ours.
@@ -219,17 +221,17 @@ def test_the_classes_are_the_datas():
     task = make_task(0)
     with pytest.raises(ValueError, match="the number of classes is left to the data"):
         task.module()
-    fitted = task.fitted_to(TONES_DATA)
+    fitted = fitted_to(task, TONES_DATA)
     assert (fitted.labels, fitted.module().num_classes) == (TONES, 10)
-    assert make_task(10).fitted_to(TONES_DATA).labels == TONES
+    assert fitted_to(make_task(10), TONES_DATA).labels == TONES
     own = make_task(10, labels=tuple("abcdefghij"))
-    assert own.fitted_to(TONES_DATA) is own
+    assert fitted_to(own, TONES_DATA) is own
     with pytest.raises(ValueError, match="tones has 10 classes, but the model has 3"):
-        make_task(3).dataset(TONES_DATA, "train", train=True)
-    own.dataset(TONES_DATA, "train", train=True)  # other names for the same classes
+        examples_of(make_task(3), TONES_DATA, "train", train=True)
+    examples_of(own, TONES_DATA, "train", train=True)  # other names for the same classes
     for train in (True, False):
         with pytest.raises(ValueError, match="classes of the model in another order: class 0 is '150 Hz'"):
-            make_task(10, labels=TONES[::-1]).dataset(TONES_DATA, "test", train)
+            examples_of(make_task(10, labels=TONES[::-1]), TONES_DATA, "test", train)
 
 
 # Training examples.
@@ -241,7 +243,7 @@ def test_the_stream_is_a_function_of_seed_and_position():
     task = make_task(**AUGMENTED)
 
     def batches(seed, **options):
-        stream = task.dataset(TONES_DATA | {"seed": seed}, "train", train=True)
+        stream = examples_of(task, TONES_DATA | {"seed": seed}, "train", train=True)
         return list(itertools.islice(train_batches(stream, 8, **options), 3))
 
     first = batches(5)
@@ -249,14 +251,14 @@ def test_the_stream_is_a_function_of_seed_and_position():
         for ours, theirs in zip(first, again, strict=True):
             np.testing.assert_array_equal(ours["spectrogram"], theirs["spectrogram"])
             np.testing.assert_array_equal(ours["target"], theirs["target"])
-    later = next(iter(train_batches(task.dataset(TONES_DATA, "train", train=True), 8, start_step=2)))
+    later = next(iter(train_batches(examples_of(task, TONES_DATA, "train", train=True), 8, start_step=2)))
     np.testing.assert_array_equal(later["spectrogram"], first[2]["spectrogram"])
     assert not np.array_equal(batches(6)[0]["spectrogram"], first[0]["spectrogram"])
 
 
 def test_mixed_targets_add_up_and_follow_the_probability():
     task = make_task(mixup=0.5)
-    stream = task.dataset(TONES_DATA, "train", train=True)
+    stream = examples_of(task, TONES_DATA, "train", train=True)
     targets = np.stack([stream[i]["target"] for i in range(300)])
     np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-6)
     mixed = (targets.max(axis=1) < 1).mean()
@@ -269,7 +271,7 @@ def test_mixed_targets_add_up_and_follow_the_probability():
 def test_the_fill_is_what_is_masked_and_missing_before_normalization():
     for fill in (0.0, -15.0):
         task = make_task(frames=120, time_mask=40, fill=fill)
-        stream = task.dataset(TONES_DATA, "train", train=True)
+        stream = examples_of(task, TONES_DATA, "train", train=True)
         examples = np.stack([stream[i]["spectrogram"] for i in range(20)])
         value = np.float32((fill - task.mean) / (2 * task.std))
         assert (examples[:, -1] == value).all()  # a second has 98 frames
@@ -286,9 +288,9 @@ def test_of_a_long_file_the_frames_that_are_needed_are_computed(tmp_path, monkey
     monkeypatch.setattr(FilterBank, "__call__", lambda self, x: found.append(bank(self, x)) or found[-1])
     (tmp_path / "test" / "x").mkdir(parents=True)
     (tmp_path / "a.wav").rename(tmp_path / "test" / "x" / "a.wav")
-    example = make_task(1).dataset({"name": "folder", "dir": tmp_path}, "test", train=False)[0]
+    example = examples_of(make_task(1), {"name": "folder", "dir": tmp_path}, "test", train=False)[0]
     np.testing.assert_allclose(example["spectrogram"], expected, rtol=0, atol=1e-6)
-    task.draw(tmp_path / "test" / "x" / "a.wav", [{"predictions": []}])
+    task.draw([{"sound": read_sound(tmp_path / "test" / "x" / "a.wav", 16_000)}], [{"predictions": []}])
     assert [len(features) for features in found] == [16, 8 * 16]
 
 
@@ -304,17 +306,17 @@ def test_a_broken_sound_ends_or_is_passed_over(tmp_path):
     task = make_task(2, mixup=0.9)
     refused = r"x/b\.wav cannot be read as sound .*; to pass over what is broken: train --config\.data\.broken=skip"
     with pytest.raises(ValueError, match=refused):
-        list(task.dataset(data, "val", train=False))
-    stream = task.dataset(data | {"broken": "skip"}, "train", train=True)
+        list(examples_of(task, data, "val", train=False))
+    stream = examples_of(task, data | {"broken": "skip"}, "train", train=True)
     assert {int(stream[i]["id"]) for i in range(24)} == {0, 2, 3, 4, 5}
-    assert [e["id"] for e in task.dataset(data | {"broken": "skip"}, "val", train=False)] == [0, 2, 3, 4, 5]
-    stream = task.dataset(data, "train", train=True)
+    assert [e["id"] for e in examples_of(task, data | {"broken": "skip"}, "val", train=False)] == [0, 2, 3, 4, 5]
+    stream = examples_of(task, data, "train", train=True)
     with pytest.raises(ValueError, match=r"x/b\.wav"):
         [stream[i] for i in range(24)]
 
 
 def test_balance_draws_rare_classes():
-    stream = make_task(balance=True).dataset(TONES_DATA, "train", train=True)
+    stream = examples_of(make_task(balance=True), TONES_DATA, "train", train=True)
     assert len({int(stream[i]["id"]) for i in range(400)}) < 300  # with replacement: 1 - 1/e of them
 
 
@@ -422,13 +424,15 @@ def test_a_long_file_is_the_mean_of_its_windows(checkpoint, tmp_path):
     np.testing.assert_allclose(
         [row["score"] for row in record["predictions"]], np.sort(scores.mean(axis=0))[::-1], rtol=1e-5
     )
-    picture = task.draw(str(tmp_path / "long.wav"), prediction.records)
+    picture = task.draw(prediction.examples, prediction.records)
     assert picture.size == (224, 278)
     assert np.asarray(picture)[:224].std() > 10
 
 
 def test_scores_of_a_softmax_add_up_to_one():
-    record = make_task(3, loss_kind="ce").record({"logits": LOGITS[0]}, {"id": "x"})
+    task, silence = make_task(3, loss_kind="ce"), {"spectrogram": np.zeros((1, 16, 16), np.float32)}
+    pred = task.predict(lambda variables, image: jnp.asarray(LOGITS[:1]), {}, silence)
+    record = task.record({name: value[0] for name, value in pred.items()}, {"id": "x"})
     expected = np.exp(LOGITS[0]) / np.exp(LOGITS[0]).sum()
     assert [row["label"] for row in record["predictions"]] == ["class 0", "class 2", "class 1"]
     np.testing.assert_allclose([row["score"] for row in record["predictions"]], np.sort(expected)[::-1], rtol=1e-6)

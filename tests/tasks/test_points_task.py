@@ -12,6 +12,7 @@ import pytest
 import trimesh
 from networks import lively
 from official_files import assert_equal, leaves, make_state, write
+from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.pipeline import train_batches
@@ -20,10 +21,11 @@ from unireplknet_jax.data.shapes.points import fixed_poses
 from unireplknet_jax.models.torch_archive import read_state_dict
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, view_points
-from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.convert import merge
 from unireplknet_jax.tasks.points import Points
+from unireplknet_jax.tasks.points_names import NAMES
 from unireplknet_jax.tasks.predict import predict_files
 
 TRUNK = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,), (7,), (7, 3), (7,))}
@@ -72,7 +74,7 @@ def test_the_originals_chain_from_points_to_logits_in_both_forms(checkpoint, ref
 def test_a_merge_is_checked_on_all_inputs():
     trunk = {"depths": (0, 0, 0, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((), (), (), (3,))}
     task = Points(trunk | {"num_classes": 3, "graph_dim": 4}, **SMALL)
-    variables = lively(jax.eval_shape(lambda: fresh_variables(task, 0)))
+    variables = lively(task.abstract_variables())
     assert merge(Checkpoint(task, variables, merged=False), tolerance=1e-5)[1] < 2e-6
 
 
@@ -150,9 +152,9 @@ def test_missing_and_surplus_tensors_are_listed(goldens, tmp_path):
 def test_published_numbers_of_classes_have_their_names(checkpoint):
     shapes = {name: entry.shape for name, entry in checkpoint.task.name_table().items()}
     for classes, first in ((40, "airplane"), (15, "bag")):
-        task, _ = Points.from_torch_shapes(shapes | {"cls_head.cls_head.weight": (classes, 128)})
-        assert (task.labels[0], len(task.labels)) == (first, classes)
-    assert Points.from_torch_shapes(shapes)[0].labels == ()
+        labels = NAMES.options(shapes | {"cls_head.cls_head.weight": (classes, 128)})[0]["labels"]
+        assert (labels[0], len(labels)) == (first, classes)
+    assert NAMES.options(shapes)[0]["labels"] == ()
 
 
 # Checkpoints of ours.
@@ -234,10 +236,10 @@ def test_the_classes_are_the_datas(data):
     task = make_task(0)
     with pytest.raises(ValueError, match="the number of classes is left to the data"):
         task.module()
-    fitted = task.fitted_to(data)
+    fitted = fitted_to(task, data)
     assert (fitted.labels, fitted.module().num_classes) == (solids.KINDS, 10)
     with pytest.raises(ValueError, match="solids has 10 classes, but the model has 3"):
-        make_task(3).dataset(data, "train", train=True)
+        examples_of(make_task(3), data, "train", train=True)
 
 
 def test_the_stream_is_a_function_of_seed_and_position(data):
@@ -245,7 +247,9 @@ def test_the_stream_is_a_function_of_seed_and_position(data):
 
     def batches(seed, **options):
         return list(
-            itertools.islice(train_batches(task.dataset(data | {"seed": seed}, "train", train=True), 8, **options), 3)
+            itertools.islice(
+                train_batches(examples_of(task, data | {"seed": seed}, "train", train=True), 8, **options), 3
+            )
         )
 
     first = batches(5)
@@ -253,23 +257,24 @@ def test_the_stream_is_a_function_of_seed_and_position(data):
         for ours, theirs in zip(first, again, strict=True):
             for name in ("points", "poses", "kept", "label"):
                 np.testing.assert_array_equal(ours[name], theirs[name])
-    later = next(iter(train_batches(task.dataset(data, "train", train=True), 8, start_step=2)))
+    later = next(iter(train_batches(examples_of(task, data, "train", train=True), 8, start_step=2)))
     np.testing.assert_array_equal(later["points"], first[2]["points"])
     assert not np.array_equal(batches(6)[0]["poses"], first[0]["poses"])
-    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in task.shapes(train=True)[0].items()}
+    (spec,) = task.specs(train=True)
+    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in {**spec.inputs, **spec.targets}.items()}
     assert {name: (first[0][name].shape[1:], first[0][name].dtype) for name in shapes} == shapes
     assert all(len(np.unique(kept)) == 16 for kept in first[0]["kept"])
     assert first[0]["kept"].max() == 17
 
 
-def test_evaluation_reads_alike_and_takes_the_votes_of_the_data(data):
+def test_evaluation_reads_alike_and_takes_the_votes_of_the_task(data):
     task = make_task()
-    one, again = (task.dataset(data | {"votes": 1}, "test", train=False)[3] for _ in range(2))
+    one, again = (examples_of(make_task(votes=1), data, "test", train=False)[3] for _ in range(2))
     np.testing.assert_array_equal(one["points"], again["points"])
     assert (one["poses"].shape, one["label"], one["id"]) == ((1, 3, 3), 1, 3)
-    assert task.dataset(data, "test", train=False)[3]["poses"].shape == (8, 3, 3)
+    assert examples_of(task, data, "test", train=False)[3]["poses"].shape == (8, 3, 3)
     assert np.linalg.norm(one["points"], axis=1).max() <= 1 + 1e-6  # the unit sphere, of those that are kept
-    wide = make_task(unit_sphere=False).dataset(data, "test", train=False)[12]["points"]
+    wide = examples_of(make_task(unit_sphere=False), data, "test", train=False)[12]["points"]
     assert np.linalg.norm(wide, axis=1).max() != pytest.approx(1, abs=1e-3)
 
 
@@ -284,10 +289,10 @@ def test_a_broken_shape_ends_or_is_passed_over(tmp_path):
     task = make_task(2)
     refused = r"x/b\.off has 1 of 3 points that are not finite.*; to pass over what is broken: train --config\.data\.br"
     with pytest.raises(ValueError, match=refused):
-        list(task.dataset(data, "val", train=False))
-    stream = task.dataset(data | {"broken": "skip"}, "train", train=True)
+        list(examples_of(task, data, "val", train=False))
+    stream = examples_of(task, data | {"broken": "skip"}, "train", train=True)
     assert {int(stream[i]["id"]) for i in range(24)} == {0, 2, 3, 4, 5}
-    assert [e["id"] for e in task.dataset(data | {"broken": "skip"}, "val", train=False)] == [0, 2, 3, 4, 5]
+    assert [e["id"] for e in examples_of(task, data | {"broken": "skip"}, "val", train=False)] == [0, 2, 3, 4, 5]
 
 
 def test_a_shape_far_away_needs_the_unit_sphere(tmp_path):
@@ -359,7 +364,7 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
     np.testing.assert_allclose(*scores, rtol=1e-5)
     assert sum(row["score"] for row in first["predictions"]) == pytest.approx(1)
     json.dumps(first)
-    picture = np.asarray(task.draw(files[0], results[0].records))
+    picture = np.asarray(task.draw(results[0].examples, results[0].records))
     assert picture.shape == (224 + 54, 224, 3)
     views = [picture[:112, :112], picture[:112, 112:], picture[112:224, :112], picture[112:224, 112:]]
     assert all(view.std() > 10 for view in views)  # the original's four
@@ -367,7 +372,7 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
 
 def test_a_preview_shows_all_views_side_by_side(data):
     task = make_task()
-    batch = next(iter(train_batches(task.dataset(data, "train", train=True), 2)))
+    batch = next(iter(train_batches(examples_of(task, data, "train", train=True), 2)))
     shown = np.asarray(task.preview(batch, None))
     assert shown.shape == (2, 14, 3 * 14, 1)
     for view in np.split(shown, 3, axis=2):

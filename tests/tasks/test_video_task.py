@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import SMALL, lively, small_model
+from splits import examples_of, fitted_to
 from video_files import indices, write
 
 from unireplknet_jax.data.clips.frames import read_frames
@@ -23,6 +24,7 @@ from unireplknet_jax.tasks.checkpoint import (
     save_checkpoint,
     save_torch_checkpoint,
 )
+from unireplknet_jax.tasks.names import names_of_task, task_of_file
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.tasks.video import VideoClassification, clip_to_map
 from unireplknet_jax.train.evaluate import evaluate
@@ -110,8 +112,6 @@ def test_options_go_through_json():
         ({"layout": "tile"}, "layout is 'tile'; expected grid or reshape"),
         ({"sampling": "random"}, "sampling is 'random'; expected dense or uniform"),
         ({"rows": 3}, "4 frames do not fill 3 rows"),
-        ({"resize": "warp"}, "resize and crop_padding are for images"),
-        ({"crop_padding": 2}, "resize and crop_padding are for images"),
         ({"crops": 1.5}, "crops=1.5 must be a whole number"),
     ],
 )
@@ -141,14 +141,14 @@ def data(folder, **options):
 
 def test_evaluation_examples_are_videos_with_all_their_views(folder):
     task = make_task()
-    examples = task.dataset(data(folder), "val", train=False)
+    examples = examples_of(task, data(folder), "val", train=False)
     assert [(example["label"], example["id"]) for example in examples] == [(0, 0), (0, 1), (1, 2), (1, 3)]
     views = examples[0]["views"]
-    assert views.shape == task.shapes(train=False)[1]["views"].shape == (6, 4, 16, 16, 3)
+    assert views.shape == task.specs(train=False)[1].inputs["views"].shape == (6, 4, 16, 16, 3)
     expected = [[0, 2, 4, 6]] * 3 + [[32, 34, 36, 38]] * 3  # segment by segment, its crops together
     np.testing.assert_array_equal([indices(view) for view in views], expected)
-    alone = task.dataset(data(folder, views=(1, 1)), "val", train=False)[0]["views"]
-    assert alone.shape == task.shapes(train=False)[0]["views"].shape
+    alone = examples_of(make_task(segments=1, crops=1), data(folder), "val", train=False)[0]["views"]
+    assert alone.shape == task.specs(train=False)[0].inputs["views"].shape
     np.testing.assert_array_equal(indices(alone[0]), [16, 18, 21, 23])  # (8 + 40) // 2 - 8, 8 / 3 apart
     read = task.read(str(folder / "val" / "loud" / "0.mp4"))
     assert len(read) == 1
@@ -159,12 +159,12 @@ def test_training_batches_depend_on_seed_and_step_alone(folder):
     task = make_task(crop_scale=(0.3, 1.0), flip=True, rand_augment="rand-m7-n4-mstd0.5-inc1")
 
     def batches(**options):
-        stream = task.dataset({**data(folder), "seed": 3}, "train", train=True)
+        stream = examples_of(task, {**data(folder), "seed": 3}, "train", train=True)
         found = train_batches(stream, 2, **options)
         return [next(found) for _ in range(4)]
 
     first, late = batches(num_threads=0), batches(num_threads=2, start_step=1)
-    assert first[0]["clip"].shape == (2, *task.shapes(train=True)[0]["clip"].shape)
+    assert first[0]["clip"].shape == (2, *task.specs(train=True)[0].inputs["clip"].shape)
     for step in (1, 2, 3):
         np.testing.assert_array_equal(first[step]["clip"], late[step - 1]["clip"])
     ids = np.concatenate([batch["id"] for batch in first])
@@ -178,21 +178,21 @@ def test_broken_videos_are_refused_by_name_or_passed_over(folder, caplog):
     broken.write_bytes(broken.read_bytes()[:500])
     task = make_task()
     with pytest.raises(ValueError, match=r"loud/0\.mp4 is not a video .*; to pass over .* --config\.data\.broken=skip"):
-        task.dataset(data(folder), "val", train=False)[0]
-    left = task.dataset(data(folder, broken="skip"), "val", train=False)
+        examples_of(task, data(folder), "val", train=False)[0]
+    left = examples_of(task, data(folder, broken="skip"), "val", train=False)
     assert [example["id"] for example in left] == [1, 2, 3]
-    stream = task.dataset(data(folder, broken="skip", seed=0), "val", train=True)
+    stream = examples_of(task, data(folder, broken="skip", seed=0), "val", train=True)
     assert {stream[i]["id"] for i in range(12)} == {1, 2, 3}
     assert sum("0.mp4" in record.message for record in caplog.records) == 2  # once for each
 
 
 def test_other_classes_than_the_models_are_refused(folder):
     with pytest.raises(ValueError, match="video_folder has 2 classes, but the model has 3"):
-        VideoClassification({**MODEL, "num_classes": 3}).dataset(data(folder), "val", train=False)
+        examples_of(VideoClassification({**MODEL, "num_classes": 3}), data(folder), "val", train=False)
     with pytest.raises(ValueError, match="the classes of the model in another order: class 0 is 'loud', not 'still'"):
-        make_task(labels=("still", "loud")).dataset(data(folder), "val", train=False)
-    make_task(labels=("a", "b")).dataset(data(folder), "val", train=False)  # other names for the same classes
-    waiting = VideoClassification({**MODEL, "num_classes": 0}).fitted_to(data(folder))
+        examples_of(make_task(labels=("still", "loud")), data(folder), "val", train=False)
+    examples_of(make_task(labels=("a", "b")), data(folder), "val", train=False)  # other names for the same classes
+    waiting = fitted_to(VideoClassification({**MODEL, "num_classes": 0}), data(folder))
     assert (waiting.labels, waiting.module().num_classes) == (("loud", "still"), 2)
 
 
@@ -232,7 +232,7 @@ def test_the_network_sees_the_normalized_layout():
 def augmented(task, clips, seed):
     """The frames (n, 4, 16, 16, 3) and targets that training makes of clips with the labels 0, 1, ..."""
     batch = {"clip": clips, "label": np.arange(len(clips)) % 2}
-    maps, targets = jax.jit(task._training_inputs)(batch, jax.random.key(seed))
+    maps, targets = jax.jit(task.training_inputs)(batch, jax.random.key(seed))
     frames = np.asarray(maps).reshape(-1, 2, 16, 2, 16, 3).swapaxes(2, 3)
     return frames.reshape(-1, 4, 16, 16, 3), np.asarray(targets)
 
@@ -274,7 +274,7 @@ def test_the_probabilities_of_all_views_are_averaged():
     pred = task.predict(apply, {}, batch)
     expected = np.array([[1.4 / 3, 1.6 / 3], [1.3 / 3, 1.7 / 3]])
     np.testing.assert_allclose(np.exp(pred["logits"]), expected, rtol=1e-5)
-    ranked = task.record({"logits": pred["logits"][0]}, {"id": "x"})["predictions"]
+    ranked = task.record({"scores": pred["scores"][0]}, {"id": "x"})["predictions"]
     assert [(row["label"], round(row["score"], 4)) for row in ranked] == [("still", 0.5333), ("loud", 0.4667)]
     metrics = task.metrics(task.totals(pred, batch), [])
     assert metrics["top1"] == 0
@@ -305,20 +305,29 @@ def test_merged_inference_is_the_same_from_file_to_labels(folder, tmp_path, vari
         rows, others = one.records[0]["predictions"], other.records[0]["predictions"]
         assert [row["label"] for row in rows] == [row["label"] for row in others]
         np.testing.assert_allclose([row["score"] for row in rows], [row["score"] for row in others], atol=1e-5)
-    examples = trained.task.dataset(data(folder), "val", train=False)
+    examples = examples_of(trained.task, data(folder), "val", train=False)
     found = evaluate(trained.task, variables, examples, 8)
     assert found["count"] == 4
     again = evaluate(merged.task, merged.variables, examples, 8, deploy=True)
     np.testing.assert_allclose([*found.values()], [*again.values()], rtol=1e-4)
-    picture = trained.task.draw(files[0], before[0].records)
+    picture = trained.task.draw(before[0].examples, before[0].records)
     assert picture.size == (448, 502)
 
 
 def test_a_drawing_is_a_grid_of_the_frames_of_one_clip(folder):
     predictions = [{"label": "loud", "score": 1.0}]
-    picture = np.asarray(make_task().draw(str(folder / "val/loud/0.mp4"), [{"predictions": predictions}]))
+    task = make_task(segments=1, crops=1)
+    picture = np.asarray(task.draw(task.read(folder / "val/loud/0.mp4"), [{"predictions": predictions}]))
     frames = [picture[y, x] for y in (100, 300) for x in (100, 300)]
     np.testing.assert_array_equal(np.rint((np.mean(frames, axis=1) - 20) / 4), [16, 18, 21, 23])
+
+
+def test_options_of_pictures_that_older_checkpoints_carry_are_known_only_as_unused():
+    older = {**make_task().options, "resize": None, "crop_padding": 0}
+    assert get_task("video", **older, labels=("loud", "still")) == make_task()
+    for changed in ({"resize": "warp"}, {"crop_padding": 2}):
+        with pytest.raises(ValueError, match=rf"task video cannot be built .* argument '{next(iter(changed))}'"):
+            get_task("video", **{**older, **changed})
 
 
 def script_network():
@@ -332,8 +341,9 @@ def script_network():
 
 def test_the_network_of_the_originals_script_is_known_by_its_shapes():
     shapes = script_network()
-    assert VideoClassification.matches(shapes)
-    task, merged = VideoClassification.from_torch_shapes(shapes)
+    assert task_of_file(shapes) == "video"
+    options, merged = names_of_task("video").options(shapes)
+    task = get_task("video", **options)
     assert not merged
     assert (task.layout, task.labels[0], task.labels[-1]) == ("reshape", "abseiling", "zumba")
     assert torch_names.differences(task.name_table(), shapes) == ""
@@ -342,7 +352,7 @@ def test_the_network_of_the_originals_script_is_known_by_its_shapes():
     )  # as counted from the original
     others = {"head.weight": (1000, 1024), "stages.3.0.dwconv.lk_origin.weight": (1024, 1, 13, 13)}
     for name, shape in others.items():
-        assert not VideoClassification.matches({**shapes, name: shape})
+        assert task_of_file({**shapes, name: shape}) == "classification"
 
 
 def test_an_official_file_is_for_videos_if_one_says_so(tmp_path, variables):

@@ -9,7 +9,7 @@ from linear import ADAMW, Linear, adamw
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
-from unireplknet_jax.train.step import _gradient_norms, abstract_state, make_state, make_train_step, variables_of
+from unireplknet_jax.train.step import _squares, abstract_state, make_state, make_train_step, variables_of
 
 RATE = 0.01
 
@@ -94,10 +94,10 @@ def test_the_seed_makes_the_parameters():
     assert np.all(first.kernel() != other.kernel())
 
 
-def test_without_images_a_network_is_initialized_where_predict_applies_it():
+def test_a_network_is_initialized_on_what_the_task_gives_it():
     class Scaled(Linear):
-        def predict(self, apply, variables, batch):
-            return {"y": apply(variables, 2 * batch["x"][:, :3])}
+        def inputs(self, batch):
+            return (2 * batch["x"][:, :3],)
 
     assert Trainer(task=Scaled()).kernel().shape == (3,)
 
@@ -121,7 +121,7 @@ def test_running_statistics_go_from_one_micro_batch_to_the_next():
     module = trainer.task.module()
     apply = jax.jit(lambda variables, images: module.apply(variables, images, train=True, mutable=["batch_stats"]))
     for half in (slice(0, 8), slice(8, 16)):
-        images = trainer.task._normalize(jnp.asarray(batch["image"][half]))
+        images = trainer.task.normalized(jnp.asarray(batch["image"][half]))
         _, updates = apply(variables, images)
         variables |= updates
     jax.tree.map(
@@ -155,5 +155,10 @@ def test_gradient_norms_come_for_every_part_of_the_tree(batch):
     scalars = Trainer().step(batch)
     assert set(scalars) == {"loss", "drawn", "grad_norm", "grad_norm/kernel", "update_norm/kernel"}
     assert scalars["grad_norm/kernel"] == scalars["grad_norm"]
-    norms = _gradient_norms({"a": {"x": jnp.array([3.0]), "y": jnp.array([4.0])}, "b": jnp.array([12.0])})
-    assert norms == {"grad_norm/a": 5, "grad_norm/b": 12, "grad_norm": 13}
+    large = jnp.full((64, 64), 2.0)  # not laid end to end with the others
+    tree = {
+        "a": {"x": jnp.array([3.0]), "y": jnp.array([[4.0]])},
+        "b": {"x": jnp.array([12.0]), "y": large},
+        "c": large,
+    }
+    assert _squares(tree) == {"a": 25, "b": 144 + 4 * 64**2, "c": 4 * 64**2}

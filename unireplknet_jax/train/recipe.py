@@ -24,6 +24,7 @@ def base_config():
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }
     )
+    config.eval = ConfigDict()  # options of the task that have another value in the run's evaluations
     config.batch_size = 0  # examples of one optimizer step, over all devices
     config.accumulate = 1  # micro-batches that a step is made of
     config.eval_batch_size = 0
@@ -72,6 +73,16 @@ def completed(config):
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe has a field of the wrong type: {str(error).splitlines()[0]}") from None
     return whole
+
+
+def evaluation_options(config):
+    """The options of the task that hold in the evaluations of a run, {name: value}."""
+    options, data = config.eval.to_dict(), config.data.to_dict()
+    if data.get("votes"):
+        options["votes"] = data["votes"]
+    if data.get("views"):
+        options["segments"], options["crops"] = data["views"]
+    return options
 
 
 def parse_argument(arg, sizes, options, recipe):

@@ -101,10 +101,10 @@ def _describe(config, mesh):
 def abstract_batch(task, batch_size, accumulate, mesh):
     """The shapes of a train step's batch, {name: (accumulate, batch_size / accumulate, ...)}, with their sharding."""
     lead, sharding = (accumulate, batch_size // accumulate), micro_batch_sharding(mesh)
-    example = task.shapes(train=True)[0]
+    spec = task.specs(train=True)[0]
     return {
         name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
-        for name, leaf in example.items()
+        for name, leaf in {**spec.inputs, **spec.targets}.items()
     }
 
 
@@ -113,14 +113,9 @@ def training_flops(task):
 
     Three times those of the forward pass in training form, two for each multiply-accumulate.
     """
-    batch = {
-        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
-    }
+    module = task.module()
 
-    def forward(batch):
-        def apply(_, *inputs, **options):
-            return task.module().init_with_output(jax.random.key(0), *inputs, **options)[0]
+    def forward(*inputs):
+        return module.init_with_output(jax.random.key(0), *inputs)[0]
 
-        return task.predict(apply, {}, batch)
-
-    return 6 * program_macs(forward, batch)
+    return 6 * program_macs(forward, *task.input_shapes(1))

@@ -1,12 +1,10 @@
-"""The original's PyTorch names of a Corrformer with a UniRepLKNet inside, and what can be told from them."""
+"""The original's names of a Corrformer with a UniRepLKNet inside, and what can be told from them."""
 
+import math
 import re
 
-import jax
-import numpy as np
-
 from unireplknet_jax.models import torch_names
-from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.tasks.names import Names
 
 _OURS_TO_TORCH = (
     (r"^affine_scale$", "affine_weight"),
@@ -23,52 +21,60 @@ _OURS_TO_TORCH = (
 _TWINS = {"conv1": "net.0", "conv2": "net.4"}
 _CONVOLUTION = re.compile(r"(.*\.network\.\d+)\.(conv[12])\.(weight_g|weight_v|bias)")
 PUBLISHED_HEADS = 16
+_PUBLISHED_TREE = (7, 50)
 _STEPS = {6: 1, 5: 60, 4: 3600, 3: 86_400, 2: 7 * 86_400, 1: 28 * 86_400}  # features of a timestamp: seconds apart
 
 
-def name_table(variables):
-    """{PyTorch name: Entry} of a network's variables (arrays or shapes)."""
-    table = {}
-    for path, entry in ((entry.path, entry) for entry in torch_names.name_table(variables).values()):
-        name = torch_names.torch_name(path[1:], {"backbone": "encoder"})
-        if path[1] != "backbone":
-            for pattern, replacement in _OURS_TO_TORCH:
-                name = re.sub(pattern, replacement, name)
-        table[name] = entry
-    return table
+class ForecastingNames(Names):
+    def matches(self, shapes):
+        return any(name.startswith("encoder.stages.") for name in shapes) and "decoder.projection.weight" in shapes
+
+    def options(self, shapes):
+        """As published where a state dict leaves no trace: tree, heads, readout, moving average, label and horizon."""
+        model, decoder, channels, steps, seconds, merged = _infer(shapes)
+        tree = _PUBLISHED_TREE if channels == 11 else (1,)
+        label = steps // 2
+        sizes = {"label": label, "horizon": steps - label, "history": steps, "scaling": "none", "step": seconds}
+        options = {"model": model, "tree": tree, "decoder": decoder, "stations": channels * math.prod(tree), **sizes}
+        return options, merged
+
+    def table(self, variables):
+        table = {}
+        for path, entry in ((entry.path, entry) for entry in torch_names.name_table(variables).values()):
+            name = torch_names.torch_name(path[1:], {"backbone": "encoder"})
+            if path[1] != "backbone":
+                for pattern, replacement in _OURS_TO_TORCH:
+                    name = re.sub(pattern, replacement, name)
+            table[name] = entry
+        return table
+
+    def canonical(self, name):
+        """None for what the network has no use for (a classifier)."""
+        if name.startswith(("encoder.head.", "encoder.norm.")):
+            return None
+        for ours, theirs in _TWINS.items():
+            name = re.sub(rf"(\.network\.\d+)\.{theirs}\.", rf"\1.{ours}.", name)
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        return name.replace("parametrizations.weight.original1", "weight_v")
+
+    def aliases(self, table):
+        """Without which the original does not load a file strictly."""
+        found = filter(None, map(_CONVOLUTION.fullmatch, table))
+        return {f"{match[1]}.{_TWINS[match[2]]}.{match[3]}": match[0] for match in found}
 
 
-def canonical(name):
-    """The name by which a tensor goes here; None for one that the network has no use for (a classifier)."""
-    if name.startswith(("encoder.head.", "encoder.norm.")):
-        return None
-    for ours, theirs in _TWINS.items():
-        name = re.sub(rf"(\.network\.\d+)\.{theirs}\.", rf"\1.{ours}.", name)
-    name = name.replace("parametrizations.weight.original0", "weight_g")
-    return name.replace("parametrizations.weight.original1", "weight_v")
+NAMES = ForecastingNames()
 
 
-def aliases(table):
-    """{the second name of a tensor: its name}, without which the original does not load a file strictly."""
-    found = filter(None, map(_CONVOLUTION.fullmatch, table))
-    return {f"{match[1]}.{_TWINS[match[2]]}.{match[3]}": match[0] for match in found}
-
-
-def infer_options(shapes):
+def _infer(shapes):
     """({arguments of the trunk}, {of the decoder}, channels, steps, seconds, merged) from {name: PyTorch shape}.
 
     steps: label + horizon, for the published number of heads or, where that does not fit, the largest one that does.
     seconds: between two steps, by the number of features of a timestamp. Heads, tree, readout, moving average and
     factors leave no trace in a state dict.
     """
-    trunk = {
-        name.removeprefix("encoder."): shape
-        for name, shape in shapes.items()
-        if name.startswith("encoder.") and canonical(name) is not None
-    }
-    options = torch_names.infer_options(trunk)
-    merged = options.pop("deploy")
-    options = {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}
+    used = {name: shape for name, shape in shapes.items() if NAMES.canonical(name) is not None}
+    options, merged = torch_names.infer_trunk(used, "encoder.")
     prefix = "decoder.layers."
     layers = 1 + max((int(name.split(".")[2]) for name in shapes if name.startswith(prefix)), default=0)
     first = f"{prefix}0.multi_correlation."
@@ -96,14 +102,3 @@ def _size(shapes, name, axis):
     if len(shape) <= axis:
         raise ValueError(f"it has no {name}, which tells the sizes of its decoder.")
     return shape[axis]
-
-
-def variables_of(module, series, history, marks):
-    """The shapes of a network's variables, at little cost."""
-
-    def shape(*sizes):
-        return jax.ShapeDtypeStruct(sizes, np.float32)
-
-    steps = module.label + module.horizon
-    inputs = shape(1, history, series), shape(1, history, marks), shape(1, steps, marks), shape(series, 3)
-    return abstract_variables(module, *inputs)

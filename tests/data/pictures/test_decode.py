@@ -1,3 +1,5 @@
+"""Any picture file as upright RGB, and files that are none."""
+
 import io
 
 import numpy as np
@@ -5,7 +7,6 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.data.pictures.decode import read_image
-from unireplknet_jax.data.pictures.transforms import TrainTransform, eval_transform
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (5, 7, 3), np.uint8)
@@ -160,95 +161,3 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"the image given as .* bytes holds more than 20 pixels"):
         read_image(data)
-
-
-def positions(width, height):
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x % 256, x // 256, y], axis=-1).astype(np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "left", "top"),
-    [(341, 256, 58, 16), (343, 256, 60, 16), (256, 256, 16, 16), (400, 256, 88, 16)],
-)
-def test_the_centre_crop_rounds_half_to_even(width, height, left, top):
-    picture = positions(width, height)
-    crop = eval_transform(Image.fromarray(picture), 224)
-    np.testing.assert_array_equal(crop, picture[top : top + 224, left : left + 224])
-
-
-@pytest.mark.parametrize(
-    ("given", "size", "resized", "corner"),
-    [
-        ((640, 427), 224, (383, 256), (80, 16)),
-        ((427, 640), 224, (256, 383), (16, 80)),
-        ((90, 60), 192, (328, 219), (68, 14)),
-        ((61, 61), 40, (45, 45), (2, 2)),
-        ((100, 80), 383, (546, 437), (82, 27)),
-    ],
-)
-def test_below_384_the_shorter_side_is_resized_and_the_centre_cut_out(given, size, resized, corner):
-    image = Image.fromarray(RNG.integers(0, 256, (given[1], given[0], 3), np.uint8))
-    whole = np.asarray(image.resize(resized, Image.Resampling.BICUBIC))
-    left, top = corner
-    for resize in (None, "crop"):
-        np.testing.assert_array_equal(eval_transform(image, size, resize), whole[top : top + size, left : left + size])
-
-
-@pytest.mark.parametrize(("size", "resize"), [(384, None), (32, None), (28, None), (224, "warp")])
-def test_large_small_and_warped_inputs_show_the_whole_picture(size, resize):
-    image = Image.fromarray(RNG.integers(0, 256, (60, 90, 3), np.uint8))
-    expected = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(eval_transform(image, size, resize), expected)
-
-
-def test_evaluation_takes_arrays_and_turns_photos():
-    small = RNG.integers(0, 256, (32, 32, 1), np.uint8)
-    np.testing.assert_array_equal(eval_transform(small, 32), np.repeat(small, 3, axis=2))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    square = RNG.integers(0, 256, (32, 32, 3), np.uint8)
-    turned = Image.open(io.BytesIO(encoded(Image.fromarray(square), exif=exif)))
-    np.testing.assert_array_equal(eval_transform(turned, 32), np.rot90(square, -1))
-    with pytest.raises(ValueError, match="resize is 'squash'; expected 'crop', 'warp' or None"):
-        eval_transform(square, 224, "squash")
-    with pytest.raises(ValueError, match="size is 0"):
-        eval_transform(square, 0)
-
-
-def bicubic_rows(length, size):
-    """Weights (size, length) of an antialiased bicubic resize with a = -1/2, in float64."""
-    scale = length / size
-    centres = (np.arange(size) + 0.5) * scale - 0.5
-    x = np.abs(np.arange(length) - centres[:, None]) / max(scale, 1)
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(("shape", "size"), [((8, 8, 1), 32), ((28, 28, 1), 32), ((60, 45, 3), 16)])
-def test_warping_is_the_antialiased_bicubic_filter(shape, size):
-    image = RNG.integers(60, 196, shape, np.uint8)
-    expected = np.einsum("yh,hwc,xw->yxc", bicubic_rows(shape[0], size), image, bicubic_rows(shape[1], size))
-    result = eval_transform(image, size, "warp")[..., : shape[-1]]
-    assert result.shape == (size, size, shape[2])
-    assert result.dtype == np.uint8
-    # Pillow rounds after each of the two passes and works with fixed-point weights.
-    assert np.abs(result - np.clip(expected, 0, 255)).max() < 1.2
-
-
-def test_warping_to_the_same_size_changes_nothing():
-    image = RNG.integers(0, 256, (28, 28, 1), np.uint8)
-    np.testing.assert_array_equal(eval_transform(image, 28)[..., :1], image)
-
-
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
-)
-def test_arrays_of_another_kind_are_refused(wrong):
-    for call in (
-        lambda: eval_transform(wrong, 4),
-        lambda: TrainTransform(4)(wrong, np.random.default_rng(0)),
-    ):
-        with pytest.raises(ValueError, match="expected a uint8 array of shape"):
-            call()

@@ -180,6 +180,13 @@ def test_a_run_does_not_resume_with_another_batch_size(finished):
         train(make_config(batch_size=160), finished[0])
 
 
+@pytest.mark.parametrize(("name", "made", "value"), [("accumulate", 1, 2), ("seed", 0, 1)])
+def test_a_run_does_not_resume_with_another_order_or_other_draws(finished, name, made, value):
+    message = rf"this run has {name}={value}, but the checkpoint at step 10 was made with {made}; resume with the same"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(**{name: value}), finished[0])
+
+
 def test_a_run_does_not_resume_on_other_data(finished):
     facts = json.loads((finished[0] / "checkpoints" / "10" / "facts" / "metadata").read_text())
     assert facts.items() >= {"data.name": "digits", "data.train_split": "train", "training examples": 1437}.items()

@@ -105,10 +105,28 @@ def test_a_network_is_initialized_on_what_the_task_gives_it():
 def test_micro_batches_give_the_gradient_of_the_whole_batch(batch):
     whole, parts = Trainer(), Trainer()
     one, other = whole.step(batch), parts.step(batch, accumulate=2)
-    assert one.pop("drawn") != other.pop("drawn")  # each micro-batch draws for itself
+    assert one.pop("drawn") != other.pop("drawn")  # the second is the mean of two draws
     assert other == pytest.approx(one, rel=1e-6)
     np.testing.assert_allclose(parts.kernel(), whole.kernel(), rtol=0, atol=1e-7)
     assert int(parts.state["step"]) == 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_micro_batch_of_every_step_draws_its_own_numbers(count):
+    class Drawing(Linear):
+        """Reports what each micro-batch drew under the name of its number."""
+
+        def loss(self, apply, variables, batch, rng):
+            value, out = super().loss(apply, variables, batch, rng)
+            drawn, number = jax.random.uniform(rng), batch["number"][0]
+            each = {f"drawn {i}": (jnp.where(number == i, drawn, 0), number == i) for i in range(count)}
+            return value, {**out, "scalars": out["scalars"] | each}
+
+    rows = {"x": np.ones((8 * count, 4), np.float32), "y": np.ones(8 * count, np.float32)}
+    batch, trainer = rows | {"number": np.repeat(np.arange(count), 8)}, Trainer(task=Drawing())
+    drawn = [scalars[f"drawn {i}"] for scalars in (trainer.step(batch, count) for _ in range(2)) for i in range(count)]
+    assert all(0 < value < 1 for value in drawn)
+    assert len(set(drawn)) == 2 * count
 
 
 def test_running_statistics_go_from_one_micro_batch_to_the_next():

@@ -1,12 +1,20 @@
 """The pages: tables are whole, links lead somewhere, files and commands that are named exist."""
 
+import argparse
+import importlib
 import re
+import shlex
 
 import pytest
-from pages import PAGES, ROOT, anchors, cells, split_page
+from pages import PAGES, ROOT, anchors, cells, code_spans, command_lines, split_page
+
+from unireplknet_jax.__main__ import COMMANDS, _parse
+from unireplknet_jax.cli.train import load_config
 
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
+FOLDERS = ("ops", "nn", "models", "tasks", "train", "benchmark", "cli", "data", "unireplknet_jax")
+FOLDERS += ("configs", "tests", "launch", "docs", r"\.ci", r"\.github")
 
 
 def tables(page):
@@ -59,3 +67,97 @@ def test_links_lead_to_files_and_headings_that_exist(page):
             path = page.parent / file if file else page
             assert path.exists(), f"line {number}: there is no {file}"
             assert not anchor or anchor in anchors(path), f"line {number}: {path.name} has no heading for #{anchor}"
+
+
+def missing_names(page):
+    """What code spans name that does not exist: a path, or after it ": NAME" a name that is not in the file."""
+    missing = []
+    for number, span in code_spans(page):
+        named = re.fullmatch(rf"((?:{'|'.join(FOLDERS)})/[\w./*-]*)(?:<name>[\w.]*)?(?:: (\w+))?", span)
+        if not named:
+            continue
+        found = [path for root in (ROOT, ROOT / "unireplknet_jax") for path in root.glob(named[1].rstrip("/"))]
+        if not found or (named[2] and not re.search(rf"\b{named[2]}\b", found[0].read_text())):
+            missing.append(f"{number}: {span}")
+    return missing
+
+
+# CHANGELOG.md names what there was at its time.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    assert missing_names(page) == []
+
+
+def test_a_file_or_a_name_that_is_missing_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`ops/nothing.py`, `ops/fold.py`, `ops/fold.py: nothing`\n`train/` and `ops/depthwise_*.py`, `a/b`\n"
+    )
+    assert missing_names(page) == ["1: ops/nothing.py", "1: ops/fold.py: nothing"]
+
+
+def whole_commands(page):
+    """[(number, words of a command of this package)] of the shell blocks, those that a launcher starts included."""
+    for number, line in command_lines(page):
+        words = shlex.split(line)
+        for i, word in enumerate(words):
+            starts = i and (words[i - 1] in ("unireplknet", "--") or words[i - 1].endswith(".sbatch"))
+            if starts and "..." not in words:
+                assert word in COMMANDS, f"line {number}: there is no command {word}"
+                yield number, words[i:]
+                break
+
+
+@every_page
+def test_commands_of_shell_blocks_can_be_parsed(page, monkeypatch):
+    """With their flags; recipes are read, and have the fields that are overridden."""
+    monkeypatch.chdir(ROOT)
+    for number, words in whole_commands(page):
+        try:
+            args = _parse(words)
+        except SystemExit:
+            pytest.fail(f"line {number}: unireplknet {shlex.join(words)}")
+        if "config" in args:
+            load_config(args.config, args.overrides)
+
+
+def flags_of(command):
+    """All flags of a command and of what is below it."""
+    parsers, flags = [argparse.ArgumentParser()], set()
+    importlib.import_module(f"unireplknet_jax.cli.{command}").add_arguments(parsers[0])
+    while parsers:
+        for action in parsers.pop()._actions:
+            flags.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+    return flags
+
+
+def unknown_flags(page):
+    """The flags in code spans that the command before them does not know."""
+    for number, span in code_spans(page):
+        command, *words = span.removeprefix("unireplknet ").split() or [""]
+        if command not in COMMANDS:
+            if span.startswith("unireplknet ") and command != "COMMAND":
+                yield f"{number}: {span}"
+            continue
+        flags = {word.strip("[]").partition("=")[0] for word in words if word.lstrip("[").startswith("--")}
+        if not {flag for flag in flags if not flag.startswith("--config.")} <= flags_of(command):
+            yield f"{number}: {span}"
+
+
+@every_page
+def test_commands_within_text_exist_and_have_the_flags_they_are_named_with(page):
+    assert list(unknown_flags(page)) == []
+
+
+def test_a_command_or_a_flag_that_is_unknown_is_found(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`predict --tops 3`, `predict A [--top 3]`\n`unireplknet nothing`, `benchmark block --static v5e`\n"
+    )
+    assert list(unknown_flags(page)) == ["1: predict --tops 3", "2: unireplknet nothing"]
+    command = "unireplknet train --config configs/finetune.py:a --config.nothing=1 --workdir x  # words"
+    page.write_text(f"```sh\n{command}\n```\n")
+    with pytest.raises(argparse.ArgumentError, match="has no field nothing"):
+        test_commands_of_shell_blocks_can_be_parsed(page, monkeypatch)

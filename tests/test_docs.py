@@ -100,10 +100,9 @@ def whole_commands(page):
     """[(number, words of a command of this package)] of the shell blocks, those that a launcher starts included."""
     for number, line in command_lines(page):
         words = shlex.split(line)
-        for i, word in enumerate(words):
-            starts = i and (words[i - 1] in ("unireplknet", "--") or words[i - 1].endswith(".sbatch"))
-            if starts and "..." not in words:
-                assert word in COMMANDS, f"line {number}: there is no command {word}"
+        for before, (i, word) in zip(words, enumerate(words[1:], 1), strict=False):
+            launched = word in COMMANDS and (before == "--" or before.endswith(".sbatch"))
+            if (before == "unireplknet" or launched) and "..." not in words:
                 yield number, words[i:]
                 break
 

@@ -73,10 +73,11 @@ def missing_names(page):
     """What code spans name that does not exist: a path, or after it ": NAME" a name that is not in the file."""
     missing = []
     for number, span in code_spans(page):
-        named = re.fullmatch(rf"((?:{'|'.join(FOLDERS)})/[\w./*-]*)(?:<name>[\w.]*)?(?:: (\w+))?", span)
+        named = re.fullmatch(rf"((?:{'|'.join(FOLDERS)})/[\w./*<>-]*)(?:: (\w+))?", span)
         if not named:
             continue
-        found = [path for root in (ROOT, ROOT / "unireplknet_jax") for path in root.glob(named[1].rstrip("/"))]
+        pattern = named[1].replace("<name>", "*").rstrip("/")
+        found = [path for root in (ROOT, ROOT / "unireplknet_jax") for path in root.glob(pattern)]
         if not found or (named[2] and not re.search(rf"\b{named[2]}\b", found[0].read_text())):
             missing.append(f"{number}: {span}")
     return missing

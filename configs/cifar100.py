@@ -13,8 +13,9 @@ augmentation and layer decay are those of its published recipes, learning rate, 
 by us yet. Hardware: one GPU or TPU chip.
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.models.zoo import find_weights
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("scratch", "a", "f", "p", "n", "t", "s")
 OPTIONS = ("runlocal",)

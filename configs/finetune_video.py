@@ -20,8 +20,9 @@ batch are ours. Not trained by us yet. Hardware: one GPU or TPU chip; a clip cos
 
 from ml_collections.config_dict import placeholder
 
+from unireplknet_jax.configs.common import run_on_moving_shapes
 from unireplknet_jax.models.zoo import find_weights
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_on_moving_shapes
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("a", "f", "p", "n", "t", "s", "b")
 OPTIONS = ("uniform", "runlocal")

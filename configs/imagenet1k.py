@@ -30,8 +30,9 @@ host and storage and has not been measured on a TPU host, so the recipe starts n
 what a core prepares.
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = {  # drop path, mixup, cutmix, examples that share batch statistics
     "t": (0.2, 0.8, 1.0, 128),

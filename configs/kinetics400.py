@@ -26,9 +26,10 @@ Hardware: a clip costs 16 times a picture of 224 pixels (`unireplknet plan` tell
 bfloat16, as in the release. Nobody has trained this recipe with this code.
 """
 
+from unireplknet_jax.configs.common import run_on_moving_shapes
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models.variants import VARIANTS
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_on_moving_shapes
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("s", "b")
 OPTIONS = ("reshape", "script", "synthetic", "runlocal")

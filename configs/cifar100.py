@@ -1,6 +1,6 @@
 """CIFAR-100: 50,000 + 10,000 colour pictures of 32 x 32 pixels.
 
-    unireplknet train --config configs/cifar100.py:a --config.data.dir=/data/cifar --workdir runs/cifar100
+    unireplknet train --config cifar100.py:a --config.data.dir=/data/cifar --workdir runs/cifar100
 
 The folder holds cifar-100-binary.tar.gz, or what it unpacks to; without one TFDS downloads the set.
 

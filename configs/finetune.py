@@ -1,6 +1,6 @@
 """Fine-tuning of published weights on one's own pictures.
 
-    unireplknet train --config configs/finetune.py:a --config.data.dir=flowers --workdir runs/flowers
+    unireplknet train --config finetune.py:a --config.data.dir=flowers --workdir runs/flowers
 
 The folder holds a class per folder below train/ and val/ (flowers/train/rose/1.jpg, ...); its classes become those of
 the model. Pictures that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Any other

@@ -1,6 +1,6 @@
 """Fine-tuning of published image weights on one's own videos.
 
-    unireplknet train --config configs/finetune_video.py:a --config.data.dir=sports --workdir runs/sports
+    unireplknet train --config finetune_video.py:a --config.data.dir=sports --workdir runs/sports
 
 The folder holds a class per folder below train/ and val/ (sports/train/jump/1.mp4, ...); its classes become those of
 the model. With --config.data.name=video_csv it holds train.csv and val.csv instead, a path and a label in each line.

@@ -1,7 +1,7 @@
 """ImageNet-1K from scratch: 300 epochs at 224 pixels.
 
-    unireplknet train --config configs/imagenet1k.py:t --workdir gs://BUCKET/t
-    unireplknet train --config configs/imagenet1k.py:t --config.data.name=folder --config.data.dir=/data/imagenet \
+    unireplknet train --config imagenet1k.py:t --workdir gs://BUCKET/t
+    unireplknet train --config imagenet1k.py:t --config.data.name=folder --config.data.dir=/data/imagenet \
         --config.data.eval_split=val --workdir runs/t
 
 | size | published top-1 | GPUs x batch x accumulation, as released | drop path | mixup | cutmix |

@@ -1,6 +1,6 @@
 """Fine-tuning of ImageNet-22K weights on ImageNet-1K at 384 pixels.
 
-    unireplknet train --config configs/imagenet1k_384.py:s --workdir gs://BUCKET/s384
+    unireplknet train --config imagenet1k_384.py:s --workdir gs://BUCKET/s384
 
 | size | published top-1 | GPUs x batch x accumulation, as released | epochs | smoothing | drop path | moving average |
 |---|---|---|---|---|---|---|

@@ -1,6 +1,6 @@
 """ImageNet-22K pre-training: 90 epochs, 21,841 classes, no evaluation.
 
-    unireplknet train --config configs/imagenet22k.py:s --config.data.dir=/data/imagenet22k --workdir gs://BUCKET/s22k
+    unireplknet train --config imagenet22k.py:s --config.data.dir=/data/imagenet22k --workdir gs://BUCKET/s22k
 
 | size | pixels | nodes x GPUs x batch x accumulation, as released | lr | drop path | top-1 after imagenet1k_384.py |
 |---|---|---|---|---|---|

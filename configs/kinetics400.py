@@ -1,7 +1,7 @@
 """Kinetics-400: 16 frames of a video laid out as one picture of 896 x 896 pixels, classified.
 
-    unireplknet train --config configs/kinetics400.py:s --config.data.dir=/data/k400 --workdir gs://BUCKET/k400
-    unireplknet train --config configs/kinetics400.py:synthetic --workdir runs/motion
+    unireplknet train --config kinetics400.py:s --config.data.dir=/data/k400 --workdir gs://BUCKET/k400
+    unireplknet train --config kinetics400.py:synthetic --workdir runs/motion
     unireplknet evaluate runs/motion/best
 
 The folder holds train.csv and val.csv, in each line the path of a video and its class (0 to 399, in alphabetical order;

@@ -1,7 +1,7 @@
 """ModelNet40: 40 kinds of CAD models, 9,843 + 2,468 shapes; and synthetic solids, which need no data.
 
-    unireplknet train --config configs/modelnet40.py --config.data.dir=/data/ModelNet40 --workdir runs/modelnet
-    unireplknet train --config configs/modelnet40.py:solids --workdir runs/solids
+    unireplknet train --config modelnet40.py --config.data.dir=/data/ModelNet40 --workdir runs/modelnet
+    unireplknet train --config modelnet40.py:solids --workdir runs/solids
 
 The folder holds modelnet40_{train,test}_8192pts_fps.dat, which the original reads, or another form of the set
 (data/points_sets.py). Arguments:

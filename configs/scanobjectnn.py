@@ -1,6 +1,6 @@
 """ScanObjectNN, PB_T50_RS: 15 kinds of objects cut out of scans of rooms, 11,416 + 2,882 shapes of 2,048 points.
 
-    unireplknet train --config configs/scanobjectnn.py --config.data.dir=/data/h5_files --workdir runs/scans
+    unireplknet train --config scanobjectnn.py --config.data.dir=/data/h5_files --workdir runs/scans
 
 The folder holds main_split/training_objectdataset_augmentedrot_scale75.h5 and test_....
 --config.data.name=scanobjectnn_objects takes the variant of whole objects. Arguments:

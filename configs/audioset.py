@@ -1,6 +1,6 @@
 """AudioSet: 527 kinds of sound, several to a clip of ten seconds.
 
-    unireplknet train --config configs/audioset.py:balanced --config.data.dir=/data/audioset --workdir runs/audioset
+    unireplknet train --config audioset.py:balanced --config.data.dir=/data/audioset --workdir runs/audioset
 
 The folder holds class_labels_indices.csv, AudioSet's CSV file of each split, and beside it a folder of that name with
 the clips, YTID.wav or .flac: unbalanced_train_segments.csv, unbalanced_train_segments/..., and the same for

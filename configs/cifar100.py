@@ -1,6 +1,6 @@
 """CIFAR-100: 50,000 + 10,000 colour pictures of 32 x 32 pixels.
 
-    unireplknet train --config configs/cifar100.py:a --config.data.dir=/data/cifar --workdir runs/cifar100
+    unireplknet train --config cifar100.py:a --config.data.dir=/data/cifar --workdir runs/cifar100
 
 The folder holds cifar-100-binary.tar.gz, or what it unpacks to; without one TFDS downloads the set.
 
@@ -13,8 +13,9 @@ augmentation and layer decay are those of its published recipes, learning rate, 
 by us yet. Hardware: one GPU or TPU chip.
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.models.zoo import find_weights
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("scratch", "a", "f", "p", "n", "t", "s")
 OPTIONS = ("runlocal",)

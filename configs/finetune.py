@@ -1,6 +1,6 @@
 """Fine-tuning of published weights on one's own pictures.
 
-    unireplknet train --config configs/finetune.py:a --config.data.dir=flowers --workdir runs/flowers
+    unireplknet train --config finetune.py:a --config.data.dir=flowers --workdir runs/flowers
 
 The folder holds a class per folder below train/ and val/ (flowers/train/rose/1.jpg, ...); its classes become those of
 the model. Pictures that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Any other
@@ -16,8 +16,9 @@ fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU c
 
 from ml_collections.config_dict import placeholder
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.models.zoo import find_weights
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("a", "f", "p", "n", "t", "s", "b", "l", "xl")
 TAGS = {"b": "in22k_224", "l": "in22k_192", "xl": "in22k_192"}

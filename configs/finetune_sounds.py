@@ -1,6 +1,6 @@
 """Fine-tuning of published ImageNet weights on one's own sounds.
 
-    unireplknet train --config configs/finetune_sounds.py:a --config.data.dir=birds --workdir runs/birds
+    unireplknet train --config finetune_sounds.py:a --config.data.dir=birds --workdir runs/birds
 
 The folder holds a class per folder below train/ and val/ (birds/train/wren/1.wav, ...), files of any rate and number
 of channels; its classes become those of the model. The stem's three input channels are summed, the head is new. A file

@@ -1,6 +1,6 @@
 """Fine-tuning of published image weights on one's own videos.
 
-    unireplknet train --config configs/finetune_video.py:a --config.data.dir=sports --workdir runs/sports
+    unireplknet train --config finetune_video.py:a --config.data.dir=sports --workdir runs/sports
 
 The folder holds a class per folder below train/ and val/ (sports/train/jump/1.mp4, ...); its classes become those of
 the model. With --config.data.name=video_csv it holds train.csv and val.csv instead, a path and a label in each line.
@@ -20,8 +20,9 @@ batch are ours. Not trained by us yet. Hardware: one GPU or TPU chip; a clip cos
 
 from ml_collections.config_dict import placeholder
 
+from unireplknet_jax.configs.common import run_on_moving_shapes
 from unireplknet_jax.models.zoo import find_weights
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_on_moving_shapes
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("a", "f", "p", "n", "t", "s", "b")
 OPTIONS = ("uniform", "runlocal")

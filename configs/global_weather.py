@@ -1,6 +1,6 @@
 """Hourly weather of 3,850 stations: 48 hours of history, the next 24 hours, one network for each variable.
 
-    unireplknet train --config configs/global_weather.py:temp --config.data.dir=/data/global_temp --workdir runs/temp
+    unireplknet train --config global_weather.py:temp --config.data.dir=/data/global_temp --workdir runs/temp
     unireplknet evaluate runs/temp/best --split test --predictions runs/temp/test.npz
 
 The folder holds the files of Corrformer's capsule (Code Ocean 0341365): temp_global_hourly_{train,val,test}.npy,

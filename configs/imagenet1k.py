@@ -1,7 +1,7 @@
 """ImageNet-1K from scratch: 300 epochs at 224 pixels.
 
-    unireplknet train --config configs/imagenet1k.py:t --workdir gs://BUCKET/t
-    unireplknet train --config configs/imagenet1k.py:t --config.data.name=folder --config.data.dir=/data/imagenet \
+    unireplknet train --config imagenet1k.py:t --workdir gs://BUCKET/t
+    unireplknet train --config imagenet1k.py:t --config.data.name=folder --config.data.dir=/data/imagenet \
         --config.data.eval_split=val --workdir runs/t
 
 | size | published top-1 | GPUs x batch x accumulation, as released | drop path | mixup | cutmix |
@@ -30,8 +30,9 @@ host and storage and has not been measured on a TPU host, so the recipe starts n
 what a core prepares.
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = {  # drop path, mixup, cutmix, examples that share batch statistics
     "t": (0.2, 0.8, 1.0, 128),

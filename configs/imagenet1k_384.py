@@ -1,6 +1,6 @@
 """Fine-tuning of ImageNet-22K weights on ImageNet-1K at 384 pixels.
 
-    unireplknet train --config configs/imagenet1k_384.py:s --workdir gs://BUCKET/s384
+    unireplknet train --config imagenet1k_384.py:s --workdir gs://BUCKET/s384
 
 | size | published top-1 | GPUs x batch x accumulation, as released | epochs | smoothing | drop path | moving average |
 |---|---|---|---|---|---|---|
@@ -20,8 +20,9 @@ fits). Computation is in bfloat16 where the release used float32. Nobody has tra
 accuracies are the published ones. Input: --config.data.workers=N, see configs/imagenet1k.py.
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = {  # epochs, smoothing, drop path, decay of the moving average, examples that share batch statistics
     "s": (30, 0.1, 0.2, 0.0, 64),

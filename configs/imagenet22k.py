@@ -1,6 +1,6 @@
 """ImageNet-22K pre-training: 90 epochs, 21,841 classes, no evaluation.
 
-    unireplknet train --config configs/imagenet22k.py:s --config.data.dir=/data/imagenet22k --workdir gs://BUCKET/s22k
+    unireplknet train --config imagenet22k.py:s --config.data.dir=/data/imagenet22k --workdir gs://BUCKET/s22k
 
 | size | pixels | nodes x GPUs x batch x accumulation, as released | lr | drop path | top-1 after imagenet1k_384.py |
 |---|---|---|---|---|---|
@@ -22,8 +22,9 @@ Input: --config.data.workers=N, see configs/imagenet1k.py; a bucket's shards are
 (launch/tpu.sh --bucket: /mnt/data).
 """
 
+from unireplknet_jax.configs.common import run_locally
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_locally
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = {  # pixels, learning rate, drop path, examples that share batch statistics, accumulation
     "s": (224, 4e-3, 0.1, 32, 8),

@@ -1,7 +1,7 @@
 """Kinetics-400: 16 frames of a video laid out as one picture of 896 x 896 pixels, classified.
 
-    unireplknet train --config configs/kinetics400.py:s --config.data.dir=/data/k400 --workdir gs://BUCKET/k400
-    unireplknet train --config configs/kinetics400.py:synthetic --workdir runs/motion
+    unireplknet train --config kinetics400.py:s --config.data.dir=/data/k400 --workdir gs://BUCKET/k400
+    unireplknet train --config kinetics400.py:synthetic --workdir runs/motion
     unireplknet evaluate runs/motion/best
 
 The folder holds train.csv and val.csv, in each line the path of a video and its class (0 to 399, in alphabetical order;
@@ -26,9 +26,10 @@ Hardware: a clip costs 16 times a picture of 224 pixels (`unireplknet plan` tell
 bfloat16, as in the release. Nobody has trained this recipe with this code.
 """
 
+from unireplknet_jax.configs.common import run_on_moving_shapes
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models.variants import VARIANTS
-from unireplknet_jax.train.recipe import base_config, parse_argument, run_on_moving_shapes
+from unireplknet_jax.train.recipe import base_config, parse_argument
 
 SIZES = ("s", "b")
 OPTIONS = ("reshape", "script", "synthetic", "runlocal")

@@ -1,7 +1,7 @@
 """ModelNet40: 40 kinds of CAD models, 9,843 + 2,468 shapes; and synthetic solids, which need no data.
 
-    unireplknet train --config configs/modelnet40.py --config.data.dir=/data/ModelNet40 --workdir runs/modelnet
-    unireplknet train --config configs/modelnet40.py:solids --workdir runs/solids
+    unireplknet train --config modelnet40.py --config.data.dir=/data/ModelNet40 --workdir runs/modelnet
+    unireplknet train --config modelnet40.py:solids --workdir runs/solids
 
 The folder holds modelnet40_{train,test}_8192pts_fps.dat, which the original reads, or another form of the set
 (data/shapes/sets.py). Arguments:
@@ -24,8 +24,8 @@ Hardware: one GPU, as released, or a TPU slice.
 
 from ml_collections.config_dict import placeholder
 
+from unireplknet_jax.configs.common import run_on_solids, train_on_solids
 from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.shapes.solids import KINDS
 from unireplknet_jax.nn.projection import DISTINCT, ORIGINAL
 from unireplknet_jax.train.recipe import base_config
 
@@ -69,54 +69,13 @@ def get_config(arg="distinct"):
     config.epochs = 300
     config.eval_every_epochs = 5
     config.optim.update({"lr": 5e-4, "decay_rule": "all"})
-    return {"folder": folder, "solids": solids, "runlocal": run_locally}.get(arg, lambda config: config)(config)
+    changes = {"folder": _folder, "solids": train_on_solids, "runlocal": run_on_solids}
+    return changes[arg](config) if arg in changes else config
 
 
-def folder(config):
+def _folder(config):
     """The network and settings of "distinct" for the classes of a folder."""
     config.task.labels = ()
     config.task.options.model.num_classes = 0  # as many as the data has
     config.data.update({"name": "shape_folder", "eval_split": "val", "train_examples": 0})
-    return config
-
-
-def solids(config):
-    """Small enough for one core."""
-    config.task.labels = KINDS
-    config.task.options.model = {
-        "depths": (1, 1, 2, 1),
-        "dims": (16, 32, 64, 128),
-        "kernel_sizes": ((3,), (13,), (13, 3), (13,)),
-        "layer_scale_init": 1.0,  # 1e-6 is for many thousands of steps
-        "num_classes": 10,
-        "graph_dim": 16,
-        "drop_path_rate": 0.0,
-        "bn_group": placeholder(int),
-        "dtype": "float32",
-        "impl": "auto",
-        "remat": False,
-    }
-    config.task.options.update(
-        {"points": 512, "raw_points": 1024, "view_size": 42, "object_size": 42, "neighbours": 16}
-    )
-    config.task.options.votes = 8
-    config.data.update({"name": "solids", "dir": "", "train_examples": 600, "num_threads": 2})
-    config.batch_size = 32
-    config.eval_batch_size = 40
-    config.epochs = 9
-    config.eval_every_epochs = 9
-    config.log_every = 18
-    config.optim.update({"lr": 2e-3, "warmup_epochs": 1.0})
-    return config
-
-
-def run_locally(config):
-    config = solids(config)
-    config.batch_size = 8  # of larger batches there are too few for the running statistics: evaluation would be chance
-    config.data.votes = 1
-    config.task.options.update({"view_size": 28, "object_size": 28, "points": 128, "raw_points": 256, "neighbours": 8})
-    config.eval_every_epochs = 1
-    config.epochs = 2
-    config.log_every = 5
-    config.optim.warmup_epochs = 0.5
     return config

@@ -1,7 +1,7 @@
 """Small pictures, trained from scratch on one laptop: a UniRepLKNet with 13x13 kernels in its three upper stages.
 
-    unireplknet train --config configs/small_images.py:digits --workdir runs/digits
-    unireplknet train --config configs/small_images.py:fashion_mnist --workdir runs/fashion_mnist
+    unireplknet train --config small_images.py:digits --workdir runs/digits
+    unireplknet train --config small_images.py:fashion_mnist --workdir runs/fashion_mnist
 
 | argument | data | examples | test accuracy | CPU time, 2 cores |
 |---|---|---|---|---|

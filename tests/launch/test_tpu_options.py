@@ -66,7 +66,9 @@ def test_a_workdir_that_would_go_with_the_slice_is_refused(cloud, words, said, k
 
 
 @pytest.mark.parametrize("workdir", [["--workdir", "gs://b"], ["--workdir=gs://b/run"]])
-@pytest.mark.parametrize("config", [["--config", "configs/recipe.py"], ["--config=not added.py:a:b"]])
+@pytest.mark.parametrize(
+    "config", [["--config", "configs/recipe.py"], ["--config=not added.py:a:b"], ["--config", "recipe.py:s"]]
+)
 def test_both_spellings_of_an_option_are_read(cloud, workdir, config):
     done = cloud.run_training("--dry-run", arguments=["train", *workdir, *config])
     assert done.returncode == 0, done.stderr
@@ -79,6 +81,7 @@ def test_both_spellings_of_an_option_are_read(cloud, workdir, config):
         (["--config"], "--config of the run is missing"),
         (["--config", "configs/recip.py:s"], "there is no recipe configs/recip.py among the files that are copied"),
         (["--config=big.ignored"], "there is no recipe big.ignored among"),
+        (["--config=recip.py"], "there is no recipe recip.py among"),
         (["--config", "configs"], "there is no recipe configs among"),
         (["--config", "../outside.py"], "there is no recipe ../outside.py among"),
         (["--config", "c*/recipe.py"], "there is no recipe c*/recipe.py among"),

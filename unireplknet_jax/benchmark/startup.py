@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import resource
 import statistics
 import subprocess
@@ -15,7 +14,6 @@ from typing import NamedTuple
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.tasks import made_up
 
-RECIPE = pathlib.Path(__file__).parents[2] / "configs" / "finetune.py"
 _LIMIT = 900  # seconds after which a process is ended
 _SCRATCH = "SCRATCH"  # in a command: a folder that is new for every process
 # What the calls share: NAME's seconds, as one JSON line each.
@@ -85,10 +83,9 @@ def cases(folder, only=None):
     for kind, file in made_up.FILES.items():
         words = ["predict", f"{folder}/{kind}", f"{folder}/{file}"]
         found.append(Case(f"predict a {kind}, a", [*command, *words], (kind, file)))
-    if RECIPE.is_file():
-        words = [f"--config.init={folder}/a.pth", f"--config.data.dir={folder}/flowers", f"--workdir={_SCRATCH}/run"]
-        train = [*command, "train", f"--config={RECIPE}:a", *words]
-        found.append(Case("train finetune.py:a to its first step", train, ("a.pth", "flowers"), until="step "))
+    words = [f"--config.init={folder}/a.pth", f"--config.data.dir={folder}/flowers", f"--workdir={_SCRATCH}/run"]
+    train = [*command, "train", "--config=finetune.py:a", *words]
+    found.append(Case("train finetune.py:a to its first step", train, ("a.pth", "flowers"), until="step "))
     found = [case for case in found if only is None or only in case.name]
     if not found:
         raise ValueError(f"no row's name holds {only!r}.")

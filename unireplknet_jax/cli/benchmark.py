@@ -185,8 +185,6 @@ def _run_startup(args):
     if args.folder and not pathlib.Path(args.folder).is_dir():
         raise ValueError(f"--folder {args.folder} is not a folder; create it first.")
     rows, left_out = [], []
-    if not startup.RECIPE.is_file():
-        left_out.append("training: there is no configs/finetune.py beside the package")
     with tempfile.TemporaryDirectory() as temporary:
         for case in startup.cases(args.folder or temporary, args.only):
             try:

@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from unireplknet_jax.cli.output import print_json, print_notes, print_table
+from unireplknet_jax.cli.train import add_config_argument, load_config
 
 _BOUNDS = {
     "arithmetic": "matrix units at their peak",
@@ -14,7 +15,7 @@ _BOUNDS = {
 
 def add_arguments(parser):
     parser.usage = "unireplknet plan --config FILE.py[:ARG] --topology NAME [--full] [--config.FIELD=VALUE ...]"
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the recipe and its argument")
+    add_config_argument(parser)
     parser.add_argument("--topology", required=True, metavar="NAME", help="the slice, for example v5e:4x4 or v6e:16x16")
     parser.add_argument("--full", action="store_true", help="compile as the run will, not with low effort (minutes)")
     parser.add_argument("--no-cache", action="store_true", help="compile even if the answer is known")
@@ -24,7 +25,6 @@ def add_arguments(parser):
 
 
 def run(args):
-    from unireplknet_jax.cli.train import load_config
     from unireplknet_jax.train.plan import plan
 
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")

@@ -5,7 +5,6 @@ import contextlib
 import difflib
 import functools
 import logging
-import pathlib
 import re
 import signal
 import sys
@@ -17,11 +16,16 @@ AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command g
 
 def add_arguments(parser):
     parser.usage = "unireplknet train --config FILE.py[:ARG] [--config.FIELD=VALUE ...] --workdir DIR"
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="the recipe and its argument")
+    add_config_argument(parser)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where everything is written; resumes from it")
     parser.add_argument("--profile", action="store_true", help="write a trace of five steps to DIR/profile")
     parser.epilog = "--config.FIELD=VALUE overrides a field of the recipe, for example --config.optim.lr=1e-3."
     parser.set_defaults(overrides=[])
+
+
+def add_config_argument(parser):
+    about = "the recipe, a file of yours or one of `unireplknet recipes`, and its argument"
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help=about)
 
 
 def run(args):
@@ -72,18 +76,23 @@ def _run(args):
 def load_config(recipe, overrides):
     """The locked ConfigDict of a recipe "FILE.py[:ARG]" with overrides ["--config.FIELD=VALUE", ...].
 
+    The file is one of that path, or one that ships.
     Raises argparse.ArgumentError for a recipe or a field that does not work.
     """
-    path = recipe.partition(":")[0]
-    if not pathlib.Path(path).is_file():
-        raise argparse.ArgumentError(None, f"there is no recipe {path}; expected FILE.py or FILE.py:ARG.")
+    from unireplknet_jax.train.shipped import find_recipe
+
+    name, colon, arg = recipe.partition(":")
+    try:
+        path = str(find_recipe(name))
+    except ValueError as error:
+        raise argparse.ArgumentError(None, str(error)) from None
     for word in overrides:
         if word.startswith("--") and not word.startswith(("--config.", "--noconfig.")):
             raise argparse.ArgumentError(
                 None, f"unknown option {word}; fields are overridden with --config.FIELD=VALUE."
             )
     try:
-        config, _ = _parse_flags(recipe, [])
+        config, _ = _parse_flags(f"{path}{colon}{arg}", [])
     except Exception as error:  # a recipe is a program
         raise argparse.ArgumentError(None, _recipe_failure(path, error)) from error
     if not hasattr(config, "to_dict"):
@@ -93,7 +102,7 @@ def load_config(recipe, overrides):
         )
     for word in overrides:
         _check_field(config, word, recipe)
-    return _parse_overrides(config, recipe, overrides)
+    return _parse_overrides(config, f"{path}{colon}{arg}", overrides)
 
 
 def _parse_flags(recipe, overrides):

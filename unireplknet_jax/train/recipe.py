@@ -3,8 +3,6 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
-
 
 def base_config():
     """The ConfigDict that a recipe fills in: batch sizes and epochs, which are 0 here, have to be stated."""
@@ -99,77 +97,3 @@ def parse_argument(arg, sizes, options, recipe):
     if len(chosen) > 1:
         raise ValueError(f"{recipe} takes one size, not {' and '.join(chosen)}.")
     return (chosen or [sizes[0]])[0], set(words) - set(chosen)
-
-
-def run_locally(config):
-    """Shrink an image recipe to a minute on a CPU: a small network on the digits bundled with scikit-learn.
-
-    Reader, augmentation, losses, optimizer, schedule and loop stay those of the recipe.
-    """
-    config.init = ""
-    config.task.labels = tuple("0123456789")
-    options = config.task.options
-    options.image_size = 64
-    options.model = ConfigDict(
-        {
-            **options.model.to_dict(),
-            "depths": (1, 1, 1, 1),
-            "dims": (16, 32, 64, 128),
-            "kernel_sizes": ((3,), (13,), (13,), (13,)),
-            "num_classes": 10,
-            "dtype": "float32",
-            "bn_group": 16,
-            "layer_scale_init": 1.0,
-        }
-    )
-    config.data.update({"name": "digits", "dir": "", "train_split": "train", "train_examples": 1437})
-    config.data.eval_split = config.data.eval_split and "test"
-    config.batch_size = 64
-    config.accumulate = min(config.accumulate, 2)
-    config.eval_batch_size = 120
-    config.epochs = 2
-    config.eval_every_epochs = 1
-    config.log_every = 5
-    config.mesh.fsdp = 1
-    config.optim.lr = min(config.optim.lr, 1e-3)
-    config.optim.warmup_epochs = min(config.optim.warmup_epochs, 0.5)
-    config.ema.decay = min(config.ema.decay, 0.9)
-    return config
-
-
-def run_on_moving_shapes(config, epochs):
-    """Shrink a recipe for clips to minutes on a CPU: a small network on rendered moving shapes.
-
-    Reader, task, losses, optimizer, schedule and loop stay those of the recipe; what mirrors, erases or mixes motions
-    is left out.
-    """
-    config.init = ""
-    config.task.labels = tuple(MOTIONS)
-    options = config.task.options
-    options.model = ConfigDict(
-        {
-            **options.model.to_dict(),
-            "depths": (1, 2, 1, 1),
-            "dims": (16, 32, 64, 64),
-            "kernel_sizes": ((3,), (13, 13), (13,), (13,)),
-            "num_classes": len(MOTIONS),
-            "drop_path_rate": 0.0,
-            "dtype": "float32",
-            "bn_group": 32,
-            "remat": False,
-            "layer_scale_init": 1.0,
-        }
-    )
-    options.update({"frames": 8, "stride": 3, "segments": 2, "crops": 1, "image_size": 32, "crop_scale": None})
-    options.update({"flip": False, "rand_augment": "", "random_erasing": 0.0, "mixup": 0.0, "cutmix": 0.0})
-    examples = PER_CLASS["train"] * len(MOTIONS)
-    config.data.update({"name": "moving_shapes", "dir": "", "eval_split": "test", "train_examples": examples})
-    config.data.num_threads = 2
-    config.batch_size = 32
-    config.accumulate = 1
-    config.eval_batch_size = 80
-    config.epochs = epochs
-    config.eval_every_epochs = min(2, epochs)
-    config.log_every = 10
-    config.optim.update({"lr": 3e-3, "warmup_epochs": epochs / 10, "layer_decay": 1.0, "weight_decay": 0.05})
-    return config

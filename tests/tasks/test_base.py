@@ -3,6 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
+import dots
+import dots_in_process
 import flax.linen as nn
 import grain
 import jax
@@ -16,6 +18,7 @@ from unireplknet_jax.models import torch_names
 from unireplknet_jax.tasks import base
 from unireplknet_jax.tasks.base import Spec, Split, Task, get_task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
@@ -133,6 +136,26 @@ def test_a_made_up_task_trains_and_comes_back(tmp_path, monkeypatch):
     assert metrics["mse"] == pytest.approx(np.mean(errors**2), abs=1e-8)
 
 
+def test_a_task_of_any_shapes_is_evaluated_and_predicted(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "dots", "dots:Dots")
+    metrics = train(ConfigDict(dots_in_process.RECIPE), tmp_path / "run")
+    # Exact: 13 pictures of three sizes, their truth of any length, their names beside it.
+    pictures = [dots.Pictures(13)[i] for i in range(13)]
+    bright = sum(len(picture["dots"]) for picture in pictures)
+    assert (metrics["wrong"], metrics["records"], metrics["named"], metrics["bright"]) == (0, 13, 13, bright)
+    assert metrics["pixels"] == sum(picture["x"].size for picture in pictures)
+    checkpoint = open_checkpoint(tmp_path / "run" / "model")
+    assert set(checkpoint.variables["params"]) == {"pixel", "count"}
+    files = [tmp_path / f"{i}.npy" for i in range(5)]
+    for file, picture in zip(files, pictures, strict=False):
+        np.save(file, picture["x"])
+    files[2].write_bytes(b"no array")
+    results = list(predict_files(checkpoint, files))
+    assert [bool(result.error) for result in results] == [False, False, True, False, False]
+    for i in (0, 1, 3, 4):
+        assert results[i].records == [{"id": str(files[i]), "found": pictures[i]["dots"].tolist()}]
+
+
 def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_path, monkeypatch):
     monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
     asked = []
@@ -142,7 +165,7 @@ def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_pat
         return evaluate(*args, **options)
 
     monkeypatch.setattr(evaluations, "evaluate", noted)
-    monkeypatch.setattr(loop, "train_batches", lambda *args: train_batches(*args[:-1], 0))  # no processes here
+    monkeypatch.setattr(loop, "train_batches", lambda *args, **options: train_batches(*args[:-1], 0, **options))
     config = ConfigDict({**RECIPE, "epochs": 1, "data": {**RECIPE["data"], "num_threads": 3, "workers": 2}})
     config.optim.warmup_epochs = 0
     # As if the network had a merged form.

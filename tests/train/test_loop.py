@@ -303,8 +303,8 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
-    def train_batches(*args):
-        made.append(real(*args))
+    def train_batches(*args, **options):
+        made.append(real(*args, **options))
         return made[0]
 
     real, made = loop.train_batches, []

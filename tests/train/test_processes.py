@@ -20,6 +20,7 @@ from unireplknet_jax.train.metrics import read_metrics
 SCRIPT = Path(__file__).parent / "train_in_process.py"
 RESTORE = Path(__file__).parent / "restore_in_process.py"
 EVALUATE = Path(__file__).parent / "evaluate_in_process.py"
+DOTS = Path(__file__).parent / "dots_in_process.py"
 STEPS = 11  # of 128 out of 1,437 examples
 
 
@@ -211,3 +212,13 @@ def test_every_process_makes_the_records_of_its_own_examples(programs):
     ]
     for output in outputs:
         assert [json.loads(line) for line in output.splitlines() if line.startswith("{")] == expected, output[-3000:]
+
+
+@pytest.mark.slow
+def test_a_task_of_any_shapes_is_evaluated_alike_in_two_processes(tmp_path, programs):
+    port = free_port()
+    outputs = finish([launch(programs, 4, (index, 2, port), DOTS, tmp_path / "two") for index in range(2)])
+    outputs += finish([launch(programs, 8, None, DOTS, tmp_path / "one")])
+    found = [next(json.loads(line) for line in text.splitlines() if line.startswith("{")) for text in outputs]
+    assert found[0] == found[1] == found[2]
+    assert (found[0]["wrong"], found[0]["records"]) == (0, 13)

@@ -42,13 +42,13 @@ def main(workdir, wishes):
 def _record(workdir, kill_at):
     real, micro_batches = loop.train_batches, [0]
 
-    def train_batches(*args):
-        for batch in real(*args):
+    def train_batches(*args, **options):
+        for batch in real(*args, **options):
             if kill_at is not None and micro_batches[0] == 2 * kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             micro_batches[0] += 1
             with open(f"{workdir}/ids_{jax.process_index()}.jsonl", "a") as file:
-                file.write(json.dumps(batch["id"].tolist()) + "\n")
+                file.write(json.dumps(list(map(int, batch["id"]))) + "\n")
             yield batch
 
     loop.train_batches = train_batches

@@ -83,7 +83,7 @@ def _train(config, workdir, profile, preemption):
     _describe(config, state, mesh, examples, evaluations.dataset, step, steps)
 
     # ---- loop
-    batches, micro_batches = _batches(config, stream, step)
+    batches, micro_batches = _batches(config, task, stream, step)
     sharding, programs, pending, scalars, metrics = micro_batch_sharding(mesh), {}, [], {}, {}
     with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
         for resource in (checkpoints, writer, profiler, micro_batches, batches):
@@ -158,8 +158,9 @@ def _facts(config, examples):
     return facts | {"training examples": examples}
 
 
-def _batches(config, stream, step):
+def _batches(config, task, stream, step):
     """(batches from a step on, {name: (accumulate, n, ...)}, and the micro-batches that they are made of)."""
+    arrays = {name for spec in task.specs(train=True) for part in spec for name in part}
     micro_batches = train_batches(
         stream,
         config.batch_size // config.accumulate,
@@ -168,8 +169,9 @@ def _batches(config, stream, step):
         jax.process_count(),
         config.data.num_threads,
         config.data.workers,
+        arrays=arrays,
     )
-    return _accumulated(micro_batches, config.accumulate), micro_batches
+    return _accumulated(micro_batches, config.accumulate, arrays), micro_batches
 
 
 def _out_of_patience(config, history, step):
@@ -194,11 +196,11 @@ def _saved(step, steps, workdir):
     return f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
 
 
-def _accumulated(batches, count):
-    """Every `count` batches {name: (n, ...)} as one {name: (count, n, ...)}; ids stay behind."""
+def _accumulated(batches, count, arrays):
+    """Every `count` batches {name: (n, ...)} as one {name: (count, n, ...)}; ids and other columns stay behind."""
     for batch in batches:
         group = [batch, *itertools.islice(batches, count - 1)]
-        yield {name: np.stack([one[name] for one in group]) for name in batch if name != "id"}
+        yield {name: np.stack([one[name] for one in group]) for name in batch if name in arrays}
 
 
 def _preview(task, mesh, batch, seed):

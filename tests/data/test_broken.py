@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import ArraySource, EncodedImage
 from unireplknet_jax.data.broken import (
     AugmentedExamples,
     TransformedExamples,
     find_broken,
     without_broken,
 )
+from unireplknet_jax.data.pictures.base import ArraySource
 from unireplknet_jax.data.pictures.decode import read_image, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import train_batches, training_stream
@@ -156,10 +156,3 @@ def test_a_set_of_broken_pictures_ends(root):
 def test_another_policy_is_refused(source):
     with pytest.raises(ValueError, match="broken is 'ignore'; expected 'refuse' or 'skip'"):
         AugmentedExamples(source, decode, "ignore", why_broken)
-
-
-def test_an_encoded_picture_is_bytes_with_a_name():
-    image = EncodedImage(b"abc", "x.jpg")
-    copy = pickle.loads(pickle.dumps(image))
-    assert (copy, copy.name, type(copy)) == (b"abc", "x.jpg", EncodedImage)
-    assert repr(image) == "EncodedImage(3 bytes of x.jpg)"

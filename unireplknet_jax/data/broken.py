@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import EncodedImage, ImageSource, listed
+from unireplknet_jax.data.base import Source, listed
+from unireplknet_jax.data.files import EncodedFile
 
 POLICIES = ("refuse", "skip")
 Why = Callable[[dict[str, Any]], str | None]  # of an example: what is wrong with its file, or None
@@ -47,7 +48,7 @@ def name_of(example: dict[str, Any]) -> str:
     if "path" in example:
         return example["path"]
     image = example["image"]
-    return image.name if isinstance(image, EncodedImage) else f"the picture with id {example['id']}"
+    return image.name if isinstance(image, EncodedFile) else f"the picture with id {example['id']}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class AugmentedExamples:
         process. Which one is taken depends on the source alone: the stream stays a function of (seed, epoch, index).
     """
 
-    source: ImageSource
+    source: Source
     transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
     broken: str
     why: Why
@@ -96,7 +97,7 @@ class AugmentedExamples:
 class TransformedExamples:
     """A source of transform(example): one pass, for evaluation. A broken picture is a ValueError with its name."""
 
-    source: ImageSource
+    source: Source
     transform: Callable[[dict[str, Any]], dict[str, Any]]
     why: Why
 
@@ -118,7 +119,7 @@ class TransformedExamples:
 class Selected:
     """Some examples of a source, by their indices (n,); they keep their ids."""
 
-    source: ImageSource
+    source: Source
     indices: np.ndarray
 
     @property
@@ -132,7 +133,7 @@ class Selected:
         return self.source[int(self.indices[index])]
 
 
-def without_broken(source: ImageSource, why: Why, threads: int | None = None) -> ImageSource:
+def without_broken(source: Source, why: Why, threads: int | None = None) -> Source:
     """The source without the pictures that cannot be decoded, each logged by name; decodes every picture once.
 
     For evaluation, where a replacement would count twice.
@@ -146,7 +147,7 @@ def without_broken(source: ImageSource, why: Why, threads: int | None = None) ->
 
 
 def find_broken(
-    source: ImageSource, why: Why, threads: int | None = None, progress: Callable[[int], None] | None = None
+    source: Source, why: Why, threads: int | None = None, progress: Callable[[int], None] | None = None
 ) -> list[BrokenPicture]:
     """All pictures of a source that cannot be decoded, in its order; every one is decoded, in threads.
 
@@ -163,7 +164,7 @@ def find_broken(
 
 
 def checked_examples(
-    source: ImageSource, why: Why, threads: int | None = None
+    source: Source, why: Why, threads: int | None = None
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Yield (example, why its picture is broken or None) of a whole source in order, read and decoded in threads."""
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import ArraySource
 from unireplknet_jax.data.pictures import array_records
 from unireplknet_jax.data.pictures.array_records import write_array_records
+from unireplknet_jax.data.pictures.base import ArraySource
 from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import train_batches, training_stream

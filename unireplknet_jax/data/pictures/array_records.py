@@ -12,9 +12,7 @@ import functools
 import io
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.base import EncodedImage, ImageSource, first_line, listed
+from unireplknet_jax.data.base import first_line, listed
 from unireplknet_jax.data.broken import BrokenPicture, check_policy, checked_examples, name_of, refuse_all
+from unireplknet_jax.data.files import EncodedFile, staging
+from unireplknet_jax.data.pictures.base import ImageSource
 from unireplknet_jax.data.pictures.decode import why_broken
 
 CARD = "records.json"
@@ -63,7 +63,7 @@ def write_array_records(
         raise ValueError(f"split is {split!r}; expected a plain word such as train, which names a folder and its files")
     path = Path(folder).expanduser().absolute() / split
     check_destination(path, overwrite)
-    with _staging(path) as staged:
+    with staging(path, replace=True) as staged:
         counts, found = _write_shards(source, staged, split, shards, broken, threads, progress)
         if broken == "refuse" or not sum(counts):
             refuse_all(found)
@@ -129,7 +129,7 @@ class ArrayRecordSource:
         try:
             record = msgpack.unpackb(data)
             shard, row = self._shard(index)
-            image = EncodedImage(record["image"], f"record {row} of {shard} ({record['name']})")
+            image = EncodedFile(record["image"], f"record {row} of {shard} ({record['name']})")
             label, identity = int(record["label"]), int(record["id"])
             self.labels[label]
         except (ValueError, TypeError, LookupError) as error:
@@ -260,24 +260,3 @@ def _origin(name: str) -> str:
 
 def _file(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.array_record"
-
-
-@contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path` that takes its place if the block succeeds and vanishes if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        staged, old = scratch / "new", scratch / "old"
-        staged.mkdir()
-        yield staged
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(staged, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -60,6 +60,7 @@ def test_broken_pictures_are_refused_listed_or_left_out(root, tmp_path, capsys):
     assert "error: 2 of the pictures cannot be decoded" in error
     assert "a/1.png is not an image" in error
     assert "b/4.png is not an image" in error
+    assert error.endswith("; to pass over what is broken: --broken skip\n")
     assert not (tmp_path / "out/train").exists()
 
     assert main([*arguments, "--check"]) == 1

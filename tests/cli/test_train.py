@@ -12,6 +12,7 @@ from PIL import Image
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli import train as train_command
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.data.broken import BrokenFileError
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.train import loop
 from unireplknet_jax.train.distributed import Preempted
@@ -172,11 +173,22 @@ def test_a_broken_picture_is_named_with_the_flag_that_passes_over_it(small, pict
     assert main(words) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "7/a.png is not an image" in line
-    assert "train --config.data.broken=skip, evaluate --broken skip" in line
+    assert line.endswith("; to pass over what is broken: --broken skip")
     assert main([*words, "--broken", "skip", "--threads", "3"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["metrics"]["count"] == 9
     assert "left out: " in captured.err
+
+
+@pytest.mark.parametrize("error", [ValueError, BrokenFileError])
+def test_training_names_the_field_that_passes_over_a_broken_file(error, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise error("a.jpg is truncated")
+
+    monkeypatch.setattr(loop, "train", fail)
+    assert main(["train", "--config", RECIPE, "--workdir", str(tmp_path)]) == 1
+    remedy = {BrokenFileError: "; to pass over what is broken: --config.data.broken=skip"}.get(error, "")
+    assert capsys.readouterr().err == f"unireplknet train: error: a.jpg is truncated{remedy}\n"
 
 
 @pytest.fixture(scope="module")

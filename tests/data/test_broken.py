@@ -4,20 +4,22 @@ import io
 import pickle
 import threading
 
+import grain
 import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import ArraySource, EncodedImage
 from unireplknet_jax.data.broken import (
     AugmentedExamples,
+    BrokenFileError,
     TransformedExamples,
     find_broken,
     without_broken,
 )
+from unireplknet_jax.data.pictures.base import ArraySource
 from unireplknet_jax.data.pictures.decode import read_image, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
-from unireplknet_jax.data.pipeline import train_batches, training_stream
+from unireplknet_jax.data.pipeline import eval_batches, train_batches, training_stream
 
 
 def noise(seed):
@@ -85,10 +87,12 @@ def test_pictures_in_memory_are_never_broken():
 def test_a_broken_picture_is_refused_by_name(source):
     examples = AugmentedExamples(source, decode, "refuse", why_broken)
     assert examples(2, np.random.default_rng(0))["id"] == 2
-    with pytest.raises(ValueError, match=r"a/3\.jpg is truncated .*; .* --config\.data\.broken=skip, ") as raised:
+    with pytest.raises(
+        BrokenFileError, match=r"a/3\.jpg is truncated .*; replace the file with a whole one$"
+    ) as raised:
         examples(3, np.random.default_rng(0))
     assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"b/9\.jpg is not an image"):
+    with pytest.raises(BrokenFileError, match=r"b/9\.jpg is not an image"):
         TransformedExamples(source, decode, why_broken)[9]
     assert TransformedExamples(source, decode, why_broken)[8]["id"] == 8
 
@@ -149,17 +153,22 @@ def test_a_set_of_broken_pictures_ends(root):
     for path in (root / "train").rglob("*.jpg"):
         path.write_bytes(b"")
     source = open_source("folder", "train", root)
-    with pytest.raises(ValueError, match=r"in a row, or all there are, .* last one .*2\.jpg; mend the data set"):
+    with pytest.raises(
+        ValueError, match=r"in a row, or all there are, .* last one .*2\.jpg; mend the data set"
+    ) as raised:
         AugmentedExamples(source, decode, "skip", why_broken)(3, np.random.default_rng(0))
+    assert not isinstance(raised.value, BrokenFileError)  # which says that they could be passed over
+
+
+@pytest.mark.parametrize("reading", [{"num_threads": 2}, {"workers": 1}])
+def test_threads_and_processes_say_that_a_file_is_broken(source, reading):
+    examples = AugmentedExamples(source, decode, "refuse", why_broken)
+    with pytest.raises(BrokenFileError, match=r"/\d\.jpg is "):
+        list(zip(range(4), train_batches(training_stream(range(len(source)), examples, 7), 5, **reading), strict=False))
+    with pytest.raises(BrokenFileError, match=r"a/3\.jpg is truncated"):
+        list(eval_batches(grain.MapDataset.source(TransformedExamples(source, decode, why_broken)), 2, **reading))
 
 
 def test_another_policy_is_refused(source):
     with pytest.raises(ValueError, match="broken is 'ignore'; expected 'refuse' or 'skip'"):
         AugmentedExamples(source, decode, "ignore", why_broken)
-
-
-def test_an_encoded_picture_is_bytes_with_a_name():
-    image = EncodedImage(b"abc", "x.jpg")
-    copy = pickle.loads(pickle.dumps(image))
-    assert (copy, copy.name, type(copy)) == (b"abc", "x.jpg", EncodedImage)
-    assert repr(image) == "EncodedImage(3 bytes of x.jpg)"

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from unireplknet_jax.cli.form import add_form_argument, in_form
-from unireplknet_jax.cli.output import print_json, print_notes, print_table
+from unireplknet_jax.cli.output import naming_remedy, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
@@ -51,17 +51,18 @@ def run(args):
     data = _data(args, checkpoint.data)
     split = checkpoint.task.open(data, data["split"])
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
-    metrics = evaluate(
-        checkpoint.task,
-        checkpoint.variables,
-        checkpoint.task.examples(split, train=False),
-        batch_size,
-        deploy=checkpoint.merged,
-        num_threads=args.threads or min(os.cpu_count() or 1, 16),
-        workers=args.workers,
-        predictions=args.predictions,
-        keys=checkpoint.task.shape_keys(split),
-    )
+    with naming_remedy("--broken skip"):
+        metrics = evaluate(
+            checkpoint.task,
+            checkpoint.variables,
+            checkpoint.task.examples(split, train=False),
+            batch_size,
+            deploy=checkpoint.merged,
+            num_threads=args.threads or min(os.cpu_count() or 1, 16),
+            workers=args.workers,
+            predictions=args.predictions,
+            keys=checkpoint.task.shape_keys(split),
+        )
     if jax.process_index():  # what all processes would print process 0 prints
         return
     form = "merged" if checkpoint.merged else "training"

@@ -1,9 +1,23 @@
-"""How the commands print: tables for people, JSON for programs."""
+"""How the commands print: tables for people, JSON for programs, remedies in errors."""
 
+import contextlib
 import json
 import math
 import re
 import sys
+
+
+@contextlib.contextmanager
+def naming_remedy(option):
+    """Add to an error about broken files what a command passes over them with, as in "--broken skip"."""
+    try:
+        yield
+    except ValueError as error:
+        from unireplknet_jax.data.broken import BrokenFileError
+
+        if not isinstance(error, BrokenFileError):
+            raise
+        raise BrokenFileError(f"{error}; to pass over what is broken: {option}") from error
 
 
 def print_table(columns, rows):

@@ -3,6 +3,8 @@
 import sys
 import time
 
+from unireplknet_jax.cli.output import naming_remedy
+
 
 def add_arguments(parser):
     parser.add_argument("destination", metavar="OUT", nargs="?", help="OUT/SPLIT is written: shards and a card")
@@ -45,16 +47,17 @@ def _check(source, args):
 def _write(source, args):
     from unireplknet_jax.data.pictures.array_records import write_array_records
 
-    card = write_array_records(
-        source,
-        args.destination,
-        args.split,
-        args.shards,
-        broken=args.broken,
-        overwrite=args.overwrite,
-        threads=args.threads,
-        progress=_Progress(len(source)),
-    )
+    with naming_remedy("--broken skip"):
+        card = write_array_records(
+            source,
+            args.destination,
+            args.split,
+            args.shards,
+            broken=args.broken,
+            overwrite=args.overwrite,
+            threads=args.threads,
+            progress=_Progress(len(source)),
+        )
     for name in card["left_out"]:
         print(f"left out: {name}")
     print(

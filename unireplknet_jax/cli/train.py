@@ -11,6 +11,8 @@ import sys
 import threading
 import traceback
 
+from unireplknet_jax.cli.output import naming_remedy
+
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command goes on; launch/*.sh know it
 
 
@@ -64,7 +66,8 @@ def _run(args):
     if jax.process_index():  # what all processes would say process 0 says
         logging.getLogger("unireplknet_jax").setLevel(logging.WARNING)
     try:
-        train(config, args.workdir, args.profile)
+        with naming_remedy("--config.data.broken=skip"):
+            train(config, args.workdir, args.profile)
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)
         return AGAIN

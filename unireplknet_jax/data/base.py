@@ -1,22 +1,17 @@
-"""What every source of labelled pictures offers, and the one that keeps them in memory."""
+"""What every source of labelled examples offers, and the sentences about names, splits and classes that do not fit."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 
+class Source(Protocol):
+    """Random access to labelled examples; picklable.
 
-class ImageSource(Protocol):
-    """Random access to labelled pictures; picklable.
-
-    Example i is {"image": picture, "label": int, "id": int}. The picture is a uint8 array (h, w, c) with c = 1 (grey)
-    or 3 (RGB), or an `EncodedImage`: the bytes of a JPEG, PNG, ... file, which whoever needs the pixels decodes with
-    `pictures.decode.read_image`. The label indexes `labels`; the id is unique in the split and the same from run to
-    run. `len` and `labels` cost nothing. Some have `__getitems__(indices)` too, which reads a batch in parallel.
+    Example i is a dictionary; its "id" is unique in the split and the same from run to run, its other entries are the
+    modality's. `len` and `labels` cost nothing. Some have `__getitems__(indices)` too, which reads a batch in parallel.
     """
 
     labels: tuple[str, ...]
@@ -24,39 +19,6 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-
-class EncodedImage(bytes):
-    """The bytes of a picture file, and the name by which errors call it: its path, or shard and record."""
-
-    name: str
-
-    def __new__(cls, data: bytes, name: str):
-        image = super().__new__(cls, data)
-        image.name = name
-        return image
-
-    def __getnewargs__(self):
-        return bytes(self), self.name
-
-    def __repr__(self):
-        return f"EncodedImage({len(self)} bytes of {self.name})"
-
-
-@dataclass(frozen=True, eq=False)
-class ArraySource:
-    """Pictures in memory: images (n, h, w, c) uint8, targets (n,) and ids (n,) integer arrays."""
-
-    images: np.ndarray
-    targets: np.ndarray
-    ids: np.ndarray
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "label": int(self.targets[index]), "id": int(self.ids[index])}
 
 
 def check_split(name: str, split: str, known: Iterable[str]) -> None:

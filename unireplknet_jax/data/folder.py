@@ -1,4 +1,4 @@
-"""A folder of pictures sorted into classes: root/split/class/picture, the layout of torchvision's ImageFolder."""
+"""A folder of files sorted into classes: root/split/class/file, the layout of torchvision's ImageFolder."""
 
 from __future__ import annotations
 
@@ -8,75 +8,26 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import EncodedImage, check_same_labels, listed
+from unireplknet_jax.data.base import check_same_labels, listed
+from unireplknet_jax.data.files import LabelledFiles, Names
 
-JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
-SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class FolderSource:
-    """The pictures of one split, as the bytes of their files; the id is the index.
+def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: str) -> LabelledFiles:
+    """The split root/split: one folder for each class, whose files may lie in folders of their own.
 
-    names: the paths below `folder`, sorted by class and then by path. targets: (n,) int32.
-    """
-
-    folder: str
-    names: Names
-    targets: np.ndarray
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        path = os.path.join(self.folder, self.names[index])
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise OSError(
-                f"{path} cannot be read ({error.strerror}); it was there when the folder was listed"
-            ) from error
-        return {"image": EncodedImage(data, path), "label": int(self.targets[index]), "id": index}
-
-
-class Names(Sequence):
-    """Many strings in one block of bytes: those of ImageNet take 40 MB and are pickled for a worker in no time."""
-
-    def __init__(self, names: Sequence[str]):
-        encoded = [os.fsencode(name) for name in names]
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._block = b"".join(encoded)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        index = range(len(self))[index]
-        start = int(self._ends[index - 1]) if index else 0
-        return os.fsdecode(self._block[start : int(self._ends[index])])
-
-
-def open_folder(
-    split: str, root: Path | None, suffixes: tuple[str, ...] = SUFFIXES, kind: str = "picture"
-) -> FolderSource:
-    """The split root/split: one folder for each class, whose pictures may lie in folders of their own.
-
-    suffixes, kind: how the names of other files than pictures end, and what errors call them.
+    suffixes: how the names of the files end. kind: what errors call one, such as "picture". The id is the index in the
+    order of class and path.
 
     The labels are the sorted names of the class folders; those of another split than "train" must be those of "train",
-    if that is there. Whatever is no picture, or hidden, is passed over and counted in the log, as are empty classes.
+    if that is there. Whatever is no such file, or hidden, is passed over and counted in the log, as are empty classes.
 
-    Raises ValueError where there is no root, split, class or picture, or where the classes differ from the training's.
+    Raises ValueError where there is no root, split, class or file, or where the classes differ from the training's.
     """
     if root is None:
         raise ValueError(f"the data are read from data_dir/split/class/{kind}; give the folder as data_dir")
@@ -93,7 +44,7 @@ def open_folder(
 
 
 @functools.lru_cache(maxsize=8)  # a run opens each split several times; listing ImageNet takes seconds to minutes
-def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kind: str) -> FolderSource:
+def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kind: str) -> LabelledFiles:
     del stamp  # a part of the key: another listing for a changed folder
     labels, strays = _class_folders(folder)
     if not labels:
@@ -115,7 +66,7 @@ def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kin
     if empty:
         _log.warning("%s: %s without %ss: %s", folder, _count(empty, "class", "classes"), kind, listed(empty))
     targets = np.repeat(np.arange(len(labels), dtype=np.int32), [len(inside) for inside, _ in found])
-    return FolderSource(folder, Names(names), targets, tuple(labels))
+    return LabelledFiles(folder, Names(names), targets, tuple(labels))
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

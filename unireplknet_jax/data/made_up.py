@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from unireplknet_jax.data.files import staging
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +26,5 @@ def make_split(path: Path, make: Callable[[Path], None], doing: str) -> None:
     if path.is_dir():
         return
     _log.info("%s into %s", doing, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as scratch:
-        made = Path(scratch) / path.name
-        make(made)
-        try:
-            os.rename(made, path)
-        except OSError:  # another process was faster
-            shutil.rmtree(made)
+    with staging(path) as folder:
+        make(folder)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import ArraySource
+from unireplknet_jax.data.broken import BrokenFileError
 from unireplknet_jax.data.pictures import array_records
 from unireplknet_jax.data.pictures.array_records import write_array_records
+from unireplknet_jax.data.pictures.base import ArraySource
 from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import train_batches, training_stream
@@ -139,7 +140,8 @@ def broken(pictures):
 
 
 def test_all_broken_pictures_are_refused_together_and_nothing_is_left(broken, tmp_path):
-    with pytest.raises(ValueError, match=r"^2 of the pictures .*a/02\.jpg is truncated .*b/09\.jpg is not an image"):
+    refused = r"^2 of the pictures .*a/02\.jpg is truncated .*b/09\.jpg is not an image"
+    with pytest.raises(BrokenFileError, match=refused):
         write_array_records(broken, tmp_path / "out", "train", shards=2)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -165,10 +167,11 @@ def test_broken_pictures_are_left_out_by_name(broken, tmp_path):
 def test_a_source_of_broken_pictures_is_refused(pictures, tmp_path):
     for path in pictures.rglob("*.jpg"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"^11 of the pictures"):
+    with pytest.raises(ValueError, match=r"^11 of the pictures .*; none is left to write$") as raised:
         write_array_records(
             open_source("folder", "train", pictures), tmp_path / "out", "train", broken="skip", shards=2
         )
+    assert not isinstance(raised.value, BrokenFileError)  # which says that they could be passed over
     assert list((tmp_path / "out").iterdir()) == []
 
 

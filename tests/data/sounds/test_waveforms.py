@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.sounds import waveforms as audio
-from unireplknet_jax.data.sounds.waveforms import EncodedSound, FilterBank, centred, read_sound
+from unireplknet_jax.data.sounds.waveforms import FilterBank, centred, read_sound
 from unireplknet_jax.ops.filterbank import log_filterbank
 
 SOUNDS = ("noise", "tone", "chirp", "short", "speech", "long")
@@ -163,7 +164,7 @@ def test_sixteen_bits_are_divided_by_32768(tmp_path):
     path, values = tmp_path / "a.wav", np.array([-32768, -1, 0, 1, 32767], np.int16)
     soundfile.write(path, values, 16_000, subtype="PCM_16")
     np.testing.assert_array_equal(read_sound(path, 16_000), values / 32768)
-    np.testing.assert_array_equal(read_sound(EncodedSound(path.read_bytes(), "a"), 16_000), values / 32768)
+    np.testing.assert_array_equal(read_sound(EncodedFile(path.read_bytes(), "a"), 16_000), values / 32768)
 
 
 @pytest.mark.parametrize("stated", [0, 2**31 - 1, 2**32 - 1, "of the file", "one more"])

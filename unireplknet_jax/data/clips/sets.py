@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from unireplknet_jax.data.base import listed, nearest
 from unireplknet_jax.data.clips.moving_shapes import shapes_folder
-from unireplknet_jax.data.folder import Names, open_folder
+from unireplknet_jax.data.files import LabelledFiles, Names
+from unireplknet_jax.data.folder import open_folder
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
@@ -22,28 +20,7 @@ SUFFIXES = (
 SOURCES = ("video_folder", "video_csv", "moving_shapes")
 
 
-@dataclass(frozen=True, eq=False)
-class VideoSource:
-    """Video files and their labels; picklable. Example i is {"path": str, "label": int, "id": i}.
-
-    names: the paths, those that are not absolute below `folder`. targets: (n,) int32.
-    """
-
-    folder: str
-    names: Names
-    targets: np.ndarray
-    labels: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        path = os.path.join(self.folder, self.names[index])
-        return {"path": path, "label": int(self.targets[index]), "id": index}
-
-
-def open_videos(name: str, split: str, data_dir: str | Path | None = None) -> VideoSource:
+def open_videos(name: str, split: str, data_dir: str | Path | None = None) -> LabelledFiles:
     """Open a split of a labelled set of videos.
 
     name:
@@ -68,8 +45,7 @@ def open_videos(name: str, split: str, data_dir: str | Path | None = None) -> Vi
 
 
 def _open_video_folder(split, root):
-    files = open_folder(split, root, SUFFIXES, "video")
-    return VideoSource(files.folder, files.names, files.targets, files.labels)
+    return open_folder(split, root, SUFFIXES, "video")
 
 
 def _open_lists(split, folder):
@@ -84,7 +60,7 @@ def _open_lists(split, folder):
         raise ValueError(
             f"{path} has the unknown label {listed(wrong)}; expected one of the {len(labels)} classes: {listed(labels)}"
         )
-    return VideoSource(str(folder), Names(names), np.array(targets, np.int32), labels)
+    return LabelledFiles(str(folder), Names(names), np.array(targets, np.int32), labels)
 
 
 def _classes(folder, found):

@@ -12,9 +12,7 @@ import functools
 import io
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.base import EncodedImage, ImageSource, first_line, listed
-from unireplknet_jax.data.broken import BrokenPicture, check_policy, checked_examples, name_of, refuse_all
+from unireplknet_jax.data.base import first_line, listed
+from unireplknet_jax.data.broken import BrokenFile, BrokenFileError, check_policy, checked_examples, name_of
+from unireplknet_jax.data.files import EncodedFile, staging
+from unireplknet_jax.data.pictures.base import ImageSource
 from unireplknet_jax.data.pictures.decode import why_broken
 
 CARD = "records.json"
@@ -49,7 +49,7 @@ def write_array_records(
     Labels, ids and the order are the source's: shard k of N holds the rows from k * n // N on. The files are put in
     their place by renaming a folder: write to a disk of this machine, and copy to a bucket from there.
 
-    broken: "refuse": one ValueError names all broken pictures; "skip": they are left out, and listed in the card.
+    broken: "refuse": one BrokenFileError names all broken pictures; "skip": they are left out, and listed in the card.
     overwrite: replace folder/split, if it is such a split. threads: None: one for each processor.
     progress: called with the number of pictures done.
     Raises ValueError for broken pictures, an empty source or a number of shards that does not fit, FileExistsError.
@@ -63,10 +63,12 @@ def write_array_records(
         raise ValueError(f"split is {split!r}; expected a plain word such as train, which names a folder and its files")
     path = Path(folder).expanduser().absolute() / split
     check_destination(path, overwrite)
-    with _staging(path) as staged:
+    with staging(path, replace=True) as staged:
         counts, found = _write_shards(source, staged, split, shards, broken, threads, progress)
-        if broken == "refuse" or not sum(counts):
-            refuse_all(found)
+        if found and (broken == "refuse" or not sum(counts)):
+            names = listed([picture.reason for picture in found], most=20)
+            message = f"{len(found):,} of the pictures cannot be decoded: {names}"
+            raise BrokenFileError(message) if broken == "refuse" else ValueError(f"{message}; none is left to write")
         sizes = [(staged / _file(split, k, shards)).stat().st_size for k in range(shards)]
         card = {
             "format": FORMAT,
@@ -129,7 +131,7 @@ class ArrayRecordSource:
         try:
             record = msgpack.unpackb(data)
             shard, row = self._shard(index)
-            image = EncodedImage(record["image"], f"record {row} of {shard} ({record['name']})")
+            image = EncodedFile(record["image"], f"record {row} of {shard} ({record['name']})")
             label, identity = int(record["label"]), int(record["id"])
             self.labels[label]
         except (ValueError, TypeError, LookupError) as error:
@@ -217,7 +219,7 @@ def _check_size(path: Path, expected: int) -> None:
         raise ValueError(f"the shard {path} has {size:,} bytes, but its card states {expected:,}; copy it again")
 
 
-def _write_shards(source, staged, split, shards, broken, threads, progress) -> tuple[list[int], list[BrokenPicture]]:
+def _write_shards(source, staged, split, shards, broken, threads, progress) -> tuple[list[int], list[BrokenFile]]:
     """Write the readable examples; returns the number of records of each shard, and the broken pictures."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -230,7 +232,7 @@ def _write_shards(source, staged, split, shards, broken, threads, progress) -> t
                 for index in range(k * len(source) // shards, (k + 1) * len(source) // shards):
                     example, reason = next(examples)
                     if reason is not None:
-                        found.append(BrokenPicture(index, name_of(example), reason))
+                        found.append(BrokenFile(index, name_of(example), reason))
                     elif broken == "skip" or not found:  # else only more broken ones are looked for
                         writer.write(_encode(example))
                         counts[k] += 1
@@ -260,24 +262,3 @@ def _origin(name: str) -> str:
 
 def _file(split: str, shard: int, shards: int) -> str:
     return f"{split}-{shard:05d}-of-{shards:05d}.array_record"
-
-
-@contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path` that takes its place if the block succeeds and vanishes if it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        staged, old = scratch / "new", scratch / "old"
-        staged.mkdir()
-        yield staged
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(staged, path)
-        except BaseException:
-            if old.exists():
-                os.replace(old, path)
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -10,6 +10,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unireplknet_jax.data.broken import name_of
+from unireplknet_jax.data.files import read_file
+
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
 
 
 def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
@@ -29,19 +33,12 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     if isinstance(source, Image.Image):
         picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
         return picture.copy() if picture is source else picture
-    if isinstance(source, bytes | bytearray | memoryview):
-        data, name = bytes(source), getattr(source, "name", f"the image given as {len(source)} bytes")
-    elif isinstance(source, str | os.PathLike):
-        name = os.fspath(source)
-        try:
-            with open(source, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"cannot read {name} ({reason}); expected the path of an image file") from error
-    else:
+    if isinstance(source, str | os.PathLike):
+        source = read_file(source, "an image file")
+    elif not isinstance(source, bytes | bytearray | memoryview):
         raise TypeError(f"cannot read an image from a {type(source).__name__}; expected a path, bytes or a PIL image")
-    return _decode(lambda: Image.open(io.BytesIO(data)), name)
+    name = getattr(source, "name", f"the image given as {len(source)} bytes")
+    return _decode(lambda: Image.open(io.BytesIO(source)), name)
 
 
 def why_broken(example: dict[str, Any]) -> str | None:

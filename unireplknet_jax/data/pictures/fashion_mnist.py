@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data.base import ArraySource, ImageSource, check_split, first_line
+from unireplknet_jax.data.base import check_split, first_line
+from unireplknet_jax.data.pictures.base import ArraySource, ImageSource
 from unireplknet_jax.data.pictures.tfds_sets import download, open_tfds, tfds_builder
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data.base import ArraySource, ImageSource, check_split, nearest
+from unireplknet_jax.data.base import check_split, nearest
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.pictures import cifar
 from unireplknet_jax.data.pictures.array_records import open_array_records
+from unireplknet_jax.data.pictures.base import ArraySource, ImageSource, PictureFiles
+from unireplknet_jax.data.pictures.decode import SUFFIXES
 from unireplknet_jax.data.pictures.fashion_mnist import FASHION_LABELS as FASHION_LABELS
 from unireplknet_jax.data.pictures.fashion_mnist import open_fashion_mnist
 from unireplknet_jax.data.pictures.tfds_sets import open_tfds, tfds_builder
@@ -60,7 +62,8 @@ def open_source(name: str, split: str, data_dir: str | Path | None = None) -> Im
     if name in cifar.VERSIONS:
         return cifar.open_cifar(name, split, data_dir)
     if name == "folder":
-        return open_folder(split, data_dir)
+        files = open_folder(split, data_dir, SUFFIXES, "picture")
+        return PictureFiles(files.folder, files.names, files.targets, files.labels)
     if name == "array_record":
         return open_array_records(split, data_dir)
     raise ValueError(f"there is no image source {name!r}; {nearest(name, SOURCES)}")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import EncodedImage, check_split, first_line, nearest
+from unireplknet_jax.data.base import check_split, first_line, nearest
+from unireplknet_jax.data.files import EncodedFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class TfdsSource:
         indices = [range(len(self))[index] for index in indices]
         return [
             {
-                "image": EncodedImage(example["image"], f"example {index} of {self.name}"),
+                "image": EncodedFile(example["image"], f"example {index} of {self.name}"),
                 "label": int(example["label"]),
                 "id": index,
             }

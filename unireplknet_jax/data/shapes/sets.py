@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
-from unireplknet_jax.data.folder import Names, open_folder
+from unireplknet_jax.data.files import LabelledFiles, Names
+from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.shapes.points import SUFFIXES, UPWARDS
 from unireplknet_jax.data.shapes.solids import solids_folder
@@ -32,28 +33,19 @@ _HARMLESS = {
 
 
 @dataclass(frozen=True, eq=False)
-class PointSource:
+class PointSource(LabelledFiles):
     """Shapes and their labels; picklable. Example i is {"path", "up", "label", "id": i} and, from arrays, "points".
 
-    names: the paths, below `folder` where they are not absolute; of shapes in arrays what errors call them.
-    targets: (n,) int32. up: the axis, "y" or "z", that points upwards. clouds: (N, 3 or more) arrays, or None.
+    names: of shapes in arrays what errors call them. up: the axis, "y" or "z", that points upwards. clouds: (N, 3 or
+    more) arrays, or None.
     """
 
-    folder: str
-    names: Sequence[str]
-    targets: np.ndarray
-    labels: tuple[str, ...]
     up: str
     clouds: Sequence[np.ndarray] | None = None
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = range(len(self))[index]
-        path = os.path.join(self.folder, self.names[index])
-        example = {"path": path, "up": self.up, "label": int(self.targets[index]), "id": index}
-        return example if self.clouds is None else example | {"points": self.clouds[index]}
+        example = super().__getitem__(index) | {"up": self.up}
+        return example if self.clouds is None else example | {"points": self.clouds[example["id"]]}
 
 
 def open_points(name: str, split: str, data_dir: str | Path | None = None, up: str = "z") -> PointSource:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import shutil
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
-from unireplknet_jax.data.folder import Names, open_folder
+from unireplknet_jax.data.files import ListedFiles, Names, staging
+from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.sounds.speech_synthesis import render_commands
-from unireplknet_jax.data.sounds.waveforms import SUFFIXES, EncodedSound
+from unireplknet_jax.data.sounds.waveforms import SUFFIXES
 
 SOURCES = ("speech_commands", "synthetic_commands", "folder", "csv", "tones")
 ARCHIVE = "speech_commands_v0.02.tar.gz"
@@ -31,30 +30,19 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class SoundFiles:
+class SoundFiles(ListedFiles):
     """The sounds of one split, as the bytes of their files; picklable. The id is the index.
 
-    Example i is {"sound": EncodedSound, "path": its name, "classes": (class, ...), "id": i}. names: the paths below
-    `folder`. classes: the classes (indices into `labels`) of every sound.
+    Example i is {"sound": EncodedFile, "path": its name, "classes": (class, ...), "id": i}. classes: the classes
+    (indices into `labels`) of every sound.
     """
 
-    folder: str
-    names: Sequence[str]
     classes: Sequence[tuple[int, ...]]
     labels: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
-        path = os.path.join(self.folder, self.names[index])
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise OSError(f"{path} cannot be read ({error.strerror}); it was there when its set was listed") from error
-        return {"sound": EncodedSound(data, path), "path": path, "classes": self.classes[index], "id": index}
+        return {"sound": self.read(index), "path": self.path(index), "classes": self.classes[index], "id": index}
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,16 +152,12 @@ def _unpacked(root: Path) -> Path:
             raise ValueError(f"there is no folder {root}; expected one that holds Speech Commands V2 or {ARCHIVE}")
         return root
     _log.info("unpacking %s into %s, once", archive, target)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with tarfile.open(archive) as file:
-            file.extractall(scratch, filter="data")
-        os.replace(scratch, target)
+        with staging(target) as folder, tarfile.open(archive) as file:
+            file.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
         reason = first_line(error).rstrip(":")
         raise ValueError(f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it by hand") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 

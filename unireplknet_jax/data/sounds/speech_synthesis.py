@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from unireplknet_jax.data.files import EncodedFile, staging
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.made_up import cache_folder
-from unireplknet_jax.data.sounds.waveforms import EncodedSound, read_sound
+from unireplknet_jax.data.sounds.waveforms import read_sound
 
 RATE = 16_000
 ACCENTS = ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
@@ -45,15 +44,8 @@ def render_commands(folder: Path | None = None) -> Path:
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something else than spoken words; give a folder that is not there yet")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with staging(folder) as scratch:
         _render(scratch)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
@@ -99,7 +91,7 @@ def speak(text: str, voice: str = "en-us", speed: int = 160, pitch: int = 50) ->
         raise ValueError(
             f"espeak-ng does not say {text!r} in the voice {voice} ({reason}); see espeak-ng --voices=variant"
         )
-    return read_sound(EncodedSound(done.stdout, f"what espeak-ng says for {text!r}"), RATE)
+    return read_sound(EncodedFile(done.stdout, f"what espeak-ng says for {text!r}"), RATE)
 
 
 def _one_second(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -17,30 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from unireplknet_jax.data.files import EncodedFile, read_file
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 WINDOWS = ("hanning", "hamming", "povey")
 FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
 RATES = (100, 1_000_000)  # samples a second of a file; resampling others would fill the memory
 
 
-class EncodedSound(bytes):
-    """The bytes of a sound file, and the name by which errors call it."""
-
-    name: str
-
-    def __new__(cls, data: bytes, name: str):
-        sound = super().__new__(cls, data)
-        sound.name = name
-        return sound
-
-    def __getnewargs__(self):
-        return bytes(self), self.name
-
-    def __repr__(self):
-        return f"EncodedSound({len(self)} bytes of {self.name})"
-
-
-def read_sound(source: str | os.PathLike | EncodedSound | np.ndarray, rate: int) -> np.ndarray:
+def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int) -> np.ndarray:
     """The waveform (samples,) float64 of a file of any rate, channels and length at `rate` samples a second.
 
     source: a path, the bytes of a file, or a waveform that has the rate already. Channels are averaged, where the
@@ -52,17 +37,8 @@ def read_sound(source: str | os.PathLike | EncodedSound | np.ndarray, rate: int)
     """
     if isinstance(source, np.ndarray):
         return source
-    if isinstance(source, EncodedSound):
-        data, name = source, source.name
-    else:
-        name = os.fspath(source)
-        try:
-            with open(source, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(f"cannot read {name} ({reason}); expected the path of a sound file") from error
-    samples, found = _decode(data, name)
+    file = source if isinstance(source, EncodedFile) else read_file(source, "a sound file")
+    samples, found = _decode(file, file.name)
     return _resample(samples.mean(axis=1), found, rate)
 
 

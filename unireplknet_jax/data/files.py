@@ -1,0 +1,124 @@
+"""Files that examples are made of: bytes with a name, lists of many, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class EncodedFile(bytes):
+    """The bytes of a picture or sound file, and the name by which errors call it: its path, or shard and record."""
+
+    name: str
+
+    def __new__(cls, data: bytes, name: str):
+        file = super().__new__(cls, data)
+        file.name = name
+        return file
+
+    def __getnewargs__(self):
+        return bytes(self), self.name
+
+    def __repr__(self):
+        return f"EncodedFile({len(self)} bytes of {self.name})"
+
+
+def read_file(path: str | os.PathLike, expected: str) -> EncodedFile:
+    """The file at a path that somebody gave; ValueError where it cannot be read.
+
+    expected: what it is that the path should lead to, as in "a sound file".
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return EncodedFile(file.read(), name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {name} ({reason}); expected the path of {expected}") from error
+
+
+class Names(Sequence):
+    """Many strings in one block of bytes: those of ImageNet take 40 MB and are pickled for a worker in no time."""
+
+    def __init__(self, names: Sequence[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._block = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        index = range(len(self))[index]
+        start = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._block[start : int(self._ends[index])])
+
+
+@dataclass(frozen=True, eq=False)
+class ListedFiles:
+    """The files of one split; picklable. names: their paths, those that are not absolute below `folder`."""
+
+    folder: str
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, index: int) -> str:
+        """Where a file lies; IndexError past the last one."""
+        return os.path.join(self.folder, self.names[index])
+
+    def read(self, index: int) -> EncodedFile:
+        """The bytes of a file; OSError where it cannot be read."""
+        path = self.path(index)
+        try:
+            with open(path, "rb") as file:
+                return EncodedFile(file.read(), path)
+        except OSError as error:
+            raise OSError(f"{path} cannot be read ({error.strerror}); it was there when its set was listed") from error
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFiles(ListedFiles):
+    """Files of one class each. Example i is {"path": str, "label": int, "id": i}; targets: (n,) int32."""
+
+    targets: np.ndarray
+    labels: tuple[str, ...]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        return {"path": self.path(index), "label": int(self.targets[index]), "id": index}
+
+
+@contextlib.contextmanager
+def staging(path: Path, replace: bool = False) -> Iterator[Path]:
+    """A fresh folder beside `path` that takes its place if the block succeeds and vanishes if it does not.
+
+    replace: a folder that is there gives way, and comes back should that fail. Otherwise only an empty one gives way:
+    another one was put there by a process that was faster, and stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        staged, old = scratch / "new", scratch / "old"
+        staged.mkdir()
+        yield staged
+        if replace and path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(staged, path)
+        except BaseException as error:
+            if old.exists():
+                os.replace(old, path)
+            if replace or not (isinstance(error, OSError) and path.is_dir()):
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

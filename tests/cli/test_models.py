@@ -33,11 +33,11 @@ def test_parameters_and_macs_of_the_published_sizes(name, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     training, merged, at_224, at_384 = EXPECTED[name]
     assert row["parameters"] == {"training": training, "merged": merged}
-    assert row["macs"]["224"]["merged"] / 1e9 == pytest.approx(at_224, rel=0.01)
+    assert round(row["macs"]["224"]["merged"] / 1e9, 2) == at_224
     assert row["macs"]["224"]["training"] > row["macs"]["224"]["merged"]
     assert ("384" in row["macs"]) == (at_384 is not None)
     if at_384:
-        assert row["macs"]["384"]["merged"] / 1e9 == pytest.approx(at_384, rel=0.01)
+        assert round(row["macs"]["384"]["merged"] / 1e9, 2) == at_384
     for size, gmacs in row["published"]["gmacs"].items():
         assert row["macs"][size]["merged"] / 1e9 == pytest.approx(gmacs, abs=0.05, rel=2e-3)  # published rounded
     assert merged / 1e6 == pytest.approx(row["published"]["parameters_millions"], rel=0.01)

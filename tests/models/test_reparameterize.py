@@ -49,6 +49,25 @@ def test_a_block_of_every_kernel_size_keeps_its_output(kernel_size, layer_scale_
     np.testing.assert_allclose(after, before, rtol=0, atol=5e-6 * np.abs(before).max())
 
 
+@pytest.mark.parametrize("kernel_size", [3, 13])
+def test_the_merge_has_the_epsilon_of_batch_norm(kernel_size):
+    """At variances of 1e-5 the epsilon is half of what a kernel is divided by the root of."""
+    x, block = jnp.zeros((1, 8, 8, 8)), UniRepLKNetBlock(kernel_size, impl="xla")
+    variables = lively(jax.eval_shape(block.init, jax.random.key(0), x))
+    flat = flax.traverse_util.flatten_dict(variables)
+
+    def merged(variance):
+        alike = {path: np.full_like(leaf, variance) if path[-1] == "var" else leaf for path, leaf in flat.items()}
+        return reparameterize(flax.traverse_util.unflatten_dict(alike))["params"]
+
+    tiny, unit = merged(1e-5), merged(1 - 1e-5)
+    norms = 1 if kernel_size == 3 else 2  # one behind the other
+    depthwise = ("dwconv",) if kernel_size == 3 else ("dwconv", "lk_origin")
+    for path, factor in ((("pwconv2",), 2e-5**-0.5), (depthwise, 2e-5 ** (-0.5 * norms))):
+        kernels = [flax.traverse_util.flatten_dict(params)[*path, "kernel"] for params in (tiny, unit)]
+        np.testing.assert_allclose(kernels[0], factor * kernels[1], rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", urk.list_models()[:9])
 def test_every_published_size_keeps_its_output(name):

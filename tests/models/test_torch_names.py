@@ -1,5 +1,6 @@
 """The official names, and what is read off them."""
 
+import flax
 import numpy as np
 import pytest
 
@@ -54,6 +55,24 @@ def test_options_are_read_off_the_tensors(goldens):
 )
 def test_names_follow_the_original(path, name):
     assert torch_names.torch_name(tuple(path.split("/"))) == name
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_longest_of_nested_prefixes_takes_the_place_of_a_path(order):
+    items = [("net", "a"), ("net/trunk", "b.v"), ("net/trunk/stages_0_1", "c")]
+    prefixes = dict(items[::order])
+    names = {
+        "net/head/kernel": "a.head.weight",
+        "net/trunk/head/bias": "b.v.head.bias",
+        "net/trunk/stages_0_2/norm/var": "b.v.stages.0.2.norm.running_var",
+        "net/trunk/stages_0_1/norm/scale": "c.norm.weight",
+        "other/net/scale": "other.net.weight",
+    }
+    for path, name in names.items():
+        assert torch_names.torch_name(tuple(path.split("/")), prefixes) == name
+    leaves = {path: np.zeros(3) for path in names}
+    variables = {"params": flax.traverse_util.unflatten_dict(leaves, sep="/")}
+    assert set(torch_names.name_table(variables, prefixes)) == set(names.values())
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (8, 1, 13, 13), (6, 4, 3, 3), (6, 4, 3, 3, 3)])

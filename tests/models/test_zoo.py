@@ -7,7 +7,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from unireplknet_jax.models.variants import VARIANTS
+from unireplknet_jax.models.complexity import costs
+from unireplknet_jax.models.variants import VARIANTS, create_model
 from unireplknet_jax.models.zoo import PUBLISHED, ZOO, download, find_weights, weights_of_file
 
 FILES = {
@@ -26,18 +27,19 @@ FILES = {
     ("unireplknet_xl", "in22k_192"): "unireplknet_xl_in22k_pretrain.pth",
     ("unireplknet_xl", "in22k_ft_in1k_384"): "unireplknet_xl_in22k_to_in1k_384_acc87.96.pth",
 }
-# Deploy-form parameters (millions) and multiply-accumulates (billions, at 224 and 384) computed from the architecture.
-COMPUTED = {
-    "unireplknet_a": (4.437, 0.64, None),
-    "unireplknet_f": (6.235, 0.91, None),
-    "unireplknet_p": (10.742, 1.57, None),
-    "unireplknet_n": (18.319, 2.77, None),
-    "unireplknet_t": (31.038, 4.90, None),
-    "unireplknet_s": (55.646, 9.09, 26.72),
-    "unireplknet_b": (98.008, 16.06, 47.18),
-    "unireplknet_l": (218.455, 35.88, 105.42),
-    "unireplknet_xl": (386.529, 63.57, 186.77),
+# Parameters (millions) and multiply-accumulates (billions, by image size) as the original's README prints them.
+PRINTED = {
+    "unireplknet_a": ("4.4", {224: "0.6"}),
+    "unireplknet_f": ("6.2", {224: "0.9"}),
+    "unireplknet_p": ("10.7", {224: "1.6"}),
+    "unireplknet_n": ("18.3", {224: "2.8"}),
+    "unireplknet_t": ("31", {224: "4.9"}),
+    "unireplknet_s": ("56", {224: "9.1", 384: "26.7"}),
+    "unireplknet_b": ("98", {384: "47.2"}),
+    "unireplknet_l": ("218", {384: "105.4"}),
+    "unireplknet_xl": ("386", {384: "187"}),
 }
+TRUNCATED = {("unireplknet_xl", "386")}  # of 386.53 million parameters: the one number that is not rounded
 S = ZOO["unireplknet_s", "in22k_ft_in1k_384"]
 
 
@@ -65,13 +67,24 @@ def test_retrained_files_say_so():
     assert noted == {("unireplknet_s", "in22k_224"), ("unireplknet_xl", "in22k_ft_in1k_384")}
 
 
-def test_published_numbers_are_those_of_the_architecture():
-    assert PUBLISHED.keys() == COMPUTED.keys()
-    for name, (params, at_224, at_384) in COMPUTED.items():
-        # The published tables round or truncate: 0.4M of 55.6M and 0.04G of 0.64G are the largest differences.
-        assert PUBLISHED[name].params == pytest.approx(params, rel=0.01), name
-        for size, macs in PUBLISHED[name].macs.items():
-            assert macs == pytest.approx({224: at_224, 384: at_384}[size], rel=0.07), name
+def test_the_published_numbers_are_the_printed_ones():
+    assert PUBLISHED.keys() == PRINTED.keys()
+    for name, (params, macs) in PRINTED.items():
+        assert PUBLISHED[name].params == float(params), name
+        assert PUBLISHED[name].macs == {size: float(printed) for size, printed in macs.items()}, name
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_merged_architecture_has_the_printed_numbers_to_their_last_digit(name):
+    params, macs = PRINTED[name]
+    model = create_model(name, deploy=True)
+    numbers = [(params, costs(model, 224)[0] / 1e6)]
+    numbers += [(printed, costs(model, size)[1] / 1e9) for size, printed in macs.items()]
+    for printed, counted in numbers:
+        decimals = len(printed.partition(".")[2])
+        rounded = f"{counted:.{decimals}f}"
+        assert (rounded == printed) != ((name, printed) in TRUNCATED), (printed, counted)
+        assert abs(counted - float(printed)) < 10**-decimals
 
 
 def test_find_weights():

@@ -45,6 +45,20 @@ def test_batch_norm_shares_statistics_within_groups_and_stores_the_unbiased_vari
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 * running["var"] + 0.1 * unbiased, rtol=1e-6)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_by_its_definition_with_its_epsilon(train):
+    """At variances near 1e-5 the epsilon decides."""
+    x = np.random.default_rng(0).normal(0, np.sqrt(1e-5), (4, 3, 3, 5))
+    variables = batch_norm_variables(5)
+    variables["batch_stats"] = {"mean": 1e-3 * np.arange(5), "var": 1e-5 * np.arange(1, 6) / 3}
+    y, _ = BatchNorm().apply(jax.tree.map(jnp.float32, variables), jnp.float32(x), train=train, mutable=["batch_stats"])
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    if not train:
+        mean, var = variables["batch_stats"].values()
+    expected = (x - mean) / np.sqrt(var + 1e-5) * variables["params"]["scale"] + variables["params"]["bias"]
+    np.testing.assert_allclose(y, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
 def test_batch_norm_of_one_value_per_channel_stays_finite():
     variables = jax.tree.map(jnp.float32, batch_norm_variables(3))
     y, updates = BatchNorm().apply(variables, jnp.ones((1, 1, 1, 3)), train=True, mutable=["batch_stats"])

@@ -85,6 +85,23 @@ def test_bfloat16_accumulates_in_float32(impl, size):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("size", [(3, 3), (13, 13)])
+def test_no_step_of_a_program_adds_up_in_bfloat16(impl, size):
+    """Read off the programs: a CPU widens what it is told to add in bfloat16, so its numbers cannot tell."""
+    x, kernel, g = inputs((2, 14, 14, 8), size, jnp.bfloat16)
+    traced = jax.jit(lambda *a: forward_and_gradients(*a, impl=impl)).trace(x, kernel, g)
+    for platform in ("cpu", "tpu"):
+        lines = traced.lower(lowering_platforms=(platform,)).as_text().splitlines()
+        adding = [line for line in lines if re.search(r"stablehlo\.(convolution|dot_general|reduce|fft|add)\b", line)]
+        results = [re.split("->|:", line)[-1] for line in adding]
+        types = {kind for result in results for kind in re.findall(r"(bf16|f32|i32)>", result)}
+        assert types - {"i32"} == {"f32"}, adding
+    for name in IMPLEMENTATIONS if impl == "auto" else (impl,):
+        form = IMPLEMENTATIONS[name]
+        assert jax.eval_shape(lambda x, g, f=form: f.kernel_gradient(x, g, kernel.shape, 1), x, g).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_works_under_vmap_and_remat(impl):
     x, kernel, _ = inputs((2, 6, 6, 4), (7, 7))
     plain = jax.grad(lambda k: jnp.sum(jnp.sin(depthwise_conv2d(x, k, impl=impl))))(kernel)

@@ -66,6 +66,8 @@ def test_epsilon_matters():
     stats = statistics(1) | {"var": jnp.full(1, 1e-5)}
     kernel, _ = fold_batch_norm(jnp.ones((1, 1)), None, **stats, eps=3e-5)
     np.testing.assert_allclose(kernel, stats["scale"][None] / np.sqrt(4e-5), rtol=1e-6)
+    kernel, _ = fold_batch_norm(jnp.ones((1, 1)), None, **stats)  # by default PyTorch's 1e-5
+    np.testing.assert_allclose(kernel, stats["scale"][None] / np.sqrt(2e-5), rtol=1e-6)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

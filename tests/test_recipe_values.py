@@ -1,0 +1,383 @@
+"""The numbers of the recipes for other data than ImageNet, each as its source has it. Those of ImageNet, of spoken
+words, of global weather and of ModelNet40 are in test_recipes.py."""
+
+import runpy
+
+import numpy as np
+import pytest
+from recipes import CONFIGS, load
+
+from unireplknet_jax.train.optimizer import make_schedule
+from unireplknet_jax.train.recipe import base_config
+
+# What every recipe starts from: the original's main.py, and settings of this program.
+DEFAULTS = {
+    "seed": 0,
+    "accumulate": 1,
+    "eval_every_epochs": 1.0,
+    "data.train_split": "train",
+    "data.eval_split": "test",
+    "data.broken": "refuse",
+    "ema.decay": 0.0,
+    "stop.patience": 0,
+    "optim.name": "adamw",
+    "optim.decay_rule": "matrices",
+    "optim.lr": 4e-3,
+    "optim.schedule": "cosine",
+    "optim.min_lr": 1e-6,
+    "optim.weight_decay": 0.05,
+    "optim.weight_decay_end": None,
+    "optim.layer_decay": 1.0,
+    "optim.clip_norm": 0.0,
+    "optim.b1": 0.9,
+    "optim.b2": 0.999,
+    "optim.eps": 1e-8,
+}
+FLOAT32 = {"dtype": "float32", "impl": "auto"}
+BFLOAT16 = {"dtype": "bfloat16", "impl": "auto"}
+UNMIXED = {"mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.1}
+MIXED = {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
+PICTURES = {"flip": True, "rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.25}
+# Video/ of the original: the script's arguments, and the defaults of what it does not set.
+CLIPS = {
+    **{"frames": 16, "stride": 4, "segments": 5, "crops": 3, "sampling": "dense", "layout": "grid"},
+    **{"image_size": 224, "crop_scale": (0.08, 1.0), "flip": True},
+    **{"rand_augment": "rand-m7-n4-mstd0.5-inc1", "random_erasing": 0.25},
+}
+# What fine-tuning at 384 pixels (Image/README.md of the original) has in common with that on other data.
+FINE = {"optim.weight_decay": 1e-8, "optim.layer_decay": 0.8}
+FRESH_HEAD = {"drop_path_rate": 0.1, "head_init_scale": 0.001}
+# AST, egs/audioset: the optimizer, and the halving of the learning rate.
+AST = {
+    **{"optim.name": "adam", "optim.b1": 0.95, "optim.weight_decay": 5e-7, "optim.decay_rule": "all"},
+    **{"optim.schedule": "multistep", "optim.milestone_factor": 0.5},
+    **{"task.name": "audio", "data.name": "csv", "data.eval_split": "eval_segments", "data.num_threads": 16},
+    **{"batch_size": 12, "eval_batch_size": 48, "init": "unireplknet_s_in1k_224_acc83.91.pth"},
+}
+SOUNDS = {
+    **{"frames": 1024, "mels": 128, "mean": -4.2677393, "std": 4.5689974, "seconds": 0.0},
+    **{"freq_mask": 48, "time_mask": 192, "mixup": 0.5, "noise": 0.0, "roll": 0},
+    **{"loss_kind": "bce", "multilabel": True},
+    "model": BFLOAT16
+    | {"name": "unireplknet_s", "num_classes": 527, "drop_path_rate": 0.4, "bn_group": None, "remat": False},
+}
+# Ours: what the accuracies in the recipes' tables were measured with.
+SMALL_NETWORK = FLOAT32 | {
+    **{"depths": (1, 1, 2, 1), "kernel_sizes": ((3,), (13,), (13, 3), (13,))},
+    **{"drop_path_rate": 0.0, "bn_group": None, "layer_scale_init": 1.0},
+}
+SMALL = {
+    "model": SMALL_NETWORK | {"dims": (16, 32, 64, 128), "num_classes": 10, "in_chans": 1},
+    **{"image_size": 32, "mean": (0.5,), "std": (0.5,), "crop_padding": 4, "flip": False},
+    **{"rand_augment": "", "random_erasing": 0.0, **UNMIXED},
+}
+FASHION = SMALL | {"crop_padding": 2, "flip": True}
+STATIONS = {
+    "model": SMALL_NETWORK | {"dims": (8, 16, 24, 32)},
+    "decoder": {
+        **{"width": 32, "heads": 4, "hidden": 64, "layers": 1},
+        **{"moving_average": 25, "dropout": 0.1, "readout": "tokens"},
+    },
+    **{"tree": (3,), "stations": 0, "history": 48, "label": 24, "horizon": 24, "scaling": "station"},
+}
+WEATHER = {
+    **{"task.name": "forecasting", "data.eval_split": "val", "batch_size": 32, "eval_batch_size": 64},
+    **{"log_every": 50, "epochs": 6, "stop.patience": 3, "optim.lr": 2e-3},
+}
+# Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
+RECIPES = {
+    "kinetics400:s": (
+        CLIPS
+        | MIXED
+        | {
+            "model": BFLOAT16
+            | {"name": "unireplknet_s", "num_classes": 400, "drop_path_rate": 0.4, "bn_group": 8, "remat": True}
+        },
+        {
+            **{"task.name": "video", "data.name": "video_csv", "data.eval_split": "val"},
+            **{"data.train_examples": 240_436, "data.num_threads": 16},
+            # 64 videos a step, each augmented twice, for 90 epochs: as many clips, and as many steps.
+            **{"batch_size": 128, "accumulate": 2, "epochs": 180, "eval_batch_size": 64, "eval_every_epochs": 2},
+            **{"optim.lr": 4e-3 * 64 / 256, "optim.min_lr": 1e-6 * 64 / 256},
+        },
+    ),
+    "audioset:full": (
+        SOUNDS | {"balance": True},
+        AST
+        | {
+            **{"data.train_split": "unbalanced_train_segments", "data.train_examples": 2_041_789},
+            **{"epochs": 5, "eval_every_epochs": 0.5, "optim.lr": 1e-5, "optim.milestones": (2, 3, 4, 5)},
+        },
+    ),
+    "audioset:balanced": (
+        SOUNDS | {"balance": False},
+        AST
+        | {
+            **{"data.train_split": "balanced_train_segments", "data.train_examples": 22_160},
+            **{"epochs": 25, "optim.lr": 5e-5, "optim.milestones": (10, 15, 20, 25)},
+        },
+    ),
+    "cifar100:scratch": (
+        PICTURES
+        | MIXED
+        | {
+            "model": FLOAT32
+            | {
+                **{"depths": (2, 2, 6, 2), "dims": (32, 64, 128, 256), "num_classes": 100, "bn_group": 128},
+                **{"kernel_sizes": ((3,) * 2, (13,) * 2, (13,) * 6, (13,) * 2)},
+                **{"drop_path_rate": 0.1, "layer_scale_init": 1.0},
+            },
+            **{"image_size": 32, "crop_padding": 4},
+        },
+        {
+            **{"data.name": "cifar100", "data.train_examples": 50_000, "batch_size": 128, "eval_batch_size": 256},
+            **{"epochs": 200, "optim.lr": 2e-3},
+        },
+    ),
+    "cifar100:s": (
+        PICTURES
+        | UNMIXED
+        | {
+            "model": FLOAT32
+            | FRESH_HEAD
+            | {"name": "unireplknet_s", "num_classes": 100, "bn_group": 128, "remat": False},
+            **{"image_size": 224, "crop_scale": (0.08, 1.0)},
+        },
+        FINE
+        | {
+            **{"data.name": "cifar100", "data.train_examples": 50_000, "batch_size": 128, "eval_batch_size": 256},
+            **{"epochs": 30, "optim.lr": 1e-4, "init": "unireplknet_s_in1k_224_acc83.91.pth"},
+        },
+    ),
+    "finetune:xl": (
+        PICTURES
+        | UNMIXED
+        | {
+            "model": FLOAT32
+            | FRESH_HEAD
+            | {"name": "unireplknet_xl", "num_classes": 0, "bn_group": None, "remat": False},
+            **{"image_size": 224, "crop_scale": (0.08, 1.0)},
+        },
+        FINE
+        | {
+            **{"data.name": "folder", "data.eval_split": "val", "batch_size": 64, "eval_batch_size": 64},
+            **{"epochs": 20, "log_every": 10, "optim.lr": 1e-4, "init": "unireplknet_xl_in22k_pretrain.pth"},
+        },
+    ),
+    "finetune_sounds:n": (
+        {
+            # Statistics, noise and roll as for Speech Commands (Audio/egs of the original), masks half as wide.
+            **{"frames": 128, "mels": 128, "mean": -6.845978, "std": 5.5654526, "seconds": 0.0},
+            **{"freq_mask": 24, "time_mask": 24, "mixup": 0.0, "noise": 0.1, "roll": 10},
+            **{"loss_kind": "ce", "multilabel": False, "balance": False},
+            "model": FLOAT32
+            | {"name": "unireplknet_n", "num_classes": 0, "drop_path_rate": 0.1, "bn_group": None, "remat": False},
+        },
+        FINE
+        | {
+            **{"task.name": "audio", "data.name": "folder", "data.eval_split": "val"},
+            **{"batch_size": 32, "eval_batch_size": 32, "epochs": 20, "log_every": 10},
+            **{"optim.lr": 1e-4, "init": "unireplknet_n_in1k_224_acc81.64.pth"},
+        },
+    ),
+    "finetune_video:b": (
+        CLIPS
+        | UNMIXED
+        | {
+            "model": FLOAT32 | FRESH_HEAD | {"name": "unireplknet_b", "num_classes": 0, "bn_group": None, "remat": True}
+        },
+        FINE
+        | {
+            **{"task.name": "video", "data.name": "video_folder", "data.eval_split": "val"},
+            **{"batch_size": 16, "eval_batch_size": 16, "epochs": 20, "log_every": 10},
+            **{"optim.lr": 5e-5, "init": "unireplknet_b_in22k_pretrain.pth"},
+        },
+    ),
+    "small_images:digits": (
+        SMALL,
+        {
+            **{"data.name": "digits", "data.train_examples": 1437, "batch_size": 64, "eval_batch_size": 256},
+            **{"epochs": 40, "eval_every_epochs": 5, "log_every": 20, "optim.lr": 2e-3},
+        },
+    ),
+    "small_images:fashion_mnist": (
+        FASHION,
+        {
+            **{"data.name": "fashion_mnist", "data.train_examples": 60_000, "batch_size": 64, "eval_batch_size": 256},
+            **{"epochs": 14, "optim.lr": 2e-3},
+        },
+    ),
+    "small_images:fashion_mnist_full": (
+        FASHION | {"rand_augment": "rand-m3-n1-mstd0.5-inc1", "mixup": 0.1},
+        {
+            **{"data.name": "fashion_mnist", "data.train_examples": 60_000, "batch_size": 256, "eval_batch_size": 256},
+            **{"epochs": 40, "eval_every_epochs": 2, "ema.decay": 0.998},
+        },
+    ),
+    "station_weather:airports": (STATIONS, WEATHER | {"data.name": "airports", "data.train_examples": 6040}),
+    "station_weather:irish_wind": (
+        STATIONS | {"tree": (2, 2), "label": 14, "horizon": 2},
+        WEATHER | {"data.name": "irish_wind", "data.train_examples": 4552, "epochs": 4},
+    ),
+    "station_weather:csv": (STATIONS | {"tree": (1,)}, WEATHER | {"data.name": "csv"}),
+    "station_weather:runlocal": (
+        STATIONS | {"tree": (2, 3), "label": 10, "horizon": 6},
+        WEATHER | {"data.name": "waves", "data.train_examples": 997, "batch_size": 16, "epochs": 2, "log_every": 20},
+    ),
+    "kinetics400:synthetic": (
+        CLIPS
+        | UNMIXED
+        | {
+            "model": SMALL_NETWORK
+            | {"name": "unireplknet_s", "depths": (1, 2, 1, 1), "dims": (16, 32, 64, 64), "num_classes": 8}
+            | {"kernel_sizes": ((3,), (13, 13), (13,), (13,)), "bn_group": 32, "remat": False},
+            **{"frames": 8, "stride": 3, "segments": 2, "crops": 1, "image_size": 32, "crop_scale": None},
+            **{"flip": False, "rand_augment": "", "random_erasing": 0.0},
+        },
+        {
+            **{"task.name": "video", "data.name": "moving_shapes", "data.train_examples": 960, "log_every": 10},
+            **{"batch_size": 32, "eval_batch_size": 80, "epochs": 10, "eval_every_epochs": 2},
+            **{"optim.lr": 3e-3, "optim.min_lr": 2.5e-7},
+        },
+    ),
+    "speech_commands:synthetic": (
+        {
+            "model": SMALL_NETWORK | {"dims": (16, 32, 64, 128), "num_classes": 35},
+            **{"frames": 64, "mels": 64, "shift": 15.5, "seconds": 1.0, "mean": -6.845978, "std": 5.5654526},
+            **{"freq_mask": 12, "time_mask": 12, "mixup": 0.0, "noise": 0.1, "roll": 5, "fill": 0.0, "loss_kind": "ce"},
+        },
+        {
+            **{"task.name": "audio", "data.name": "synthetic_commands", "data.train_examples": 6160, "log_every": 70},
+            **{"batch_size": 40, "eval_batch_size": 56, "epochs": 18, "eval_every_epochs": 3},
+            **{"optim.name": "adam", "optim.lr": 3e-3, "optim.weight_decay": 5e-7, "optim.decay_rule": "all"},
+        },
+    ),
+    "modelnet40:solids": (
+        {
+            "model": SMALL_NETWORK | {"dims": (16, 32, 64, 128), "num_classes": 10, "graph_dim": 16, "remat": False},
+            **{"points": 512, "raw_points": 1024, "view_size": 42, "object_size": 42, "neighbours": 16},
+            **{"views": (0, 1, 8), "unit_sphere": True, "votes": 8, "label_smoothing": 0.2, "scale": (2 / 3, 3 / 2)},
+        },
+        {
+            **{"task.name": "points", "data.name": "solids", "data.train_examples": 600, "log_every": 18},
+            **{"batch_size": 32, "eval_batch_size": 40, "epochs": 9, "eval_every_epochs": 9},
+            **{"optim.lr": 2e-3, "optim.decay_rule": "all"},
+        },
+    ),
+}
+# Steps of a linear rise; of a run on 6,400 examples where the recipe does not know how many there are.
+WARM_UP = {
+    "kinetics400:s": 18_780,  # 5 of 90 epochs of 240,436 // 64 steps
+    "audioset:full": 1000,
+    "audioset:balanced": 1000,
+    "cifar100:scratch": 10 * 390,
+    "cifar100:s": 390,
+    "finetune:xl": 100,
+    "finetune_sounds:n": 200,
+    "finetune_video:b": 400,
+    "small_images:digits": 2 * 22,
+    "small_images:fashion_mnist": 937,
+    "small_images:fashion_mnist_full": 2 * 234,
+    "station_weather:airports": 94,
+    "station_weather:irish_wind": 71,
+    "station_weather:csv": 100,
+    "station_weather:runlocal": 31,
+    "kinetics400:synthetic": 30,
+    "speech_commands:synthetic": 154,
+    "modelnet40:solids": 18,
+}
+
+
+def flat(fields, prefix=""):
+    """{"optim.lr": 4e-3, ...}."""
+    found = {}
+    for name, value in fields.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
+def changed(config):
+    """The fields that differ from those of every recipe, but for options, labels, warm-up, how many views and votes.
+
+    Those of a schedule that a recipe does not use are left out, too.
+    """
+    fields, base = config.to_dict(), flat(base_config().to_dict())
+    del fields["task"]["options"]
+    unused = ("optim.milestone",) if config.optim.schedule == "cosine" else ()
+    others = ("task.labels", "optim.warmup", "data.views", "data.votes", "eval.", *unused)
+    return {
+        name: value for name, value in flat(fields).items() if base.get(name) != value and not name.startswith(others)
+    }
+
+
+def rates(config):
+    """(learning rate of every step, steps of an epoch)."""
+    steps = (config.data.train_examples or 6400) // config.batch_size
+    return make_schedule(config.optim, config.epochs, steps), steps
+
+
+def test_what_every_recipe_starts_from():
+    assert flat(base_config().to_dict()).items() >= DEFAULTS.items()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_has_the_numbers_of_its_source(recipe):
+    options, fields = RECIPES[recipe]
+    config = load(recipe)
+    assert config.task.options.to_dict() == options
+    assert changed(config) == fields
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_learning_rate_rises_for_as_many_steps_as_the_source_says(recipe):
+    rate, _ = rates(load(recipe))
+    warm_up = WARM_UP[recipe]
+    assert (rate[0], np.argmax(rate)) == (0.0, warm_up - 1)
+    assert rate[warm_up // 2] == pytest.approx(rate.max() * (warm_up // 2) / (warm_up - 1))
+
+
+def test_a_run_on_videos_has_the_steps_of_the_released_one():
+    config = load("kinetics400")
+    assert len(rates(config)[0]) == 90 * (240_436 // 64) == 338_040
+    assert config.data.views == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lr", "factors"),
+    [
+        ("audioset:full", 1e-5, [1, 1, 0.5, 0.25, 0.125]),
+        ("audioset:balanced", 5e-5, [1] * 10 + [0.5] * 5 + [0.25] * 5 + [0.125] * 5),
+    ],
+)
+def test_the_learning_rate_for_audioset_is_halved_after_the_epochs_of_ast(recipe, lr, factors):
+    rate, steps = rates(load(recipe))
+    np.testing.assert_allclose(rate[steps - 1 :: steps], lr * np.array(factors), rtol=1e-12)
+
+
+def test_the_network_of_the_released_script_for_videos():
+    plain, script, reshape = (load(f"kinetics400:b{option}") for option in ("", ",script", ",reshape"))
+    expected = plain.task.options.to_dict() | {"layout": "reshape"}
+    assert expected["model"]["name"] == "unireplknet_b"
+    assert reshape.task.options.to_dict() == expected
+    expected["model"]["kernel_sizes"] = ((3,) * 3, (13,) * 3, (13, 3, 3) * 9, (11,) * 3)
+    assert script.task.options.to_dict() == expected
+    assert changed(script) == changed(reshape) == changed(plain) == changed(load("kinetics400:s"))
+
+
+def test_clips_of_whole_videos_differ_in_how_frames_are_chosen_alone():
+    dense, uniform = load("finetune_video:b"), load("finetune_video:b,uniform")
+    assert uniform.task.options.to_dict() == dense.task.options.to_dict() | {"sampling": "uniform"}
+    assert changed(uniform) == changed(dense)
+    assert dense.data.views == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "finetune", "finetune_sounds", "finetune_video", "kinetics400"])
+def test_sizes_differ_in_their_network_and_where_it_starts_alone(name):
+    rows = []
+    for size in runpy.run_path(str(CONFIGS / f"{name}.py"))["SIZES"]:
+        if size != "scratch":
+            config = load(f"{name}:{size}")
+            options = config.task.options.to_dict()
+            assert options["model"].pop("name") == f"unireplknet_{size}"
+            rows.append((options, changed(config) | {"init": ""}))
+    assert rows.count(rows[0]) == len(rows) > 1

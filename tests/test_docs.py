@@ -69,6 +69,12 @@ def test_links_lead_to_files_and_headings_that_exist(page):
             assert not anchor or anchor in anchors(path), f"line {number}: {path.name} has no heading for #{anchor}"
 
 
+@every_page
+def test_code_spans_end_in_the_line_they_begin_in(page):
+    """The other tests read them line by line."""
+    assert [number for number, line in split_page(page)[0] if line.count("`") % 2] == []
+
+
 def missing_names(page):
     """What code spans name that does not exist: a path, or after it ": NAME" what the file does not define."""
     missing = []

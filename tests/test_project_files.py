@@ -30,15 +30,9 @@ def test_the_citation_names_the_paper_and_this_version():
     assert citation["version"] == PROJECT["version"] == unireplknet_jax.__version__
     assert citation["license"] == PROJECT["license"]
     paper, journal, _ = citation["preferred-citation"], *citation["references"]
-    assert [author["family-names"] for author in paper["authors"]] == [
-        "Ding",
-        "Zhang",
-        "Ge",
-        "Zhao",
-        "Song",
-        "Yue",
-        "Shan",
-    ]
+    names = [f"{author['given-names']} {author['family-names']}" for author in paper["authors"]]
+    assert names[0] == "Xiaohan Ding"
+    assert names[1:] == ["Yiyuan Zhang", "Yixiao Ge", "Sijie Zhao", "Lin Song", "Xiangyu Yue", "Ying Shan"]
     assert (paper["type"], paper["year"], journal["type"], journal["year"]) == (
         "conference-paper",
         2024,

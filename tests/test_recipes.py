@@ -195,6 +195,14 @@ def test_the_recipe_for_global_weather_is_the_released_one():
         np.testing.assert_allclose(rates, [1e-4 * 0.5 ** max(0, epoch - 2) for epoch in range(1, 11)], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("arg", "rate", "epochs", "steps"), [("balanced", 5e-5, 25, 1846), ("full", 1e-5, 5, 170_149)])
+def test_audioset_is_warmed_up_for_a_thousand_steps_as_in_ast(arg, rate, epochs, steps):
+    config = load(f"audioset:{arg}")
+    assert config.epochs == epochs
+    rates = make_schedule(config.optim, epochs, steps, config.batch_size)
+    np.testing.assert_array_equal(rates[:1001], [*np.linspace(0, rate, 1000), rate])
+
+
 def test_modelnet_is_the_released_configuration():
     """Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml of the original."""
     config = load("modelnet40:published")

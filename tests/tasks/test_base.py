@@ -19,6 +19,7 @@ from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import loop
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -128,6 +129,15 @@ def test_a_made_up_task_trains_and_comes_back(tmp_path, monkeypatch):
     # Offsets up to 12 round the residuals to 1e-6.
     assert metrics["worst"] == pytest.approx(np.abs(errors).max(), abs=1e-5)
     assert metrics["mse"] == pytest.approx(np.mean(errors**2), abs=1e-8)
+
+
+def test_a_training_of_so_many_steps_evaluates_every_so_many(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
+    config = ConfigDict({**RECIPE, "epochs": 0, "steps": 7, "eval_every_epochs": 0, "eval_every_steps": 3})
+    config.optim.warmup_epochs = 0
+    train(config, tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval/worst" in row] == [3, 6, 7]
 
 
 def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import functools
 import logging
 import re
 import signal
@@ -76,9 +75,11 @@ def _run(args):
 def load_config(recipe, overrides):
     """The locked ConfigDict of a recipe "FILE.py[:ARG]" with overrides ["--config.FIELD=VALUE", ...].
 
-    The file is one of that path, or one that ships.
+    The file is one of that path, or one that ships. An override of a duration counts in its own unit, whatever the
+    recipe's.
     Raises argparse.ArgumentError for a recipe or a field that does not work.
     """
+    from unireplknet_jax.train.recipe import keep_units
     from unireplknet_jax.train.shipped import find_recipe
 
     name, colon, arg = recipe.partition(":")
@@ -102,7 +103,14 @@ def load_config(recipe, overrides):
         )
     for word in overrides:
         _check_field(config, word, recipe)
-    return _parse_overrides(config, f"{path}{colon}{arg}", overrides)
+    config = _parse_overrides(config, f"{path}{colon}{arg}", overrides)
+    keep_units(config, {_field(word) for word in overrides if word.startswith("--")})
+    return config
+
+
+def _field(word):
+    """The field "optim.lr" of an override "--config.optim.lr=1"."""
+    return word.partition("=")[0].partition(".")[2]
 
 
 def _parse_flags(recipe, overrides):
@@ -136,8 +144,10 @@ def _override_failure(config, error):
     illegal = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
     if not illegal:
         return text.rstrip(".") + "."
+    from unireplknet_jax.train.recipe import value_of
+
     word, field = illegal.groups()
-    value = functools.reduce(lambda node, name: node[name], field.split("."), config)
+    value = value_of(config, field)
     kind = type(value).__name__
     example = "a group of fields" if hasattr(value, "keys") else f"of type {kind}, in the recipe {value!r}"
     return f"{word} does not fit: {field} is {example}; give a value of that kind."
@@ -147,7 +157,7 @@ def _check_field(config, word, recipe):
     """Raise ArgumentError if an override "--config.FIELD=VALUE" names a field that the recipe does not have."""
     if not word.startswith("--"):
         return
-    path = word.partition("=")[0].partition(".")[2]
+    path = _field(word)
     node = config
     for name in path.split("."):
         name = name.partition("[")[0]

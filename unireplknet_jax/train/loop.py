@@ -80,7 +80,7 @@ def _train(config, workdir, profile, preemption):
     writer = MetricWriter(place.local, step)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
-    eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
+    eval_steps = run.eval_every
     best, evaluated = best_so_far(place.local, task, step), evaluations_at(place.local, step)
 
     def out_of_patience(step):

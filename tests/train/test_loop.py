@@ -479,6 +479,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
         ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
         ({"accumulate": 4}, "batch_size=240 is not a multiple of accumulate=4 times the 8 devices"),
         ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be 0 or more and below 1"),
+        ({"ema": {"ramp": "slow"}}, r"ema\.ramp='slow' is not known"),
         ({"steps": 10}, "epochs=2 and steps=10 say the same thing in different units"),
         ({"optim": {"layer_decay": 0.5, "layer_groups": 1}}, r"optim\.layer_groups=1 are too few: .* to group [23]\."),
         ({"data": {"name": "digts"}}, "digts"),

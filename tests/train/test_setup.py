@@ -20,7 +20,7 @@ WRONG = {
     **dict.fromkeys(("steps", "examples", "eval_every_steps", "eval_every_examples"), (-1,)),
     **dict.fromkeys(("eval_every_percent", "optim.warmup_percent"), (-0.1, NAN, INF)),
     **dict.fromkeys(("optim.warmup_steps", "optim.warmup_examples"), (-1,)),
-    **dict.fromkeys(("optim.layer_groups",), (0, -1)),
+    **dict.fromkeys(("optim.layer_groups", "ema.ramp_steps"), (0, -1)),
     "optim.power": (0.0, -1.0, NAN, INF),
     "optim.warmup_ratio": (-0.1, 1.1, NAN, INF),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_epochs", "optim.clip_norm"), (-0.1, NAN, INF)),
@@ -31,7 +31,7 @@ WRONG = {
 FIRST = {**dict.fromkeys(WRONG, 0), **dict.fromkeys((*COUNTS, "mesh.fsdp", "optim.layer_decay"), 1), "optim.eps": 1e-30}
 FIRST |= {"optim.milestone_factor": 1e-30, "epochs": 1e-3, "eval_every_epochs": 1e-3, "optim.lr": 1e-30}
 FIRST |= {"steps": 1, "examples": 1, "eval_every_steps": 1, "eval_every_examples": 1, "eval_every_percent": 1e-3}
-FIRST |= {"optim.layer_groups": 1, "optim.power": 1e-30}
+FIRST |= {"optim.layer_groups": 1, "ema.ramp_steps": 1, "optim.power": 1e-30}
 
 
 def recipe(field, value):

@@ -42,7 +42,15 @@ def base_config():
     config.log_every = 100  # steps
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
     config.mesh = ConfigDict({"fsdp": 1})  # over how many devices parameters and moments are split
-    config.ema = ConfigDict({"decay": 0.0})  # 0: no moving average
+    config.ema = ConfigDict(
+        {
+            "decay": 0.0,  # 0: no moving average
+            # After t steps "count": (1 + t) / (10 + t), while that is less; "exponential": times
+            # 1 - exp(-(1 + t) / ramp_steps); "": the same decay from the start.
+            "ramp": "",
+            "ramp_steps": 2000,
+        }
+    )
     config.stop = ConfigDict(
         {
             "metric": "",  # of the evaluations, "ema/..." of the moving average's; "": the task's first

@@ -28,6 +28,7 @@ _NUMBERS = {
     "checkpoint.keep": "1 or more",
     "mesh.fsdp": "1 or more",
     "ema.decay": "0 or more and below 1",
+    "ema.ramp_steps": "1 or more",
     "stop.patience": "0 or more",
     "optim.lr": "above 0",
     "optim.min_lr": "0 or more",
@@ -94,7 +95,7 @@ def set_up(config, task, mesh, examples):
     state = abstract_state(task, optimizer, mesh, ema.decay > 0)
     if optim.layer_decay != 1:  # so that too few groups are refused now
         parameter_groups(state["params"], optim.layer_decay, layer_groups=optim.layer_groups)
-    train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema.decay or None)
+    train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema.decay or None, ema.ramp, ema.ramp_steps)
     return Run(task, optimizer, schedule, steps_per_epoch, eval_every, state, train_step)
 
 

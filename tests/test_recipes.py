@@ -211,7 +211,7 @@ def test_modelnet_is_the_released_configuration():
     assert (options.points, options.raw_points, options.neighbours, options.views) == (4096, 8192, 32, (0, 1, 2, 3))
     assert (options.view_size, options.object_size, options.label_smoothing) == (224, 224, 0.2)
     assert (options.model.trans_dim, options.model.graph_dim, options.unit_sphere) == (8, 64, True)
-    assert (config.batch_size, config.epochs, config.eval_every_epochs, config.data.votes) == (16, 300, 5, 8)
+    assert (config.batch_size, config.epochs, config.eval_every_epochs, config.eval.votes) == (16, 300, 5, 8)
     assert (optim.name, optim.lr, optim.min_lr, optim.weight_decay) == ("adamw", 5e-4, 1e-6, 0.05)
     assert (optim.decay_rule, optim.warmup_epochs, optim.b2, optim.eps) == ("all", 0.0, 0.999, 1e-8)
     distinct, scans = load("modelnet40"), load("scanobjectnn:published").task.options

@@ -101,6 +101,7 @@ def load_config(recipe, overrides):
         raise argparse.ArgumentError(
             None, f"get_config of {path} returned a {kind}; expected an ml_collections.ConfigDict."
         )
+    overrides = [_in_new_place(config, word) for word in overrides]
     for word in overrides:
         _check_field(config, word, recipe)
     config = _parse_overrides(config, f"{path}{colon}{arg}", overrides)
@@ -111,6 +112,14 @@ def load_config(recipe, overrides):
 def _field(word):
     """The field "optim.lr" of an override "--config.optim.lr=1"."""
     return word.partition("=")[0].partition(".")[2]
+
+
+def _in_new_place(config, word):
+    """An override "--config.FIELD=VALUE" with the field's present name."""
+    from unireplknet_jax.train.recipe import present_field
+
+    field = _field(word)
+    return word.replace(field, present_field(config, field), 1) if word.startswith("--") and field else word
 
 
 def _parse_flags(recipe, overrides):

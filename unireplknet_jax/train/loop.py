@@ -20,7 +20,7 @@ from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
 from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
 from unireplknet_jax.train.profile import Profiler
-from unireplknet_jax.train.recipe import completed
+from unireplknet_jax.train.recipe import completed, evaluation_options
 from unireplknet_jax.train.setup import make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
@@ -47,7 +47,7 @@ def train(config, workdir, profile=False):
 def _train(config, workdir, profile, preemption):
     # ---- task and data
     config = completed(config)
-    data = {**config.data.to_dict(), "seed": config.seed}
+    data = {**config.data.to_dict(), **evaluation_options(config), "seed": config.seed}
     task = make_task(config)
     if hasattr(task, "fitted_to"):
         task = task.fitted_to(data)

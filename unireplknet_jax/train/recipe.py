@@ -7,6 +7,8 @@ from ml_collections.config_dict import placeholder
 
 from unireplknet_jax.train.durations import DURATIONS
 
+MOVED = {"data.views": "eval.views", "data.votes": "eval.votes"}  # fields that older recipes have in another place
+
 
 def base_config():
     """The ConfigDict that a recipe fills in: batch sizes and the length of the run, 0 here, have to be stated.
@@ -27,6 +29,12 @@ def base_config():
             "broken": "refuse",  # broken pictures end the run; "skip": training takes the next, evaluation none
             "num_threads": 2,  # batches that are built at the same time in each process, whose threads share one GIL
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
+        }
+    )
+    config.eval = ConfigDict(
+        {
+            "views": (),  # of an example in the evaluations of a run; (): those of the task's options
+            "votes": 0,  # of an example in the evaluations of a run; 0: those of the task's options
         }
     )
     config.batch_size = 0  # examples of one optimizer step, over all devices
@@ -90,17 +98,25 @@ def base_config():
 
 
 def completed(config):
-    """A recipe with `base_config`'s values for the fields it does not have.
+    """A recipe with `base_config`'s values for the fields it does not have, and fields that have moved in their places.
 
     Raises ValueError for a field of another type.
     """
     whole = base_config()
     try:
         whole.update(config.to_dict())
+        for before, now in MOVED.items():
+            if has_field(config, before) and not value_of(whole, now):
+                set_field(whole, now, value_of(config, before))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe has a field of the wrong type: {str(error).splitlines()[0]}") from None
     keep_units(whole, {field for fields in DURATIONS for field in fields if has_field(config, field)})
     return whole
+
+
+def evaluation_options(config):
+    """What `config.eval` states, {"views": ..., "votes": ...}: data that the datasets of a task are opened with."""
+    return {name: value for name, value in config.eval.items() if value}
 
 
 def value_of(config, field):
@@ -121,6 +137,12 @@ def set_field(config, field, value):
     """Set a field "optim.lr"."""
     section, _, name = field.rpartition(".")
     (value_of(config, section) if section else config)[name] = value
+
+
+def present_field(config, field):
+    """Where a recipe has what older ones have in this field."""
+    now = MOVED.get(field, field)
+    return now if has_field(config, now) and not has_field(config, field) else field
 
 
 def keep_units(config, fields):

@@ -24,6 +24,7 @@ _NUMBERS = {
     "data.train_examples": "0 or more",
     "data.num_threads": "0 or more",
     "data.workers": "0 or more",
+    "eval.votes": "0 or more",
     "checkpoint.every_steps": "1 or more",
     "checkpoint.keep": "1 or more",
     "mesh.fsdp": "1 or more",

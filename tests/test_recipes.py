@@ -222,6 +222,17 @@ def test_modelnet_is_the_released_configuration():
     assert 0.9**steps < 1e-6  # what is left of running variances of 1, where the network's are 1e-4
 
 
+@pytest.mark.parametrize("arg", ["distinct", "published"])
+def test_scanobjectnn_is_modelnet_but_for_its_data_and_sizes(arg):
+    scans, models = load(f"scanobjectnn:{arg}"), load(f"modelnet40:{arg}")
+    assert len(scans.task.labels) == scans.task.options.model.num_classes == 15
+    scans.task.labels, scans.task.options.model.num_classes = models.task.labels, 40
+    scans.task.options.update({"points": 4096, "raw_points": 8192, "object_size": 224, "unit_sphere": True})
+    assert scans.data.train_examples == 11_416
+    scans.data.update({"name": "modelnet40", "train_examples": 9843})
+    assert scans.to_dict() == models.to_dict()
+
+
 def test_every_published_recipe_is_here():
     names = {recipe.partition(":")[0] for recipe in PUBLISHED}
     sizes = {f"{name}:{size}" for name in names for size in runpy.run_path(str(CONFIGS / f"{name}.py"))["SIZES"]}

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.train import setup
 from unireplknet_jax.train.recipe import base_config
 from unireplknet_jax.train.setup import make_task
+from unireplknet_jax.train.sharding import make_mesh
 
 RECIPE = str(Path(__file__).parents[2] / "configs" / "small_images.py") + ":digits"
 NAN, INF = math.nan, math.inf
@@ -56,6 +58,17 @@ def test_every_number_of_a_recipe_is_checked():
         numbers |= {field for field, part in fields.items() if isinstance(part, int | float)}
     no_numbers_yet = {"optim.weight_decay_end", "optim.warmup_ratio"}
     assert numbers - {"seed"} == set(WRONG) - no_numbers_yet  # `training_stream` checks the seed
+
+
+def test_the_moving_average_of_a_recipe_reaches_the_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(setup, "make_train_step", lambda *args: seen.append(args[5:]))
+    config = load_config(
+        RECIPE, ["--config.ema.decay=0.9", "--config.ema.ramp=exponential", "--config.ema.ramp_steps=7"]
+    )
+    for changed in (config, load_config(RECIPE, [])):
+        setup.set_up(changed, make_task(changed), make_mesh(), 1437)
+    assert seen == [(0.9, "exponential", 7), (None, "", 2000)]
 
 
 def test_the_sentence_says_what_can_be():

@@ -19,7 +19,7 @@ the last checkpoints is not made; --config.ema.decay=0.999 is the nearest thing.
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.audio_sets import TONES
+from unireplknet_jax.data.sounds.sets import TONES
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config
 

@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.moving_shapes import MOTIONS, PER_CLASS
-from unireplknet_jax.data.solids import KINDS
+from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
+from unireplknet_jax.data.shapes.solids import KINDS
 
 
 def run_locally(config):

@@ -4,7 +4,7 @@
     unireplknet train --config modelnet40.py:solids --workdir runs/solids
 
 The folder holds modelnet40_{train,test}_8192pts_fps.dat, which the original reads, or another form of the set
-(data/points_sets.py). Arguments:
+(data/shapes/sets.py). Arguments:
 - distinct: as released (Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml), UniRepLKNet-S from scratch
   for 300 epochs, but from three views along the axes.
 - published: the same from the original's four views, of which two are mirror images of the other two. Published test

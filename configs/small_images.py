@@ -18,7 +18,7 @@ reaches 92.1 %.
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.fashion_mnist import FASHION_LABELS
+from unireplknet_jax.data.pictures.fashion_mnist import FASHION_LABELS
 from unireplknet_jax.train.recipe import base_config
 
 ARGUMENTS = ("digits", "fashion_mnist", "fashion_mnist_full", "runlocal")

@@ -25,7 +25,7 @@ statistics of batch norm), or a TPU slice.
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.data.audio_sets import COMMANDS, TONES
+from unireplknet_jax.data.sounds.sets import COMMANDS, TONES
 from unireplknet_jax.train.recipe import base_config
 
 ARGUMENTS = ("published", "cosine", "synthetic", "runlocal")

@@ -42,7 +42,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures.sets import open_source
 
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from unireplknet_jax.cli.train import load_config
-from unireplknet_jax.data.audio_sets import TONES
-from unireplknet_jax.data.moving_shapes import MOTIONS
-from unireplknet_jax.data.solids import KINDS
+from unireplknet_jax.data.clips.moving_shapes import MOTIONS
+from unireplknet_jax.data.shapes.solids import KINDS
+from unireplknet_jax.data.sounds.sets import TONES
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics

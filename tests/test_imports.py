@@ -1,6 +1,7 @@
 """The floors: imports go down only, the lower ones need few libraries, modalities are known to tasks and data alone."""
 
 import ast
+import graphlib
 import itertools
 import re
 import subprocess
@@ -15,6 +16,13 @@ FLOORS = ("ops", "nn", "models", "tasks", "train", "benchmark", "cli")
 MAY_IMPORT = {floor: {*FLOORS[: height + 1]} for height, floor in enumerate(FLOORS)} | {"data": {"data"}}
 for _floor in ("tasks", "train", "benchmark", "cli"):
     MAY_IMPORT[_floor].add("data")
+ROOMS = {
+    "pictures": set(),
+    "clips": {"pictures"},
+    "sounds": set(),
+    "shapes": set(),
+    "series": set(),
+}
 LIBRARIES = {"ops": {"jax", "numpy"}, "nn": {"jax", "flax", "numpy"}, "models": {"jax", "flax", "numpy", "ml_dtypes"}}
 MODALITIES = {
     "audio",
@@ -71,6 +79,33 @@ def upward_imports(source, file):
     return wrong
 
 
+def sideways_imports(source, file):
+    """What `file` imports from another room of data/ than its own, although it may not; what all share has no room."""
+    own = file.split("/")[1]
+    allowed = {own, *ROOMS.get(own, ())}
+    names = [(line, name.split(".")) for line, name in imported(ast.parse(source), file)]
+    return [
+        f"{file}:{line} {'.'.join(name)}"
+        for line, name in names
+        if name[:2] == [NAME, "data"] and {*name[2:3]} & {*ROOMS} - allowed
+    ]
+
+
+def circles(sources):
+    """The files, {path inside the package: source}, that import each other in a circle, lazy imports included."""
+    files = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in sources}
+    graph = {}
+    for file, source in sources.items():
+        names = (name.removeprefix(f"{NAME}.") for _, name in imported(ast.parse(source), file))
+        found = {files.get(name) or files.get(name.rpartition(".")[0]) for name in names}
+        graph[file] = found - {None, file}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
 def foreign_imports(source, file):
     """The libraries that `file` imports when it is imported, although its floor may not."""
     allowed = {NAME, *sys.stdlib_module_names, *LIBRARIES[file.split("/")[0]]}
@@ -95,11 +130,22 @@ def names_a_modality(text):
 
 def test_the_package_is_made_of_its_floors():
     assert {file.split("/")[0] for file in FILES} <= {*FLOORS, "data", "__init__.py", "__main__.py"}
+    assert {file.split("/")[1] for file in FILES if file.startswith("data/") and file.count("/") > 1} == {*ROOMS}
+    assert not [file for file in FILES if file.count("/") > (2 if file.startswith("data/") else 1)]
+
+
+def test_no_two_files_import_each_other():
+    assert circles({file: (PACKAGE / file).read_text() for file in FILES}) == []
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_imports_go_down_only(file):
     assert upward_imports((PACKAGE / file).read_text(), file) == []
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("data/")])
+def test_the_rooms_of_data_are_apart(file):
+    assert sideways_imports((PACKAGE / file).read_text(), file) == []
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.split("/")[0] in LIBRARIES])
@@ -126,7 +172,7 @@ def test_a_file_has_at_most_400_lines(file):
         ("models/made_up.py", "import unireplknet_jax"),
         ("models/made_up.py", "from unireplknet_jax import load_checkpoint"),
         ("models/made_up.py", "import importlib\ntask = importlib.import_module(f'unireplknet_jax.tasks.{name}')"),
-        ("models/made_up.py", "import unireplknet_jax.data.sources"),
+        ("models/made_up.py", "import unireplknet_jax.data.pictures.sets"),
         ("data/made_up.py", "from unireplknet_jax.ops import fold"),
         ("tasks/made_up.py", "import unireplknet_jax.train.loop as loop"),
         ("train/made_up.py", "from .. import cli"),
@@ -142,7 +188,7 @@ def test_an_upward_import_is_found(file, source):
     ("file", "source"),
     [
         ("nn/made_up.py", "import os\nfrom ..ops import fold\nfrom unireplknet_jax.nn import layers"),
-        ("cli/made_up.py", "from unireplknet_jax.data import sources\nfrom unireplknet_jax.train import loop"),
+        ("cli/made_up.py", "from unireplknet_jax.data.pictures import sets\nfrom unireplknet_jax.train import loop"),
         ("data/made_up.py", "from . import sources"),
         ("tasks/made_up.py", "from unireplknet_jax import __version__"),
         ("__init__.py", "from .tasks import load_checkpoint\nfrom unireplknet_jax.models import zoo"),
@@ -150,6 +196,32 @@ def test_an_upward_import_is_found(file, source):
 )
 def test_a_downward_import_is_fine(file, source):
     assert upward_imports(source, file) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "count"),
+    [
+        ("data/broken.py", "from unireplknet_jax.data.pictures.decode import read_image", 1),
+        ("data/broken.py", "from unireplknet_jax.data import base, pictures", 1),
+        ("data/sounds/made_up.py", "def f():\n    from ..shapes import points", 1),
+        ("data/pictures/made_up.py", "from unireplknet_jax.data.clips import frames", 1),
+        ("data/clips/made_up.py", "from unireplknet_jax.data.pictures import randaugment", 0),
+        ("data/series/made_up.py", "from . import stations\nfrom unireplknet_jax.data.base import listed", 0),
+        ("data/made_up.py", "from unireplknet_jax import data\nfrom unireplknet_jax.data.base import listed", 0),
+    ],
+)
+def test_an_import_from_another_room_is_found(file, source, count):
+    assert len(sideways_imports(source, file)) == count
+
+
+def test_a_circle_is_found_although_one_import_is_lazy():
+    sources = {
+        "data/sounds/sets.py": "def f():\n    from unireplknet_jax.data.sounds.speech import speak",
+        "data/sounds/speech.py": "from unireplknet_jax.data.sounds.sets import COMMANDS",
+        "data/base.py": "import unireplknet_jax.data.base",
+    }
+    assert {*circles(sources)} == {"data/sounds/sets.py", "data/sounds/speech.py"}
+    assert circles(sources | {"data/sounds/speech.py": "from . import waveforms"}) == []
 
 
 def test_a_foreign_library_is_found_at_module_level_only():

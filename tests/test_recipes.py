@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from recipes import CONFIGS, FILES, MADE_UP, load
+from splits import examples_of, fitted_to
 
 from unireplknet_jax.train.optimizer import make_schedule
 from unireplknet_jax.train.setup import make_task, set_up
@@ -95,8 +96,8 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
 def test_a_recipe_of_made_up_weather_states_how_many_windows_there_are(recipe):
     config = load(recipe)
     data = {**config.data.to_dict(), "seed": 0}
-    task = make_task(config).fitted_to(data)
-    assert len(task.dataset(data, data["train_split"], train=False)) == config.data.train_examples
+    task = fitted_to(make_task(config), data)
+    assert len(examples_of(task, data, data["train_split"], train=False)) == config.data.train_examples
 
 
 # The released commands; the journal's tables where the options say so.
@@ -306,15 +307,15 @@ def test_fine_tuning_takes_the_classes_of_the_data(flowers):
     task = make_task(config)
     with pytest.raises(ValueError, match=r"the number of classes is left to the data; give model\.num_classes"):
         task.module()
-    fitted = task.fitted_to(config.data.to_dict())
+    fitted = fitted_to(task, config.data.to_dict())
     assert fitted.labels == ("rose", "tulip")
     assert fitted.module().num_classes == 2
     assert fitted.module().dims[0] == 40
-    assert len(fitted.dataset({**config.data.to_dict(), "seed": 0}, "train", train=False)) == 4
+    assert len(examples_of(fitted, {**config.data.to_dict(), "seed": 0}, "train", train=False)) == 4
 
 
 def test_fine_tuning_refuses_other_classes_for_evaluation(flowers):
     (flowers / "val" / "tulip").rename(flowers / "val" / "violet")
     config = load("finetune:a", f"--config.data.dir={flowers}")
     with pytest.raises(ValueError, match="it lacks tulip and also has violet"):
-        make_task(config).fitted_to(config.data.to_dict())
+        fitted_to(make_task(config), config.data.to_dict())

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from unireplknet_jax.data.moving_shapes import write_video
+from unireplknet_jax.data.clips.moving_shapes import write_video
 
 KINDS = {  # name: codec; those that every build of PyAV's wheels can write
     "h264.mp4": "libx264",

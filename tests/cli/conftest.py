@@ -11,11 +11,8 @@ from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiling takes most of the time of these tests; their networks are too small to gain from optimization."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def always_quick_compilation(quick_compilation):
+    """Compiling takes most of the time here, and their networks are too small to gain from optimization."""
 
 
 @pytest.fixture(scope="module", autouse=True)

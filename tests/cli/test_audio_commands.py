@@ -8,7 +8,7 @@ import soundfile
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.data.audio_sets import TONES, open_sounds
+from unireplknet_jax.data.sounds.sets import TONES, open_sounds
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 

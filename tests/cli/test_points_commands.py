@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import trimesh
@@ -10,8 +9,8 @@ from networks import lively
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.data import solids
-from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.data.shapes import solids
+from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 
 SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "kernel_sizes": ((3,), (7,), (0,), (3,)), "num_classes": 10}
@@ -28,9 +27,10 @@ def seen(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solids, "PER_CLASS", {"test": 2})
         solids.solids_folder(folder / "solids", "test")
-    shapes = jax.eval_shape(lambda: fresh_variables(task, seed=0))
     data = {"name": "solids", "dir": str(folder / "solids"), "eval_split": "test"}
-    save_checkpoint(folder / "model", Checkpoint(task, lively(shapes, seed=1), merged=False, data=data))
+    save_checkpoint(
+        folder / "model", Checkpoint(task, lively(task.abstract_variables(), seed=1), merged=False, data=data)
+    )
     return str(folder / "model")
 
 

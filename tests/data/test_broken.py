@@ -15,9 +15,9 @@ from unireplknet_jax.data.broken import (
     find_broken,
     without_broken,
 )
-from unireplknet_jax.data.image import read_image
+from unireplknet_jax.data.pictures.decode import read_image, why_broken
+from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.data.pipeline import train_batches, training_stream
-from unireplknet_jax.data.sources import open_source
 
 
 def noise(seed):
@@ -49,7 +49,7 @@ def decode(example, rng=None):
 
 def test_all_broken_pictures_are_found_in_threads(source, root):
     seen = []
-    found = find_broken(source, threads=3, progress=seen.append)
+    found = find_broken(source, why_broken, threads=3, progress=seen.append)
     assert [picture.index for picture in found] == [3, 4, 9]
     assert [picture.name for picture in found] == [str(root / f"train/{name}.jpg") for name in ("a/3", "a/4", "b/9")]
     assert all(picture.reason.startswith(f"{picture.name} is ") for picture in found)
@@ -71,30 +71,30 @@ def test_pictures_are_checked_a_few_at_a_time():
             return {"image": np.zeros((2, 2, 3), np.uint8), "label": 0, "id": index}
 
     ahead = []
-    assert find_broken(Slow([None] * 200), 2, lambda done: ahead.append(len(reading) - done)) == []
+    assert find_broken(Slow([None] * 200), why_broken, 2, lambda done: ahead.append(len(reading) - done)) == []
     assert max(ahead) <= 8
     assert sorted(reading) == list(range(200))
 
 
 def test_pictures_in_memory_are_never_broken():
     source = ArraySource(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3), np.arange(3), ("a",))
-    assert find_broken(source) == []
-    assert without_broken(source) is source
+    assert find_broken(source, why_broken) == []
+    assert without_broken(source, why_broken) is source
 
 
 def test_a_broken_picture_is_refused_by_name(source):
-    examples = AugmentedExamples(source, decode)
+    examples = AugmentedExamples(source, decode, "refuse", why_broken)
     assert examples(2, np.random.default_rng(0))["id"] == 2
     with pytest.raises(ValueError, match=r"a/3\.jpg is truncated .*; .* --config\.data\.broken=skip, ") as raised:
         examples(3, np.random.default_rng(0))
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match=r"b/9\.jpg is not an image"):
-        TransformedExamples(source, decode)[9]
-    assert TransformedExamples(source, decode)[8]["id"] == 8
+        TransformedExamples(source, decode, why_broken)[9]
+    assert TransformedExamples(source, decode, why_broken)[8]["id"] == 8
 
 
 def test_the_next_readable_picture_takes_the_place(source, caplog):
-    examples = AugmentedExamples(source, decode, broken="skip")
+    examples = AugmentedExamples(source, decode, "skip", why_broken)
     for index, taken in ((2, 2), (3, 5), (4, 5), (5, 5), (9, 0), (np.int64(9), 0)):
         example = examples(index, np.random.default_rng(0))
         assert (example["id"], example["label"]) == (taken, taken // 5)
@@ -106,7 +106,7 @@ def test_the_next_readable_picture_takes_the_place(source, caplog):
 
 def test_the_stream_with_skips_depends_on_seed_and_position_alone(source):
     def stream(**options):
-        examples = pickle.loads(pickle.dumps(AugmentedExamples(source, decode, broken="skip")))
+        examples = pickle.loads(pickle.dumps(AugmentedExamples(source, decode, "skip", why_broken)))
         batches = train_batches(training_stream(range(len(source)), examples, 7), 5, **options)
         return [next(batches) for _ in range(4)]
 
@@ -121,7 +121,7 @@ def test_the_stream_with_skips_depends_on_seed_and_position_alone(source):
 
 
 def test_evaluation_leaves_broken_pictures_out(source, caplog):
-    whole = pickle.loads(pickle.dumps(without_broken(source, threads=2)))
+    whole = pickle.loads(pickle.dumps(without_broken(source, why_broken, threads=2)))
     assert (len(whole), whole.labels) == (7, ("a", "b"))
     assert [whole[i]["id"] for i in range(7)] == [0, 1, 2, 5, 6, 7, 8]
     assert sum("left out: " in record.message for record in caplog.records) == 3
@@ -132,17 +132,17 @@ def test_errors_of_the_transform_itself_are_not_taken_for_broken_pictures(source
         raise ValueError("size is 0")
 
     with pytest.raises(ValueError, match=r"^size is 0$"):
-        AugmentedExamples(source, fail, broken="skip")(0, np.random.default_rng(0))
+        AugmentedExamples(source, fail, "skip", why_broken)(0, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"^size is 0$"):
-        TransformedExamples(source, fail)[0]
+        TransformedExamples(source, fail, why_broken)[0]
 
 
 def test_an_unreadable_file_is_never_skipped(source, root):
     (root / "train/a/1.jpg").unlink()
     with pytest.raises(OSError, match=r"a/1\.jpg cannot be read"):
-        AugmentedExamples(source, decode, broken="skip")(1, np.random.default_rng(0))
+        AugmentedExamples(source, decode, "skip", why_broken)(1, np.random.default_rng(0))
     with pytest.raises(OSError, match=r"a/1\.jpg cannot be read"):
-        find_broken(source)
+        find_broken(source, why_broken)
 
 
 def test_a_set_of_broken_pictures_ends(root):
@@ -150,12 +150,12 @@ def test_a_set_of_broken_pictures_ends(root):
         path.write_bytes(b"")
     source = open_source("folder", "train", root)
     with pytest.raises(ValueError, match=r"in a row, or all there are, .* last one .*2\.jpg; mend the data set"):
-        AugmentedExamples(source, decode, broken="skip")(3, np.random.default_rng(0))
+        AugmentedExamples(source, decode, "skip", why_broken)(3, np.random.default_rng(0))
 
 
 def test_another_policy_is_refused(source):
     with pytest.raises(ValueError, match="broken is 'ignore'; expected 'refuse' or 'skip'"):
-        AugmentedExamples(source, decode, broken="ignore")
+        AugmentedExamples(source, decode, "ignore", why_broken)
 
 
 def test_an_encoded_picture_is_bytes_with_a_name():

@@ -10,8 +10,8 @@ from PIL import Image
 
 from unireplknet_jax.data.base import EncodedImage, check_same_labels
 from unireplknet_jax.data.folder import Names
-from unireplknet_jax.data.image import read_image
-from unireplknet_jax.data.sources import open_source
+from unireplknet_jax.data.pictures.decode import read_image
+from unireplknet_jax.data.pictures.sets import open_source
 
 
 def jpeg(colour, size=(8, 6)):

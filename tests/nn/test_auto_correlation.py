@@ -9,7 +9,7 @@ import pytest
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelation, MultiCorrelation, mix_shifts
 from unireplknet_jax.nn.causal_conv import CausalConvs
-from unireplknet_jax.tasks.corrformer_names import name_table
+from unireplknet_jax.tasks.forecasting_names import NAMES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -23,7 +23,7 @@ def with_weights(module, file, *inputs):
     """The variables of a module, filled from a golden file's "w/<PyTorch name>"."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     arrays = {
-        entry.path: torch_names.from_torch(entry, file[f"w/{name}"]) for name, entry in name_table(variables).items()
+        entry.path: torch_names.from_torch(entry, file[f"w/{name}"]) for name, entry in NAMES.table(variables).items()
     }
     assert len(arrays) == sum(name.startswith("w/") for name in file.files)
     return flax.traverse_util.unflatten_dict(arrays)
@@ -97,3 +97,20 @@ def test_trees_of_any_depth_and_odd_lengths(tree, length):
     gradients = jax.jit(jax.grad(loss))(variables["params"])
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
     assert float(jnp.abs(gradients["cross_correlation"]["value_projection"]["kernel"]).max()) > 0
+
+
+@pytest.mark.parametrize(("silent", "dropouts"), [("cross_correlation", 2), ("auto_correlation", 1)])
+def test_leaves_are_dropped_twice_and_the_levels_of_the_tree_once(silent, dropouts):
+    rate = 0.3
+    module, x = MultiCorrelation((2, 3), 2, dropout=rate), jax.random.normal(jax.random.key(0), (120, 8, 8))
+    params = flax.traverse_util.flatten_dict(jax.jit(module.init)(jax.random.key(1), x, x)["params"])
+    # One of both says nothing, and the causal convolutions add nothing, or what they drop themselves would show.
+    for path in params:
+        if path[:2] == (silent, "out_projection") or ("causal_fusion" in path and path[-1] in ("g", "bias")):
+            params[path] = jnp.zeros_like(params[path])
+    variables = {"params": flax.traverse_util.unflatten_dict(params)}
+    whole = run(module, variables, x, x)
+    dropped = jax.jit(lambda key: module.apply(variables, x, x, True, rngs={"dropout": key}))(jax.random.key(2))
+    kept = np.asarray(dropped != 0)
+    np.testing.assert_allclose(dropped[kept], whole[kept] / (1 - rate) ** dropouts, rtol=1e-5, atol=1e-6)
+    assert kept.mean() == pytest.approx((1 - rate) ** dropouts, abs=0.03)  # 5 standard deviations of 7,680 draws

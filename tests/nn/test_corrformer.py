@@ -1,5 +1,7 @@
 """Corrformer against the original's numbers (tests/goldens/series) and for sizes that the original cannot take."""
 
+import collections
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import pytest
 
 from unireplknet_jax.models import torch_archive, torch_names
 from unireplknet_jax.models.reparameterize import reparameterize
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.nn.corrformer import Corrformer, centred_norm, decompose, picture_size
-from unireplknet_jax.tasks.corrformer_names import canonical, name_table, variables_of
+from unireplknet_jax.tasks.forecasting_names import NAMES
 
 TRUNK = UniRepLKNet(
     depths=(2, 2, 6, 2),
@@ -46,8 +49,10 @@ def test_final_norm(goldens):
 @pytest.fixture(scope="module")
 def variables(goldens):
     state, _ = torch_archive.read_state_dict(goldens / "series" / "model.pth", False)
-    state = {canonical(name): tensor for name, tensor in state.items()}
-    table = name_table(variables_of(NETWORK, 12, 16, 4))
+    state = {NAMES.canonical(name): tensor for name, tensor in state.items()}
+    shapes = ((1, 16, 12), (1, 16, 4), (1, 16, 4), (12, 3))
+    inputs = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+    table = NAMES.table(abstract_variables(NETWORK, *inputs))
     arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
     return flax.traverse_util.unflatten_dict(arrays)
 
@@ -119,6 +124,33 @@ def test_other_sizes_have_a_gradient(tree, channels, history, label, horizon, di
     assert ("token_projection" in variables["params"]) == (dims[-1] != 8)
     gradients = jax.eval_shape(jax.grad(loss_of(module, inputs)), variables)
     assert jax.tree.map(lambda leaf: leaf.shape, gradients) == jax.tree.map(lambda leaf: leaf.shape, variables)
+
+
+def test_everything_is_dropped_that_the_original_drops():
+    """Each use of a dropout in a training pass, by the module that uses it; traced, not computed."""
+    trunk = UniRepLKNet((1, 1, 1, 1), (4, 4, 4, 8), ((3,),) * 4, num_classes=None, in_chans=1)
+    module = Corrformer(trunk, (2, 3), 4, 5, width=8, heads=2, hidden=16, dropout=0.05)
+    inputs, used = inputs_of(module, 1, 10), []
+
+    def note(call, args, options, context):
+        if isinstance(context.module, flax.linen.Dropout):
+            used.append(("/".join(context.module.path[:-1]), context.module.rate, context.module.deterministic))
+        return call(*args, **options)
+
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    with flax.linen.intercept_methods(note):
+        jax.eval_shape(loss_of(module, inputs), variables)
+    layer = "decoder/layers_0"
+    assert collections.Counter(used) == {
+        ("enc_embedding", 0.05, False): 1,
+        ("dec_embedding", 0.05, False): 1,
+        (layer, 0.05, False): 2,  # before and after the second of the two linear layers
+        **{(f"{layer}/{kind}multi_correlation", 0.05, False): 3 for kind in ("", "cross_")},
+        **{  # two for each of the two levels of the tree
+            (f"{layer}/{kind}multi_correlation/cross_correlation/causal_fusion/network_0", 0.2, False): 4
+            for kind in ("", "cross_")
+        },
+    }
 
 
 def test_every_parameter_learns():

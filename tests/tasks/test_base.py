@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from unireplknet_jax.data.pipeline import train_batches, training_stream
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.tasks import base
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.base import Spec, Split, Task, get_task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train import loop
+from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -49,45 +49,48 @@ class Points:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(Task):
     """Find the slopes of a plane: no images, two inputs, no batch statistics, no classes."""
 
     scale: float = 1.0
     labels: tuple[str, ...] = ()
     name: ClassVar[str] = "regression"
-
-    @property
-    def options(self):
-        return {"scale": self.scale}
+    makes_records: ClassVar[bool] = True
 
     def module(self, deploy=False):
         return Plane()
 
-    def shapes(self, train):
-        shapes = {"x": (3,), "offset": (), "y": ()}
-        return ({name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()},)
+    def specs(self, train):
+        x, number = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((3,), ()))
+        return (Spec({"x": x, "offset": number}, {"y": number}),)
 
-    def dataset(self, data, split, train):
-        source = Points({"train": 64, "test": 13}[split])
+    def inputs(self, batch):
+        return batch["x"], batch["offset"]
+
+    def open(self, data, split, train=False):
+        return Split(Points({"train": 64, "test": 13}[split]), data["name"], split)
+
+    def examples(self, split, train, seed=0):
         if train:
-            return training_stream(source, lambda example, rng: example, data["seed"])
-        return grain.MapDataset.source(source)
+            return training_stream(split.source, lambda example, rng: example, seed)
+        return grain.MapDataset.source(split.source)
 
     def _errors(self, apply, variables, batch):
-        return self.scale * (apply(variables, batch["x"], batch["offset"]) - batch["y"])
+        return self.scale * (apply(variables, *self.inputs(batch)) - batch["y"])
 
     def loss(self, apply, variables, batch, rng):
         squares = jnp.square(self._errors(apply, variables, batch))
         return jnp.mean(squares), {"batch_stats": {}, "scalars": {"loss": (jnp.sum(squares), squares.size)}}
 
-    def predict(self, apply, variables, batch):
-        return {"error": self._errors(apply, variables, batch)}
+    def predict(self, apply, variables, inputs):
+        return {"y": apply(variables, *self.inputs(inputs))}
 
     def totals(self, pred, batch):
-        return {"square": jnp.sum(batch["mask"] * jnp.square(pred["error"])), "count": jnp.sum(batch["mask"])}
+        square = jnp.square(self.scale * (pred["y"] - batch["y"]))
+        return {"square": jnp.sum(batch["mask"] * square), "count": jnp.sum(batch["mask"])}
 
     def record(self, pred, example):
-        return {"id": int(example["id"]), "error": float(pred["error"])}
+        return {"id": int(example["id"]), "error": float(self.scale * (pred["y"] - example["y"]))}
 
     def metrics(self, totals, records):
         assert sorted(record["id"] for record in records) == list(range(int(totals["count"])))
@@ -131,6 +134,17 @@ def test_a_made_up_task_trains_and_comes_back(tmp_path, monkeypatch):
     assert metrics["mse"] == pytest.approx(np.mean(errors**2), abs=1e-8)
 
 
+def test_a_training_evaluates_with_the_options_of_its_section(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
+    metrics = []
+    for section in ({}, {"scale": 6.0}):
+        config = ConfigDict({**RECIPE, "epochs": 1, "eval": section})
+        config.optim.warmup_epochs = 0
+        metrics.append(train(config, tmp_path / str(len(metrics))))
+    assert open_checkpoint(tmp_path / "1" / "model").task == Regression(scale=2.0)
+    assert metrics[1]["worst"] == pytest.approx(3 * metrics[0]["worst"])
+
+
 def test_a_training_of_so_many_steps_evaluates_every_so_many(tmp_path, monkeypatch):
     monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
     config = ConfigDict({**RECIPE, "epochs": 0, "steps": 7, "eval_every_epochs": 0, "eval_every_steps": 3})
@@ -148,13 +162,13 @@ def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_pat
         asked.append((options.get("deploy", False), num_threads, workers))
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(loop, "evaluate", noted)
+    monkeypatch.setattr(evaluations, "evaluate", noted)
     monkeypatch.setattr(loop, "train_batches", lambda *args: train_batches(*args[:-1], 0))  # no processes here
     config = ConfigDict({**RECIPE, "epochs": 1, "data": {**RECIPE["data"], "num_threads": 3, "workers": 2}})
     config.optim.warmup_epochs = 0
     # As if the network had a merged form.
-    monkeypatch.setattr(loop, "is_merged", lambda variables: False)
-    monkeypatch.setattr(loop, "reparameterize", lambda variables: variables)
+    monkeypatch.setattr(evaluations, "is_merged", lambda variables: False)
+    monkeypatch.setattr(evaluations, "reparameterize", lambda variables: variables)
     train(config, tmp_path)
     assert asked == [(False, 3, 2), (True, 3, 2)]
 

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
-from unireplknet_jax.data.series import Series
-from unireplknet_jax.data.series_sets import open_series
-from unireplknet_jax.data.time_features import season_basis
+from unireplknet_jax.data.series.sets import open_series
+from unireplknet_jax.data.series.time_features import season_basis
+from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert
-from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 from unireplknet_jax.tasks.forecasting import Forecasting
@@ -51,13 +52,13 @@ def path(goldens):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return make_task().fitted_to(DATA)
+    return fitted_to(make_task(), DATA)
 
 
 @pytest.fixture(scope="module")
 def variables(fitted):
     """Random, with batch statistics that are not trivial."""
-    made = jax.jit(lambda: fresh_variables(fitted, seed=0))()
+    made = jax.jit(fitted.init)(jax.random.key(0))
     return {**made, "batch_stats": jax.tree.map(lambda leaf: leaf + 0.3, made["batch_stats"])}
 
 
@@ -170,7 +171,8 @@ def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
 def test_eleven_stations_a_leaf_are_the_published_tree():
     task = make_task(tree=(1,), stations=11, decoder={**DECODER, "heads": 8})
     shapes = {name: entry.shape for name, entry in task.name_table().items()}
-    found, merged = Forecasting.from_torch_shapes(shapes)
+    options, merged = task.names.options(shapes)
+    found = get_task("forecasting", **options)
     assert (found.tree, found.stations, found.label, found.horizon, merged) == ((7, 50), 3850, 5, 5, False)
     assert (found.scaling, found.history) == ("none", 10)
 
@@ -191,7 +193,7 @@ def test_the_task_learns_stations_scaling_and_climatology(fitted):
     assert (fitted.stations, fitted.step, fitted.unit, fitted.seasons) == (12, 3600, "m", (0, 2))
     np.testing.assert_allclose(fitted.mean, train.values.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(fitted.std, train.values.std(axis=0), rtol=1e-4)
-    assert fitted.fitted_to(DATA) is fitted
+    assert fitted_to(fitted, DATA) is fitted
     card = json.loads(json.dumps({"options": fitted.options, "labels": fitted.labels}))
     assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
 
@@ -207,7 +209,7 @@ def test_scaling_is_fitted_in_double_precision(tmp_path):
     """In float32 the mean of so many values is off by a hundred deviations."""
     values = np.full((20_000, 2), 101_325.1, np.float32)
     values[:, 1] += np.tile([-1.0, 1.0], 10_000)
-    task = make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+    task = fitted_to(make_task(tree=(2,)), write_series(tmp_path, values, ("a", "b")))
     np.testing.assert_allclose(task.mean, values[0, 0], rtol=1e-9, atol=0.01)
     np.testing.assert_allclose(task.std, 1, rtol=0.01)
 
@@ -216,25 +218,26 @@ def test_a_station_without_values_to_train_on_is_named(tmp_path):
     values = np.ones((200, 2), np.float32)
     values[:150, 1] = np.nan
     with pytest.raises(ValueError, match="the train part of csv has no value at all for b;"):
-        make_task(tree=(2,)).fitted_to(write_series(tmp_path, values, ("a", "b")))
+        fitted_to(make_task(tree=(2,)), write_series(tmp_path, values, ("a", "b")))
 
 
 def test_stations_in_another_order_are_refused(fitted, tmp_path):
     names = (*fitted.labels[:2], fitted.labels[3], fitted.labels[2], *fitted.labels[4:])
     data = write_series(tmp_path, np.ones((200, 12), np.float32), names)
-    for use in (fitted.fitted_to, lambda data: fitted.dataset(data, "test", train=False)):
+    for use in (lambda data: fitted_to(fitted, data), lambda data: examples_of(fitted, data, "test", train=False)):
         with pytest.raises(ValueError, match="station 3 of csv is buoy 3, but that of the model is buoy 2;"):
             use(data)
 
 
 def test_windows_depend_on_seed_and_index_alone(fitted):
-    first, again = (fitted.dataset(DATA, "train", train=True) for _ in range(2))
-    other = fitted.dataset({**DATA, "seed": 1}, "train", train=True)
+    first, again = (examples_of(fitted, DATA, "train", train=True) for _ in range(2))
+    other = examples_of(fitted, {**DATA, "seed": 1}, "train", train=True)
     ids = [[int(stream[i]["id"]) for i in range(2000)] for stream in (first, again, other)]
     assert ids[0] == ids[1] != ids[2]
-    epoch = len(fitted.dataset(DATA, "train", train=False))
+    epoch = len(examples_of(fitted, DATA, "train", train=False))
     assert sorted(ids[0][:epoch]) == list(range(epoch))
-    shapes = fitted.shapes(train=True)[0]
+    (spec,) = fitted.specs(train=True)
+    shapes = {**spec.inputs, **spec.targets}
     assert {name: np.shape(first[0][name]) for name in shapes} == {name: leaf.shape for name, leaf in shapes.items()}
 
 
@@ -247,7 +250,7 @@ def test_windows_depend_on_seed_and_index_alone(fitted):
 )
 def test_other_stations_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        make_task(**options).fitted_to(DATA)
+        fitted_to(make_task(**options), DATA)
 
 
 @pytest.mark.parametrize(
@@ -279,9 +282,9 @@ def predict(checkpoint, batch):
 
 
 def make_batch(task, count=3, split="val"):
-    dataset = task.dataset(DATA, split, train=False)
+    dataset = examples_of(task, DATA, split, train=False)
     examples = [dataset[i] for i in range(count)]
-    batch = {name: np.stack([example[name] for example in examples]) for name in task.shapes(False)[0]}
+    batch = {name: np.stack([example[name] for example in examples]) for name in dataset[0] if name != "id"}
     batch["known"][0, 1, 2] = batch["future"][0, 1, 2] = 0
     return batch | {"mask": np.array([1.0] * (count - 1) + [0.0], np.float32)}
 
@@ -296,7 +299,7 @@ def test_metrics_are_the_errors_of_known_values_in_physical_units(fitted):
     times = open_series("waves", "val").times[13:17]
     expected = 0.1 * season_basis(times, 0, 2) @ np.array(task.climatology)
     np.testing.assert_allclose(pred["climatology"][1], expected, rtol=1e-4)
-    assert np.isnan(pred["truth"][0, 1, 2])
+    assert np.isnan(task.saved(pred, batch)["truth"][0, 1, 2])
     found = task.metrics(jax.device_get(task.totals({**pred, "forecast": forecast}, batch)), [])
 
     known = batch["known"][:2] > 0
@@ -356,7 +359,7 @@ def test_merged_inference_gives_the_same_forecast(fitted, variables, tmp_path):
 
 
 def test_an_evaluation_on_8_devices_saves_what_it_predicts(fitted, variables, tmp_path):
-    dataset = fitted.dataset(DATA, "val", train=False)[:13]
+    dataset = examples_of(fitted, DATA, "val", train=False)[:13]
     metrics = evaluate(fitted, variables, dataset, 8, predictions=tmp_path / "a.npz")
     file = np.load(tmp_path / "a.npz")
     assert file["labels"].tolist() == list(fitted.labels)
@@ -395,18 +398,18 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     assert [row["time"] for row in record["hindcast"]] == [str(time) for time in series.times[16:20]]
     truth = np.array([[row[name] for name in series.names] for row in record["truth"]])
     np.testing.assert_allclose(truth, 0.5 * series.values[16:20], rtol=1e-5)
-    example = task.dataset(DATA, "test", train=False)[8]
+    example = examples_of(task, DATA, "test", train=False)[8]
     batch = {name: np.asarray(value)[None] for name, value in example.items() if name != "id"}
     expected = predict(checkpoint, batch)[0]
     found = np.array([[row[name] for name in series.names] for row in record["forecast"]])
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     json.dumps(prediction.records)
-    picture = np.asarray(task.draw(path, prediction.records))
+    picture = np.asarray(task.draw(prediction.examples, prediction.records))
     assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
-    assert task.draw(tmp_path / "b.csv", short.records).size[0] > 100
+    assert task.draw(short.examples, short.records).size[0] > 100
 
 
 def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, variables, tmp_path):
@@ -418,7 +421,7 @@ def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, va
     assert set(prediction.records[0]) == {"id", "unit", "forecast"}
     after = series.times[-1] + np.timedelta64(3600, "s")
     assert prediction.records[0]["forecast"][0]["time"] == str(after)
-    fitted.draw(path, prediction.records)
+    fitted.draw(prediction.examples, prediction.records)
 
 
 def test_persistence_is_drawn_from_the_last_known_value():
@@ -464,4 +467,4 @@ def test_a_checkpoint_without_stations_says_what_to_do(path, tmp_path):
     with pytest.raises(ValueError, match="does not name its stations"):
         open_checkpoint(path).task.read(tmp_path / "a.csv")
     with pytest.raises(ValueError, match="there is no file"):
-        make_task().fitted_to(DATA).read(tmp_path / "a.csv")
+        fitted_to(make_task(), DATA).read(tmp_path / "a.csv")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from splits import examples_of
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
@@ -34,6 +35,6 @@ def test_motions_are_learnt_and_a_single_frame_gives_chance(tmp_path):
     metrics = train(config, tmp_path / "run")
     assert metrics["top1"] >= 90
     checkpoint = open_checkpoint(tmp_path / "run" / "model")
-    examples = checkpoint.task.dataset({**config.data.to_dict()}, "test", train=False)
+    examples = examples_of(checkpoint.task, {**config.data.to_dict()}, "test", train=False)
     frozen = evaluate(checkpoint.task, checkpoint.variables, Frozen(examples), 80)
     assert frozen["top1"] < 12.5 + 3 * 2.2  # chance of 8 classes and three deviations of a mean of 240

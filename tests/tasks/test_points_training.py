@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from splits import examples_of
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.pipeline import eval_batches
@@ -19,7 +20,7 @@ SMALLER = ("view_size=28", "object_size=28", "points=256", "raw_points=512", "vo
 def pictures(task, data, split):
     """((n, pixels) projections of all views in the first pose, (n,) labels) of a split."""
     project, found = jax.jit(lambda batch: task.preview(batch, None)), []
-    for batch in eval_batches(task.dataset(data, split, train=False), 20):
+    for batch in eval_batches(examples_of(task, data, split, train=False), 20):
         kept = np.broadcast_to(np.arange(task.points, dtype=np.int32), (20, task.points))
         shown = np.asarray(project({"points": batch["points"], "poses": batch["poses"], "kept": kept}))
         found.append((shown.reshape(20, -1), batch["label"]))

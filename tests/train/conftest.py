@@ -1,10 +1,6 @@
-import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile without most of XLA's optimizations: a third of the time, and these tests are not about XLA."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def always_quick_compilation(quick_compilation):
+    """Compiling takes most of the time here, and these tests are not about XLA."""

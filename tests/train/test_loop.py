@@ -9,7 +9,6 @@ import re
 import runpy
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import flax
 import jax
@@ -18,9 +17,10 @@ import pytest
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train import loop
+from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train import workdir as workdir_module
-from unireplknet_jax.train.loop import best_so_far, evaluations_since_best, train
+from unireplknet_jax.train.history import History
+from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 
@@ -47,6 +47,15 @@ def make_config(**fields):
 def draw_nothing(patch):
     """Leave an empty picture of the curves: drawing them is a third of a run here, and only `finished` looks at it."""
     patch.setattr(loop, "draw_curves", lambda folder: (folder / "curves.png").touch())
+
+
+def measure_nothing(monkeypatch, values):
+    """Take the values, one after the other, for what evaluations find, and 0 for those of the merged form."""
+
+    def evaluate(*_, deploy=False, **__):
+        return {"top1": 0.0 if deploy else values.pop(0)}
+
+    monkeypatch.setattr(evaluations, "evaluate", evaluate)
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +180,13 @@ def test_a_run_does_not_resume_with_another_batch_size(finished):
         train(make_config(batch_size=160), finished[0])
 
 
+@pytest.mark.parametrize(("name", "made", "value"), [("accumulate", 1, 2), ("seed", 0, 1)])
+def test_a_run_does_not_resume_with_another_order_or_other_draws(finished, name, made, value):
+    message = rf"this run has {name}={value}, but the checkpoint at step 10 was made with {made}; resume with the same"
+    with pytest.raises(ValueError, match=message):
+        train(make_config(**{name: value}), finished[0])
+
+
 def test_a_run_does_not_resume_on_other_data(finished):
     facts = json.loads((finished[0] / "checkpoints" / "10" / "facts" / "metadata").read_text())
     assert facts.items() >= {"data.name": "digits", "data.train_split": "train", "training examples": 1437}.items()
@@ -228,9 +244,9 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_pa
             raise ValueError("val/rose/1.jpg is broken")
         return real(*args, **kwargs)
 
-    real, calls = loop.evaluate, []
+    real, calls = evaluations.evaluate, []
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", evaluate)
+        patch.setattr(evaluations, "evaluate", evaluate)
         with pytest.raises(ValueError, match="is broken"):
             train(make_config(), tmp_path)
     assert saved_steps(tmp_path)[-1] == step
@@ -262,7 +278,7 @@ def test_a_run_told_to_stop_before_its_first_step_stops(tmp_path, monkeypatch, s
 def test_a_run_told_to_stop_saves_and_leaves_the_evaluation_for_later(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop.Preemption, "reached", lambda self, step: step == 5)
-        patch.setattr(loop, "evaluate", None)
+        patch.setattr(evaluations, "evaluate", None)
         with pytest.raises(loop.Preempted, match="told to stop: step 5 of 10 is saved in"):
             train(make_config(), tmp_path)
     assert saved_steps(tmp_path) == [5]
@@ -278,10 +294,10 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
         monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", full)
         return real(*args, **kwargs)
 
-    real = loop.evaluate
+    real = evaluations.evaluate
     config = make_config()
     config.checkpoint.every_steps = 4
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(evaluations, "evaluate", evaluate)
     with pytest.raises(OSError, match=rf"^the disk of the workdir {tmp_path} is full; the last saved step is \d;"):
         train(config, tmp_path)
 
@@ -336,7 +352,9 @@ def stopped_and_resumed(monkeypatch, workdir, values):
     """A run whose evaluations at steps 5 and 10 give these top1, stopped in step 7 and started again."""
     config, left = make_config(), list(values)
     config.ema.decay = 0.0
-    monkeypatch.setattr(loop, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else left.pop(0)})
+    monkeypatch.setattr(
+        evaluations, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else left.pop(0)}
+    )
     with monkeypatch.context() as patch:
         stop_at(patch, 7)
         with pytest.raises(KeyboardInterrupt):
@@ -361,18 +379,30 @@ def test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint(tmp_path):
         {"step": 15, "eval/top1": 90.0, "eval/loss": 1.0, "eval/ema/top1": 90.0, "eval/ema/loss": 1.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    higher, lower = SimpleNamespace(), SimpleNamespace(higher_is_better=False)
-    assert best_so_far(tmp_path, higher, 10) == {"": 50.0, "ema": 30.0}
-    assert best_so_far(tmp_path, higher, 15) == {"": 90.0, "ema": 90.0}
-    assert best_so_far(tmp_path, lower, 10) == {"": -40.0, "ema": -20.0}
-    assert best_so_far(tmp_path, higher, 4) == {"": -np.inf, "ema": -np.inf}
-    assert best_so_far(tmp_path / "new", higher, 10) == {"": -np.inf, "ema": -np.inf}
+
+    def best(form, value, step, higher=True, folder=tmp_path, loss=99.0):
+        return History(folder, step, higher_is_better=higher).is_best(form, {"top1": value, "loss": loss})
+
+    assert (best("", 50.1, 10), best("", 49.9, 10), best("ema", 30.1, 10), best("ema", 29.9, 10)) == (1, 0, 1, 0)
+    assert (best("", 90.1, 15), best("", 89.9, 15), best("ema", 90.1, 15), best("ema", 89.9, 15)) == (1, 0, 1, 0)
+    assert (best("", 39.9, 10, False), best("", 40.1, 10, False), best("ema", 19.9, 10, False)) == (1, 0, 1)
+    assert all(best(form, -1e9, 4) and best(form, -1e9, 10, folder=tmp_path / "new") for form in ("", "ema"))
+    assert not best("", math.nan, 4)
+
+
+def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_best(tmp_path):
+    rows = [{"step": 5, "eval/top1": 50.0, "eval/loss": 9.0}, {"step": 10, "eval/top1": 50.0, "eval/loss": 7.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history = History(tmp_path, 10)
+    assert [history.is_best("", {"top1": 50.0, "loss": loss}) for loss in (6.9, 7.0, 8.0)] == [True, False, False]
 
 
 def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path, monkeypatch):
     """The best evaluation is the first; neither NaN nor an equal one is better."""
     values = [50.0, math.nan, 50.0, 99.0]
-    monkeypatch.setattr(loop, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else values.pop(0)})
+    monkeypatch.setattr(
+        evaluations, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else values.pop(0)}
+    )
     config = make_config(epochs=6)
     config.ema.decay = 0.0
     config.stop.patience = 2
@@ -392,16 +422,19 @@ def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):
         {"step": 20, "eval/top1": 60.0, "eval/loss": 8.0, "eval/ema/top1": 90.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    higher, lower = SimpleNamespace(), SimpleNamespace(higher_is_better=False)
-    assert evaluations_since_best(tmp_path, higher, "", 15) == 2
-    assert evaluations_since_best(tmp_path, higher, "", 20) == 0
-    assert evaluations_since_best(tmp_path, lower, "", 15) == 0
-    assert evaluations_since_best(tmp_path, higher, "loss", 20) == 2
-    assert evaluations_since_best(tmp_path, higher, "ema/top1", 15) == 1
-    assert evaluations_since_best(tmp_path, higher, "ema/rmse/lead 1", 10) == 1
-    assert evaluations_since_best(tmp_path / "new", higher, "loss", 20) == 0
+
+    def waited(metric, step, higher=True, folder=tmp_path):
+        return History(folder, step, metric, higher).since_best()
+
+    assert waited("", 15) == 2
+    assert waited("", 20) == 0
+    assert waited("", 15, higher=False) == 0
+    assert waited("loss", 20) == 2
+    assert waited("ema/top1", 15) == 1
+    assert waited("ema/rmse/lead 1", 10) == 1
+    assert waited("loss", 20, folder=tmp_path / "new") == 0
     with pytest.raises(ValueError, match=r"stop\.metric=lost is not measured; choose one of top1, loss, ema/top1"):
-        evaluations_since_best(tmp_path, higher, "lost", 20)
+        waited("lost", 20)
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ from unireplknet_jax.train.metrics import read_metrics
 
 SCRIPT = Path(__file__).parent / "train_in_process.py"
 RESTORE = Path(__file__).parent / "restore_in_process.py"
+EVALUATE = Path(__file__).parent / "evaluate_in_process.py"
 STEPS = 11  # of 128 out of 1,437 examples
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +122,7 @@ def runs(tmp_path_factory, programs):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "train"), [("1 device", in_one), ("2 processes", in_two)])
 def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train):
     step = int(np.random.default_rng().integers(1, STEPS))  # anywhere
@@ -132,6 +132,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train)
     assert_same(tmp_path / "run", runs(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joined", [False, True])  # a run of one process that jax was told of, too
 def test_a_run_told_to_stop_saves_and_goes_on_bit_for_bit(runs, tmp_path, programs, joined):
     workdir, joining = tmp_path / "run", (0, 1, free_port()) if joined else None
@@ -158,6 +159,7 @@ def ids_by_step(workdir, processes):
     return [[*itertools.chain(*parts)] for parts in zip(*rows, strict=True)][: 2 * STEPS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "processes"), [("8 devices", 1), ("4 x 2", 1), ("2 processes", 2)])
 def test_the_same_run_on_every_mesh(runs, name, processes):
     one, other = ({row["step"]: row for row in read_metrics(runs(n) / "metrics.jsonl")} for n in ("1 device", name))
@@ -169,6 +171,7 @@ def test_the_same_run_on_every_mesh(runs, name, processes):
     assert len({*itertools.chain(*ids)}) == STEPS * 128  # an epoch, no example twice
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_where_two_were_killed(runs, tmp_path, programs):
     in_two(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=7)
     in_one(tmp_path / "run", programs)
@@ -186,6 +189,7 @@ def two_with(workdir, programs, what):
     return finish(runs)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_what_is_damaged(tmp_path, programs):
     two_with(tmp_path, programs, "save")
     assert (tmp_path / "checkpoints" / "3" / "checksums.json").exists()
@@ -195,3 +199,15 @@ def test_two_processes_agree_on_what_is_damaged(tmp_path, programs):
     for output in two_with(tmp_path, programs, "damaged"):
         assert "restored step 2" in output, output[-3000:]
     assert (tmp_path / "checkpoints" / "damaged" / "3" / "state").is_dir()
+
+
+def test_every_process_makes_the_records_of_its_own_examples(programs):
+    counts = (21, 3)  # three batches of 8; of the smaller set process 1 has padding alone
+    port = free_port()
+    outputs = finish([launch(programs, 2, (index, 2, port), EVALUATE, 8, *counts) for index in range(2)])
+    expected = [
+        {"examples": count, "sum": 3 * 4 * sum(range(count)), "records": count, "ids": count, "own": count}
+        for count in counts
+    ]
+    for output in outputs:
+        assert [json.loads(line) for line in output.splitlines() if line.startswith("{")] == expected, output[-3000:]

@@ -19,7 +19,7 @@ WRONG = {
     **dict.fromkeys((*COUNTS, "mesh.fsdp"), (0, -1)),
     **dict.fromkeys(("data.workers", "data.num_threads", "data.train_examples", "stop.patience"), (-1,)),
     **dict.fromkeys(("epochs", "eval_every_epochs", "optim.lr", "optim.eps"), (0.0, -1.0, NAN, INF)),
-    **dict.fromkeys(("steps", "examples", "eval_every_steps", "eval_every_examples", "eval.votes"), (-1,)),
+    **dict.fromkeys(("steps", "examples", "eval_every_steps", "eval_every_examples"), (-1,)),
     **dict.fromkeys(("eval_every_percent", "optim.warmup_percent"), (-0.1, NAN, INF)),
     **dict.fromkeys(("optim.warmup_steps", "optim.warmup_examples"), (-1,)),
     **dict.fromkeys(("optim.layer_groups", "ema.ramp_steps"), (0, -1)),

@@ -9,14 +9,7 @@ from linear import ADAMW, Linear, adamw
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
-from unireplknet_jax.train.step import (
-    RAMPS,
-    _gradient_norms,
-    abstract_state,
-    make_state,
-    make_train_step,
-    variables_of,
-)
+from unireplknet_jax.train.step import RAMPS, _squares, abstract_state, make_state, make_train_step, variables_of
 
 RATE = 0.01
 
@@ -101,10 +94,10 @@ def test_the_seed_makes_the_parameters():
     assert np.all(first.kernel() != other.kernel())
 
 
-def test_without_images_a_network_is_initialized_where_predict_applies_it():
+def test_a_network_is_initialized_on_what_the_task_gives_it():
     class Scaled(Linear):
-        def predict(self, apply, variables, batch):
-            return {"y": apply(variables, 2 * batch["x"][:, :3])}
+        def inputs(self, batch):
+            return (2 * batch["x"][:, :3],)
 
     assert Trainer(task=Scaled()).kernel().shape == (3,)
 
@@ -112,10 +105,28 @@ def test_without_images_a_network_is_initialized_where_predict_applies_it():
 def test_micro_batches_give_the_gradient_of_the_whole_batch(batch):
     whole, parts = Trainer(), Trainer()
     one, other = whole.step(batch), parts.step(batch, accumulate=2)
-    assert one.pop("drawn") != other.pop("drawn")  # each micro-batch draws for itself
+    assert one.pop("drawn") != other.pop("drawn")  # the second is the mean of two draws
     assert other == pytest.approx(one, rel=1e-6)
     np.testing.assert_allclose(parts.kernel(), whole.kernel(), rtol=0, atol=1e-7)
     assert int(parts.state["step"]) == 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_micro_batch_of_every_step_draws_its_own_numbers(count):
+    class Drawing(Linear):
+        """Reports what each micro-batch drew under the name of its number."""
+
+        def loss(self, apply, variables, batch, rng):
+            value, out = super().loss(apply, variables, batch, rng)
+            drawn, number = jax.random.uniform(rng), batch["number"][0]
+            each = {f"drawn {i}": (jnp.where(number == i, drawn, 0), number == i) for i in range(count)}
+            return value, {**out, "scalars": out["scalars"] | each}
+
+    rows = {"x": np.ones((8 * count, 4), np.float32), "y": np.ones(8 * count, np.float32)}
+    batch, trainer = rows | {"number": np.repeat(np.arange(count), 8)}, Trainer(task=Drawing())
+    drawn = [scalars[f"drawn {i}"] for scalars in (trainer.step(batch, count) for _ in range(2)) for i in range(count)]
+    assert all(0 < value < 1 for value in drawn)
+    assert len(set(drawn)) == 2 * count
 
 
 def test_running_statistics_go_from_one_micro_batch_to_the_next():
@@ -128,7 +139,7 @@ def test_running_statistics_go_from_one_micro_batch_to_the_next():
     module = trainer.task.module()
     apply = jax.jit(lambda variables, images: module.apply(variables, images, train=True, mutable=["batch_stats"]))
     for half in (slice(0, 8), slice(8, 16)):
-        images = trainer.task._normalize(jnp.asarray(batch["image"][half]))
+        images = trainer.task.normalized(jnp.asarray(batch["image"][half]))
         _, updates = apply(variables, images)
         variables |= updates
     jax.tree.map(
@@ -190,5 +201,10 @@ def test_gradient_norms_come_for_every_part_of_the_tree(batch):
     scalars = Trainer().step(batch)
     assert set(scalars) == {"loss", "drawn", "grad_norm", "grad_norm/kernel", "update_norm/kernel"}
     assert scalars["grad_norm/kernel"] == scalars["grad_norm"]
-    norms = _gradient_norms({"a": {"x": jnp.array([3.0]), "y": jnp.array([4.0])}, "b": jnp.array([12.0])})
-    assert norms == {"grad_norm/a": 5, "grad_norm/b": 12, "grad_norm": 13}
+    large = jnp.full((64, 64), 2.0)  # not laid end to end with the others
+    tree = {
+        "a": {"x": jnp.array([3.0]), "y": jnp.array([[4.0]])},
+        "b": {"x": jnp.array([12.0]), "y": large},
+        "c": large,
+    }
+    assert _squares(tree) == {"a": 25, "b": 144 + 4 * 64**2, "c": 4 * 64**2}

@@ -134,8 +134,8 @@ def _add_input_arguments(parser):
 
 
 def _run_input(args):
-    from unireplknet_jax.data.image import TrainTransform
-    from unireplknet_jax.data.throughput import measure, our_steps, pictures_in, synthetic_jpegs, torchvision_steps
+    from unireplknet_jax.benchmark.throughput import measure, our_steps, pictures_in, synthetic_jpegs, torchvision_steps
+    from unireplknet_jax.data.pictures.transforms import TrainTransform
 
     transform = TrainTransform(args.size)
     pipelines, notes = {"unireplknet_jax": our_steps(transform)}, []

@@ -49,17 +49,18 @@ def run(args):
     require_classifier(checkpoint)
     print_notes(with_image_size(checkpoint, args.checkpoint)[1])
     data = _data(args, checkpoint.data)
-    dataset = checkpoint.task.dataset(data, data["split"], train=False)
+    split = checkpoint.task.open(data, data["split"])
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
     metrics = evaluate(
         checkpoint.task,
         checkpoint.variables,
-        dataset,
+        checkpoint.task.examples(split, train=False),
         batch_size,
         deploy=checkpoint.merged,
         num_threads=args.threads or min(os.cpu_count() or 1, 16),
         workers=args.workers,
         predictions=args.predictions,
+        keys=checkpoint.task.shape_keys(split),
     )
     if jax.process_index():  # what all processes would print process 0 prints
         return

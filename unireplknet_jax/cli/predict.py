@@ -37,8 +37,8 @@ def run(args):
             print(f"unireplknet predict: error: {_naming(prediction)}", file=sys.stderr)
             continue
         if args.draw:
-            pictures.append(checkpoint.task.draw(prediction.source, prediction.records))
-        top = args.top if getattr(checkpoint.task, "ranked", True) else None
+            pictures.append(checkpoint.task.draw(prediction.examples, prediction.records))
+        top = args.top if checkpoint.task.ranked else None
         result = {"file": prediction.source, "records": [_top(record, top) for record in prediction.records]}
         results.append(result)
         if not args.json:

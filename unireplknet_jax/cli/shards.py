@@ -25,7 +25,7 @@ def run(args):
         raise argparse.ArgumentError(None, "give either OUT or --check.")
     if args.threads is not None and args.threads < 1:
         raise argparse.ArgumentError(None, f"--threads is {args.threads}; expected 1 or more.")
-    from unireplknet_jax.data.sources import open_source
+    from unireplknet_jax.data.pictures.sets import open_source
 
     source = open_source(args.data, args.split, args.data_dir)
     return _check(source, args) if args.check else _write(source, args)
@@ -33,8 +33,9 @@ def run(args):
 
 def _check(source, args):
     from unireplknet_jax.data.broken import find_broken
+    from unireplknet_jax.data.pictures.decode import why_broken
 
-    found = find_broken(source, args.threads, _Progress(len(source)))
+    found = find_broken(source, why_broken, args.threads, _Progress(len(source)))
     for picture in found:
         print(picture.reason)
     print(f"{len(source):,} pictures of {len(source.labels):,} classes, {len(found):,} of them broken")
@@ -42,7 +43,7 @@ def _check(source, args):
 
 
 def _write(source, args):
-    from unireplknet_jax.data.array_records import write_array_records
+    from unireplknet_jax.data.pictures.array_records import write_array_records
 
     card = write_array_records(
         source,

@@ -12,7 +12,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from unireplknet_jax.data.series_sets import write_ordered
+    from unireplknet_jax.data.series.sets import write_ordered
 
     words = args.tree.split(",")
     if not all(word.strip().isdigit() and int(word) for word in words):

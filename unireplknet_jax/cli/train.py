@@ -164,6 +164,8 @@ def _override_failure(config, error):
 
 def _check_field(config, word, recipe):
     """Raise ArgumentError if an override "--config.FIELD=VALUE" names a field that the recipe does not have."""
+    from unireplknet_jax.train.recipe import MOVED
+
     if not word.startswith("--"):
         return
     path = _field(word)
@@ -173,6 +175,7 @@ def _check_field(config, word, recipe):
         fields = list(node) if hasattr(node, "keys") else []
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
+            near = [" and ".join(MOVED[path])] if path in MOVED else near
             hint = f"did you mean {near[0]}?" if near else f"its fields there are {', '.join(fields) or 'none'}."
             raise argparse.ArgumentError(None, f"the recipe {recipe} has no field {path}; {hint}")
         node = node[name]

@@ -15,8 +15,8 @@ class ImageSource(Protocol):
 
     Example i is {"image": picture, "label": int, "id": int}. The picture is a uint8 array (h, w, c) with c = 1 (grey)
     or 3 (RGB), or an `EncodedImage`: the bytes of a JPEG, PNG, ... file, which whoever needs the pixels decodes with
-    `data.image.read_image`. The label indexes `labels`; the id is unique in the split and the same from run to run.
-    `len` and `labels` cost nothing. Some sources have `__getitems__(indices)` too, which reads a batch in parallel.
+    `pictures.decode.read_image`. The label indexes `labels`; the id is unique in the split and the same from run to
+    run. `len` and `labels` cost nothing. Some have `__getitems__(indices)` too, which reads a batch in parallel.
     """
 
     labels: tuple[str, ...]

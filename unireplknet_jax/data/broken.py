@@ -1,8 +1,8 @@
-"""Pictures that cannot be decoded: find them all, refuse them, or skip them so that the stream stays reproducible.
+"""Files that cannot be decoded: find them all, refuse them, or skip them so that the stream stays reproducible.
 
-The same goes for other files that examples are made of: `why` says of an example what is wrong with its file, or None.
-Only what is wrong with a picture itself counts as broken. A file that cannot be read from its disk or network is an
-OSError under every policy, because skipping it would make the data depend on the weather.
+Each modality has a function `why_broken`, which says of an example what is wrong with its file. Only what is wrong with
+a file itself counts as broken. A file that cannot be read from its disk or network is an OSError under every policy,
+because skipping it would make the data depend on the weather.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import EncodedImage, ImageSource, listed
-from unireplknet_jax.data.image import read_image
 
 POLICIES = ("refuse", "skip")
+Why = Callable[[dict[str, Any]], str | None]  # of an example: what is wrong with its file, or None
 MOST_REPLACED = 100  # in a row; a data set that is worse off needs mending, not skipping
 _TO_SKIP = "to pass over what is broken: train --config.data.broken=skip, evaluate --broken skip"
 _log = logging.getLogger(__name__)
@@ -40,18 +40,6 @@ def check_policy(broken: str) -> None:
     """Raise ValueError for what is no policy."""
     if broken not in POLICIES:
         raise ValueError(f"broken is {broken!r}; expected {' or '.join(map(repr, POLICIES))}")
-
-
-def why_broken(example: dict[str, Any]) -> str | None:
-    """The sentence that names the picture of an example and says why it cannot be decoded; None where it can."""
-    image = example["image"]
-    if isinstance(image, np.ndarray):
-        return None
-    try:
-        read_image(image)
-    except ValueError as error:
-        return str(error).replace(f"the image given as {len(image)} bytes", name_of(example))
-    return None
 
 
 def name_of(example: dict[str, Any]) -> str:
@@ -74,8 +62,8 @@ class AugmentedExamples:
 
     source: ImageSource
     transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
-    broken: str = "refuse"
-    why: Callable[[dict[str, Any]], str | None] = why_broken
+    broken: str
+    why: Why
     _logged: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -110,7 +98,7 @@ class TransformedExamples:
 
     source: ImageSource
     transform: Callable[[dict[str, Any]], dict[str, Any]]
-    why: Callable[[dict[str, Any]], str | None] = why_broken
+    why: Why
 
     def __len__(self) -> int:
         return len(self.source)
@@ -144,14 +132,12 @@ class Selected:
         return self.source[int(self.indices[index])]
 
 
-def without_broken(
-    source: ImageSource, threads: int | None = None, why: Callable[[dict[str, Any]], str | None] = why_broken
-) -> ImageSource:
+def without_broken(source: ImageSource, why: Why, threads: int | None = None) -> ImageSource:
     """The source without the pictures that cannot be decoded, each logged by name; decodes every picture once.
 
     For evaluation, where a replacement would count twice.
     """
-    found = find_broken(source, threads, why=why)
+    found = find_broken(source, why, threads)
     if not found:
         return source
     for picture in found:
@@ -160,10 +146,7 @@ def without_broken(
 
 
 def find_broken(
-    source: ImageSource,
-    threads: int | None = None,
-    progress: Callable[[int], None] | None = None,
-    why: Callable[[dict[str, Any]], str | None] = why_broken,
+    source: ImageSource, why: Why, threads: int | None = None, progress: Callable[[int], None] | None = None
 ) -> list[BrokenPicture]:
     """All pictures of a source that cannot be decoded, in its order; every one is decoded, in threads.
 
@@ -171,7 +154,7 @@ def find_broken(
     Raises OSError where a picture cannot even be read.
     """
     found = []
-    for index, (example, reason) in enumerate(checked_examples(source, threads, why)):
+    for index, (example, reason) in enumerate(checked_examples(source, why, threads)):
         if reason is not None:
             found.append(BrokenPicture(index, name_of(example), reason))
         if progress is not None:
@@ -180,7 +163,7 @@ def find_broken(
 
 
 def checked_examples(
-    source: ImageSource, threads: int | None = None, why: Callable[[dict[str, Any]], str | None] = why_broken
+    source: ImageSource, why: Why, threads: int | None = None
 ) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Yield (example, why its picture is broken or None) of a whole source in order, read and decoded in threads."""
 

@@ -7,8 +7,10 @@ global batch s is always rows [s * batch_size, (s + 1) * batch_size): the step i
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import grain
 
 Example = Mapping[str, Any]
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays (n, ...), and lists of what is not stacked
 
 
 def training_stream(
@@ -42,6 +44,7 @@ def train_batches(
     process_count: int = 1,
     num_threads: int = 2,
     workers: int = 0,
+    arrays: Collection[str] | None = None,
 ) -> Iterator[Batch]:
     """This process's rows of the global batches start_step, start_step + 1, ... of a stream.
 
@@ -54,6 +57,7 @@ def train_batches(
         threads of one process share its GIL: decoding and resizing run beside each other, the Python around them does
         not, so a host with many cores needs workers. They import the main module again, which therefore
         needs its `if __name__ == "__main__"`; call the iterator's `close()` at the end.
+    arrays: the entries that are stacked, None: all; others become lists.
     """
     rows = _rows_per_process(batch_size, process_index, process_count)
     if start_step < 0:
@@ -62,7 +66,7 @@ def train_batches(
     if start_step > steps:
         raise ValueError(f"start_step is {start_step}, but the stream has {steps} full batches; start earlier")
     # Batches of `rows` are contiguous, so process p of P owns every P-th of them, beginning with the p-th.
-    batches = stream.batch(rows, drop_remainder=True, batch_fn=_stack)
+    batches = stream.batch(rows, drop_remainder=True, batch_fn=functools.partial(_stack, arrays=arrays))
     batches = batches[start_step * process_count + process_index : steps * process_count : process_count]
     return _built(batches, num_threads, workers)
 
@@ -74,6 +78,8 @@ def eval_batches(
     process_count: int = 1,
     num_threads: int = 2,
     workers: int = 0,
+    arrays: Collection[str] | None = None,
+    keys: Sequence[Hashable] | None = None,
 ) -> Iterator[Batch]:
     """This process's rows of all batches of a dataset: over all processes every example once, in order.
 
@@ -81,7 +87,9 @@ def eval_batches(
     filled up with zeros; the added entry "mask", (n,) float32, is 1 on examples and 0 on such filling.
 
     batch_size: rows of a global batch, over all processes; must be a multiple of process_count.
-    num_threads, workers: as of `train_batches`.
+    num_threads, workers, arrays: as of `train_batches`.
+    keys: (len(dataset),) what tells examples of several shapes apart. A batch holds examples of one key: those of the
+        key seen first come first, and the last batches of every key are filled up.
     """
     import grain
 
@@ -89,13 +97,50 @@ def eval_batches(
     examples = _map_dataset(dataset)
     if len(examples) == sys.maxsize:
         raise ValueError("the evaluation dataset repeats without end; expected one pass, without repeat()")
-    padding = -len(examples) % batch_size
+    if keys is not None and len(keys) != len(examples):
+        raise ValueError(f"there are {len(keys)} keys for {len(examples)} examples; expected one for each")
     masked = examples.map(_with_mask)
-    if padding:
-        blank = {name: np.zeros_like(_as_array(name, value)) for name, value in masked[0].items()}
-        masked = grain.MapDataset.concatenate([masked, grain.MapDataset.source([blank]).repeat(padding)])
-    batches = masked.batch(rows, batch_fn=_stack)[process_index::process_count]
-    return _built(batches, num_threads, workers)
+    groups = [masked] if keys is None else [grain.MapDataset.source(_Chosen(masked, own)) for own in _by_key(keys)]
+    stack = functools.partial(_stack, arrays=arrays)
+    batches = [_filled(group, batch_size, arrays).batch(rows, batch_fn=stack) for group in groups]
+    whole = batches[0] if len(batches) == 1 else grain.MapDataset.concatenate(batches)
+    return _built(whole[process_index::process_count], num_threads, workers)
+
+
+def _by_key(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The indices of every key, that of the first example first."""
+    found: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        found.setdefault(key, []).append(index)
+    return list(found.values())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Some examples of a dataset."""
+
+    dataset: grain.MapDataset
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.dataset[self.indices[index]]
+
+
+def _filled(examples: grain.MapDataset, batch_size: int, arrays: Collection[str] | None) -> grain.MapDataset:
+    """The examples, and zeros up to whole batches."""
+    import grain
+
+    padding = -len(examples) % batch_size
+    if not padding:
+        return examples
+    blank = {
+        name: np.zeros_like(_as_array(name, value)) if arrays is None or name in arrays else None
+        for name, value in examples[0].items()
+    }
+    return grain.MapDataset.concatenate([examples, grain.MapDataset.source([blank]).repeat(padding)])
 
 
 def _built(batches: grain.MapDataset, num_threads: int, workers: int) -> Iterator[Batch]:
@@ -144,13 +189,16 @@ def _with_mask(example: Example) -> dict[str, Any]:
     return {**example, "mask": np.float32(1)}
 
 
-def _stack(examples: Sequence[Example]) -> Batch:
+def _stack(examples: Sequence[Example], arrays: Collection[str] | None = None) -> Batch:
     names = set(examples[0])
     for example in examples:
         if set(example) != names:
             raise ValueError(f"examples have entries {sorted(names)} and {sorted(example)}; expected the same in all")
     batch = {}
     for name in examples[0]:
+        if arrays is not None and name not in arrays:
+            batch[name] = [example[name] for example in examples]
+            continue
         values = [_as_array(name, example[name]) for example in examples]
         kinds = sorted({f"{value.dtype} {value.shape}" for value in values})
         if len(kinds) > 1:

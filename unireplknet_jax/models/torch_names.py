@@ -31,10 +31,14 @@ COUNTER = "num_batches_tracked"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a PyTorch tensor lives in the variable tree: (collection, *path), and its shape in PyTorch's layout."""
+    """Where a PyTorch tensor lives in the variable tree: (collection, *path), and its shape in PyTorch's layout.
+
+    flattened: (h, w, c) of the map whose values are the rows of a dense kernel, which PyTorch orders as (c, h, w).
+    """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
+    flattened: tuple[int, int, int] | None = None
 
     @property
     def is_kernel(self):
@@ -91,6 +95,9 @@ def from_torch(entry, array):
     """An array in PyTorch's layout -> ours: (out, in, *spatial) -> (*spatial, in, out) for kernels."""
     if not entry.is_kernel:
         return array
+    if entry.flattened:
+        h, w, c = entry.flattened
+        return array.reshape(-1, c, h, w).transpose(2, 3, 1, 0).reshape(h * w * c, -1)
     return np.transpose(array, (*range(2, array.ndim), 1, 0))
 
 
@@ -98,6 +105,9 @@ def to_torch(entry, array):
     """An array in our layout -> PyTorch's: (*spatial, in, out) -> (out, in, *spatial) for kernels."""
     if not entry.is_kernel:
         return array
+    if entry.flattened:
+        h, w, c = entry.flattened
+        return array.reshape(h, w, c, -1).transpose(3, 2, 0, 1).reshape(-1, c * h * w)
     return np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
 
 
@@ -147,6 +157,13 @@ def infer_options(shapes):
         "layer_scale_init": 1e-6 if merged or any("gamma" in names for names in blocks.values()) else None,
         "deploy": merged,
     }
+
+
+def infer_trunk(shapes, prefix):
+    """(the sizes of a trunk whose tensors begin with a prefix, whether it is in merged form), as `infer_options`."""
+    below = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+    options = infer_options(below)
+    return {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}, options["deploy"]
 
 
 def _width(blocks, stage):

@@ -9,13 +9,13 @@ from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 PARAMETER_AXIS = "fsdp"
-_SMALL = 2**12  # elements of an array that is not worth splitting
+SMALL = 2**12  # an array of fewer elements is never split
 
 
 def split_axis(shape, parts):
     """The axis along which parameters of a shape are split into parts: the longest that divides; None: not at all."""
     axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
-    if parts == 1 or not axes or math.prod(shape) < _SMALL:
+    if parts == 1 or not axes or math.prod(shape) < SMALL:
         return None
     return max(axes, key=lambda axis: shape[axis])
 

@@ -11,7 +11,7 @@ def log_filterbank(signal, window, weights, shift, preemphasis=0.97):
     """signal: (..., samples) -> (..., frames, bands) in float32, frames = 1 + (samples - width) // shift.
 
     window: (width,); weights: (bands, size / 2), a filter per row over the bins of a `size`-point transform without the
-    last; NumPy float64 arrays, as `data.audio.FilterBank` makes them, which is the same function in float64. shift:
+    last; NumPy float64 arrays, as `sounds.waveforms.FilterBank` makes them, the same function in float64. shift:
     samples from frame to frame. Each frame loses its mean, is pre-emphasized (its first sample with itself) and
     windowed; energies below `FLOOR` are raised to it. Nothing is centred or padded; the tail that fills no frame is
     dropped. Source: Kaldi's compute-fbank-feats, as torchaudio's compliance.kaldi.fbank computes it.

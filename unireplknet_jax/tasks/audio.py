@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,14 @@ import numpy as np
 import optax
 from PIL import Image
 
-from unireplknet_jax.data import audio as sounds
-from unireplknet_jax.data.audio_sets import open_sounds
-from unireplknet_jax.data.base import check_order, labels_of_splits
-from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
-from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.broken import AugmentedExamples
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.models import torch_names
-from unireplknet_jax.models.shapes import abstract_variables
-from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.models.variants import create_model
+from unireplknet_jax.data.sounds import waveforms as sounds
+from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
-from unireplknet_jax.tasks.base import check_number
-from unireplknet_jax.tasks.classification import captioned, freeze
+from unireplknet_jax.tasks.base import Spec, apply_training, source_name
+from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
-TORCH_MODULES = {"backbone": "v", "head_norm": "mlp_head.0", "head": "mlp_head.1"}
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
     "frames": "1 or more",
@@ -51,14 +44,14 @@ _NUMBERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Audio:
+class Audio(Labelled):
     """Classify sounds by their log-mel spectrograms of `frames` frames.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
         waits for `fitted_to`, and "head_init_scale" are the head's.
-    rate, mels, width, shift, window: the filter bank (`data.audio.FilterBank`, milliseconds). mean, std: of its
-        features, which are normalized to (x - mean) / (2 std). fill: what is put, before that, in place of missing and
-        of masked frames; 0, as in the original, is loud, -15.94 is silence.
+    rate, mels, width, shift, window: the filter bank (`data.sounds.waveforms.FilterBank`, milliseconds). mean, std: of
+        its features, which are normalized to (x - mean) / (2 std). fill: what is put, before that, in place of missing
+        and of masked frames; 0, as in the original, is loud, -15.94 is silence.
     seconds: a longer file is predicted by windows of this length, every half of it, whose scores are averaged; 0: of
         `frames` frames. Training and evaluation take the first `frames` frames of a file, as the original does.
     loss: "bce", a sigmoid per class, or "ce", one softmax; both take soft labels. multilabel: a sound may have several
@@ -69,8 +62,6 @@ class Audio:
     most frames to turn by.
     """
 
-    model: Mapping[str, Any]
-    labels: tuple[str, ...] = ()
     frames: int = 128
     rate: int = 16_000
     mels: int = 128
@@ -94,19 +85,11 @@ class Audio:
     name: ClassVar[str] = "audio"
     makes_records: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
+    numbers: ClassVar[Mapping[str, str]] = _NUMBERS
+    why_broken = staticmethod(sounds.why_broken)
 
     def __post_init__(self):
-        for field in ("model", "labels"):
-            object.__setattr__(self, field, freeze(getattr(self, field)))
-        if not self._waits:
-            classes = self.module().num_classes
-            if self.labels and classes != len(self.labels):
-                raise ValueError(f"{len(self.labels)} labels do not fit a model of {classes} classes.")
-        for field, allowed in _NUMBERS.items():
-            check_number(field, getattr(self, field), allowed)
-        for field in ("frames", "rate", "mels", "freq_mask", "time_mask", "roll"):
-            if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
+        super().__post_init__()
         if self.loss_kind not in ("bce", "ce"):
             raise ValueError(f"loss_kind is {self.loss_kind!r}; expected 'bce' or 'ce'.")
         needed = self._bank.frames(int(self.seconds * self.rate))  # refuses a wrong filter bank, too
@@ -116,76 +99,48 @@ class Audio:
                 f"{self.frames}; give frames={needed}, or seconds=0 for windows of {self.frames} frames."
             )
 
-    @property
-    def options(self):
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "labels"}
-        return fields | {"model": dict(self.model)}
-
-    @property
-    def _waits(self):
-        return dict(self.model).get("num_classes") == 0
-
     @functools.cached_property
     def _bank(self):
         return sounds.FilterBank(self.rate, self.mels, self.width, self.shift, window=self.window)
 
-    def fitted_to(self, data):
-        """The task with the classes of the training data, where the model's num_classes is 0 or it has no labels.
-
-        Raises ValueError if the training and the evaluation split have other classes or another order of them.
-        """
-        labels = labels_of_splits(self._open, data)
-        if not self._waits and (self.labels or self._classes != len(labels)):
-            return self
-        return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
-
     def module(self, deploy=False):
-        if self._waits:
-            raise ValueError("the number of classes is left to the data; give model.num_classes where there is none.")
-        options = dict(self.model)
-        head = [options.pop("num_classes"), options.pop("head_init_scale", 1.0)]
-        if "dtype" in options:
-            options["dtype"] = jnp.dtype(options["dtype"])
-        options |= {"num_classes": None, "in_chans": 1, "deploy": deploy}
-        name = options.pop("name", None)
-        return PooledClassifier(create_model(name, **options) if name else UniRepLKNet(**options), *head)
+        self.require_classes()
+        model = dict(self.model)
+        trunk = self.trunk(("head_init_scale",), num_classes=None, in_chans=1, deploy=deploy)
+        return PooledClassifier(trunk, model["num_classes"], model.get("head_init_scale", 1.0))
 
-    def shapes(self, train):
+    def specs(self, train):
         del train
         spectrogram = jax.ShapeDtypeStruct((self.frames, self.mels), jnp.float32)
-        return ({"spectrogram": spectrogram, "target": jax.ShapeDtypeStruct((self._classes,), jnp.float32)},)
+        target = jax.ShapeDtypeStruct((self.classes,), jnp.float32)
+        return (Spec({"spectrogram": spectrogram}, {"target": target}),)
 
-    @property
-    def _classes(self):
-        return dict(self.model)["num_classes"]
+    def inputs(self, batch):
+        """(n, frames, mels) -> (n, mels, frames, 1)."""
+        return (jnp.swapaxes(batch["spectrogram"], 1, 2)[..., None],)
 
     # ---- host
 
-    @staticmethod
-    def _open(data, split):
+    def open_source(self, data, split):
         return open_sounds(data["name"], split, data.get("dir") or None)
 
-    def dataset(self, data, split, train):
-        import grain
+    def examples(self, split, train, seed=0):
+        if not (train and self.balance):
+            return super().examples(split, train, seed)
+        self.check_classes(split)
+        rarity = sounds.cumulated_rarity(split.source.classes, self.classes)
+        balanced = sounds.Balanced(self.augmented_examples(split), rarity)
+        return training_stream(range(len(split.source)), balanced, seed)
 
-        source, broken = self._open(data, split), data.get("broken", "refuse")
-        if len(source.labels) != self._classes:
-            raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {self._classes}.")
-        check_order(self.labels, source.labels, data["name"])
-        if not train:
-            source = without_broken(source, why=sounds.why_broken) if broken == "skip" else source
-            return grain.MapDataset.source(TransformedExamples(source, self._plain, sounds.why_broken))
-        transform = functools.partial(self._augmented, source, broken)
-        examples = AugmentedExamples(source, transform, broken, sounds.why_broken)
-        if self.balance:
-            examples = sounds.Balanced(examples, sounds.cumulated_rarity(source.classes, self._classes))
-        return training_stream(range(len(source)), examples, data["seed"])
+    def augmented_examples(self, split):
+        transform = functools.partial(self._mixed, split.source, split.broken)
+        return AugmentedExamples(split.source, transform, split.broken, self.why_broken)
 
-    def _plain(self, example):
+    def prepared(self, example):
         waveform = sounds.read_sound(example["sound"], self.rate)
         return self._example(example, self._normalized(self._features(waveform)), self._target(example))
 
-    def _augmented(self, source, broken, example, rng):
+    def _mixed(self, source, broken, example, rng):
         waveform, target = sounds.read_sound(example["sound"], self.rate), self._target(example)
         if rng.random() < self.mixup:
             partner, share = source[int(rng.integers(len(source)))], rng.beta(self.mixup_alpha, self.mixup_alpha)
@@ -209,7 +164,7 @@ class Audio:
         return (features - self.mean) / (2 * self.std)
 
     def _target(self, example):
-        target = np.zeros(self._classes)
+        target = np.zeros(self.classes)
         target[list(example["classes"])] = 1
         return target
 
@@ -224,19 +179,16 @@ class Audio:
         waveform = sounds.read_sound(source, self.rate)
         size = int(self.seconds * self.rate) or self._bank.samples(self.frames)
         return [
-            {"spectrogram": self._normalized(self._features(part)).astype(np.float32), "id": str(source)}
+            {"spectrogram": self._normalized(self._features(part)).astype(np.float32)}
+            | {"sound": waveform, "id": source_name(source)}
             for part in sounds.windows(waveform, size)
         ]
 
     # ---- device
 
-    def _map(self, batch):
-        """(n, frames, mels) -> (n, mels, frames, 1)."""
-        return jnp.swapaxes(batch["spectrogram"], 1, 2)[..., None]
-
     def preview(self, batch, rng):
         del rng
-        return jnp.clip(self._map(batch)[:, ::-1] / 3 + 0.5, 0, 1)
+        return jnp.clip(self.inputs(batch)[0][:, ::-1] / 3 + 0.5, 0, 1)
 
     def _losses(self, logits, target):
         """(n, classes) -> (n,)."""
@@ -245,93 +197,53 @@ class Audio:
         return optax.softmax_cross_entropy(logits, target / jnp.maximum(jnp.sum(target, axis=-1, keepdims=True), 1e-6))
 
     def loss(self, apply, variables, batch, rng):
-        logits, updates = apply(variables, self._map(batch), train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
+        logits, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         losses = self._losses(logits, batch["target"])
         scalars = {"loss": (jnp.sum(losses), jnp.float32(losses.size))}
-        return jnp.mean(losses), {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
+        return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, batch):
-        return {"logits": apply(variables, self._map(batch))}
+    def predict(self, apply, variables, inputs):
+        logits = apply(variables, *self.inputs(inputs))
+        scores = jax.nn.sigmoid if self.loss_kind == "bce" else jax.nn.softmax
+        return {"logits": logits, "scores": scores(logits)}
 
     def totals(self, pred, batch):
         mask, logits, target = batch["mask"], pred["logits"], batch["target"]
-        label = jnp.argmax(target, axis=-1)
-        own = jnp.take_along_axis(logits, label[:, None], axis=-1)
-        # Ties count against us, and so does a network that gives NaN.
-        hits = jnp.isfinite(own[:, 0]) & (jnp.sum(~(logits < own), axis=-1) == 1)
         return {
-            "hits": jnp.sum(mask * hits),
-            "loss": jnp.sum(jnp.where(mask > 0, self._losses(logits, target), 0.0)),
+            "hits": jnp.sum(mask * (misses(logits, jnp.argmax(target, axis=-1)) < 1)),
+            "loss": masked_sum(mask, self._losses(logits, target)),
             "count": jnp.sum(mask),
         }
 
     # ---- host, afterwards
 
     def record(self, pred, example):
-        logits = np.asarray(pred["logits"], np.float64)
-        if "target" in example:
-            classes = np.flatnonzero(np.asarray(example["target"])).tolist()
-            return {"id": int(example["id"]), "logits": logits.tolist(), "classes": classes}
-        return self._ranked(example["id"], self._scores(logits))
-
-    def _scores(self, logits):
-        if self.loss_kind == "bce":
-            return np.exp(-np.logaddexp(0, -logits))
-        scores = np.exp(logits - logits.max())
-        return scores / scores.sum()
-
-    def _ranked(self, name, scores):
-        names = self.labels or [f"class {index}" for index in range(len(scores))]
-        order = np.argsort(-scores, kind="stable")
-        ranked = [{"index": int(i), "label": names[i], "score": float(scores[i])} for i in order]
-        return {"id": name, "predictions": ranked}
+        if "target" not in example:
+            return super().record(pred, example)
+        classes = np.flatnonzero(np.asarray(example["target"])).tolist()
+        return {"id": int(example["id"]), "logits": np.asarray(pred["logits"], float).tolist(), "classes": classes}
 
     def combined(self, records):
         """The windows of one file as one record of their mean scores."""
-        scores = np.zeros(self._classes)
+        scores = np.zeros(self.classes)
         for record in records:
             for row in record["predictions"]:
                 scores[row["index"]] += row["score"] / len(records)
-        return [self._ranked(records[0]["id"], scores)] if records else []
+        return [self.ranked_record(records[0]["id"], scores)] if records else []
 
     def metrics(self, totals, records):
-        count = float(totals["count"])
-        if not count:
-            raise ValueError("there is nothing to evaluate: the data set is empty.")
+        count = counted(totals)
         leading = {} if self.multilabel else {"accuracy": 100 * float(totals["hits"]) / count}
-        ranking = ranking_metrics(*_stacked(records, self._classes))
+        ranking = ranking_metrics(*_stacked(records, self.classes))
         return {**leading, **ranking, "loss": float(totals["loss"]) / count, "count": count}
 
-    def draw(self, source, records):
+    def draw(self, examples, records):
         from matplotlib import colormaps
 
-        features = self._first_frames(sounds.read_sound(source, self.rate), 8 * self.frames)
+        features = self._first_frames(examples[0]["sound"], 8 * self.frames)
         shades = np.clip((features - features.min()) / max(np.ptp(features), 1e-6), 0, 1)
         picture = Image.fromarray(colormaps["magma"](shades.T[::-1], bytes=True)[..., :3])
         return captioned(picture.resize((224, 224), Image.Resampling.BILINEAR), records[0]["predictions"])
-
-    # ---- checkpoints
-
-    @classmethod
-    def matches(cls, shapes):
-        return any(name.startswith("v.stages.") for name in shapes)
-
-    @classmethod
-    def from_torch_shapes(cls, shapes):
-        trunk = {name.removeprefix("v."): shape for name, shape in shapes.items() if name.startswith("v.")}
-        options = torch_names.infer_options(trunk)
-        deploy = options.pop("deploy")
-        classes = (*shapes.get("mlp_head.1.weight", ()), 1)[0]
-        options = {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}
-        labels = read_labels("speech_commands") if classes == 35 else ()
-        return cls({**options, "num_classes": classes}, labels), deploy
-
-    @classmethod
-    def names_of(cls, variables):
-        return torch_names.name_table(variables, TORCH_MODULES)
-
-    def name_table(self, deploy=False):
-        return self.names_of(abstract_variables(self.module(deploy)))
 
 
 def _stacked(records, classes):

@@ -18,8 +18,9 @@ from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
-from unireplknet_jax.tasks.base import TASKS, get_task, task_class
+from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
+from unireplknet_jax.tasks.names import names_of_task, task_of_file, task_of_variables
 
 _log = logging.getLogger(__name__)
 KEEP = "keep"
@@ -168,15 +169,12 @@ def save_torch_checkpoint(path, variables, overwrite=False):
         raise ValueError('variables must be a dict with "params" and, in training form, "batch_stats".')
     if "prepared" in variables:
         raise ValueError('prepared kernels have no place in a PyTorch checkpoint: leave out the collection "prepared".')
-    for known in map(task_class, TASKS):
-        table = known.names_of(variables)
-        shapes = {name: entry.shape for name, entry in table.items()}
-        if known.matches(shapes):
-            break
-    else:
+    name, table = task_of_variables(variables)
+    if name is None:
         raise ValueError("these variables are not those of a UniRepLKNet, so they have no official PyTorch names.")
-    task, merged = known.from_torch_shapes(shapes)
-    differences = torch_names.differences(task.name_table(merged), shapes)
+    shapes = {tensor: entry.shape for tensor, entry in table.items()}
+    options, merged = names_of_task(name).options(shapes)
+    differences = torch_names.differences(get_task(name, **options).name_table(merged), shapes)
     if differences:
         raise ValueError(f"these variables are not a whole UniRepLKNet: {differences}.")
     if os.path.exists(path) and not overwrite:
@@ -184,10 +182,9 @@ def save_torch_checkpoint(path, variables, overwrite=False):
             f"{path} exists already; remove it, choose another name, or ask for it to be overwritten."
         )
     flat = flax.traverse_util.flatten_dict(variables)
-    arrays = {name: torch_names.to_torch(entry, np.asarray(flat[entry.path])) for name, entry in table.items()}
-    arrays |= {name: np.zeros((), np.int64) for name in torch_names.counters(table)}
-    if hasattr(known, "aliases"):
-        arrays |= {alias: arrays[name] for alias, name in known.aliases(table).items()}
+    arrays = {tensor: torch_names.to_torch(entry, np.asarray(flat[entry.path])) for tensor, entry in table.items()}
+    arrays |= {tensor: np.zeros((), np.int64) for tensor in torch_names.counters(table)}
+    arrays |= {alias: arrays[tensor] for alias, tensor in names_of_task(name).aliases(table).items()}
     torch_archive.write_state_dict(path, arrays)
 
 
@@ -222,19 +219,18 @@ def _open_torch(path, ema, name, options):
             f"{path} is refused: {', '.join(opaque)} can only be built by running code that the file names "
             f"({', '.join(sorted({state[name].name for name in opaque}))})."
         )
-    known = next((cls for cls in map(task_class, TASKS) if cls.matches(shapes)), None)
-    if known is not None and name is not None:
-        known = task_class(name)
-    if known is None:
+    found = task_of_file(shapes)
+    if found is None:
         some = ", ".join(list(shapes)[:5])
         raise ValueError(
             f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)."
         )
     try:
-        if hasattr(known, "canonical"):
-            state = _canonical(known, state)
-            shapes = {name: value.shape for name, value in state.items()}
-        task, merged = known.from_torch_shapes(shapes)
+        names = names_of_task(name or found)
+        state = _canonical(names, state)
+        shapes = {tensor: value.shape for tensor, value in state.items()}
+        told, merged = names.options(shapes)
+        task = get_task(name or found, **told)
         task = dataclasses.replace(task, **_adopted(task, options))
         table = task.name_table(merged)
     except ValueError as error:
@@ -250,13 +246,13 @@ def _open_torch(path, ema, name, options):
     return Checkpoint(_with_zoo_facts(task, path), variables, merged, source=path.name)
 
 
-def _canonical(task_class, state):
+def _canonical(names, state):
     """A state dict {name: tensor} under the names of the task alone; ValueError where two names mean one tensor and
     the tensors differ.
     """
     found, without_use = {}, []
     for name, tensor in state.items():
-        own = task_class.canonical(name)
+        own = names.canonical(name)
         if own is None:
             without_use.append(name)
         elif own in found and not np.array_equal(found[own].numpy(), tensor.numpy(), equal_nan=True):

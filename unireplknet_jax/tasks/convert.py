@@ -70,9 +70,9 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
     ValueError if it exceeds the tolerance or the checkpoint is merged already.
     """
     merged = reparameterize(checkpoint.variables)
-    shapes = _input_shapes(checkpoint.task, examples)
+    shapes = checkpoint.task.input_shapes(examples)
     keys = jax.random.split(jax.random.key(seed), len(shapes))
-    inputs = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    inputs = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, shapes, strict=True)]
     error = merge_error(checkpoint.module, checkpoint.variables, merged, *inputs)
     if not error <= tolerance:
         raise ValueError(
@@ -80,22 +80,6 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
             f"which exceeds the tolerance of {tolerance:g}; nothing was written."
         )
     return dataclasses.replace(checkpoint, variables=merged, merged=True), error
-
-
-def _input_shapes(task, examples):
-    """The shapes of what the task hands to its network, (examples, h, w, c) of most."""
-    module, found = task.module(), []
-    batch = {
-        name: jax.ShapeDtypeStruct((examples, *leaf.shape), leaf.dtype)
-        for name, leaf in task.shapes(train=False)[0].items()
-    }
-
-    def apply(_, *inputs, **options):
-        found.extend(each.shape for each in inputs)
-        return module.init_with_output(jax.random.key(0), *inputs, **options)[0]
-
-    jax.eval_shape(lambda batch: task.predict(apply, {}, batch), batch)
-    return found
 
 
 def describe(checkpoint):

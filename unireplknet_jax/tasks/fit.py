@@ -7,8 +7,6 @@ import flax
 import jax
 import numpy as np
 
-from unireplknet_jax.tasks.base import fresh_variables
-
 _log = logging.getLogger(__name__)
 _HEAD = ("norm", "head")
 _OUTPUT_NORMS = ("norm0", "norm1", "norm2", "norm3")
@@ -106,7 +104,7 @@ def _fresh_layers(task):
     """{path: array} of the layers around the trunk, alone: compiled, the trunk's are never made."""
 
     def make():
-        flat = flax.traverse_util.flatten_dict(fresh_variables(task, seed=0))
+        flat = flax.traverse_util.flatten_dict(task.init(jax.random.key(0)))
         return {"/".join(path): leaf for path, leaf in flat.items() if path[1] != "backbone"}
 
     return {tuple(name.split("/")): leaf for name, leaf in jax.jit(make)().items()}

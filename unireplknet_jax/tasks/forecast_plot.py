@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.series import without_gaps
+from unireplknet_jax.data.series.windows import without_gaps
 
 MOST_STATIONS = 4
 _STYLES = {

@@ -5,7 +5,6 @@ to be decided.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,25 +16,20 @@ import numpy as np
 
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.series import Windows, check_measured, checked, continued, read_table
-from unireplknet_jax.data.series_sets import open_series
-from unireplknet_jax.data.stations import check_same_stations, check_tree, standardized
-from unireplknet_jax.data.time_features import fit_seasons, frequency_of, season_basis, time_features
-from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.models.variants import create_model
+from unireplknet_jax.data.series.sets import open_series
+from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
+from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.windows import Windows, check_measured, checked, continued, read_table
 from unireplknet_jax.nn.corrformer import Corrformer
-from unireplknet_jax.tasks import corrformer_names
-from unireplknet_jax.tasks.base import check_number
-from unireplknet_jax.tasks.classification import freeze
+from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training, source_name
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 
 _ERRORS = ("mse", "mae", "rmse")
-_LEAST = {"history": 1, "horizon": 1, "step": 1, "label": 0, "stations": 0}
 _SUMS = ("squared", "absolute", "persistence", "climatology", "count")
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecasting:
+class Forecasting(Task):
     """Forecast `horizon` steps of every station from `history` steps of all.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override. decoder: those of
@@ -68,17 +62,17 @@ class Forecasting:
     climatology: tuple[tuple[float, ...], ...] = ()
 
     name: ClassVar[str] = "forecasting"
-    makes_records: ClassVar[bool] = False
     higher_is_better: ClassVar[bool] = False  # an error leads
     ranked: ClassVar[bool] = False
 
+    mappings: ClassVar[tuple[str, ...]] = ("model", "decoder")
+    numbers: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("history", "horizon", "step"), "1 or more"),
+        **dict.fromkeys(("label", "stations"), "0 or more"),
+    }
+
     def __post_init__(self):
-        for field in ("model", "decoder", "labels", "tree", "places", "mean", "std", "seasons", "climatology"):
-            object.__setattr__(self, field, freeze(getattr(self, field)))
-        for field, least in _LEAST.items():
-            if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
-            check_number(field, getattr(self, field), f"{least} or more")
+        super().__post_init__()
         if self.label > self.history:
             raise ValueError(f"label={self.label} must not exceed history={self.history}, whose last steps it counts.")
         if self.scaling not in ("station", "none"):
@@ -92,30 +86,25 @@ class Forecasting:
         self._network(False)
 
     @property
-    def options(self):
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "labels"}
-        return fields | {"model": dict(self.model), "decoder": dict(self.decoder)}
-
-    @property
     def units(self):
         skill = "1 - MSE / MSE of it"
         own = {"mse": f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
         return own | {"skill_persistence": skill, "skill_climatology": skill}
 
-    def fitted_to(self, data):
+    def fitted_to(self, train, evaluation):
         """The task with the stations, scaling and climatology of the training data; coefficients that it has stay.
 
         Raises ValueError if the data have other stations than the task or than their evaluation split.
         """
-        found = self._open(data, data["train_split"])
-        if data["eval_split"] and self._open(data, data["eval_split"]).names != found.names:
-            raise ValueError(f"{data['eval_split']} and {data['train_split']} of {data['name']} differ in stations.")
-        self._check_stations(found, data["name"])
+        found = train.source
+        if evaluation is not None and evaluation.source.names != found.names:
+            raise ValueError(f"{evaluation.name} and {train.name} of {train.data} differ in stations.")
+        self._check_stations(train)
         check_tree(len(found.names), self.tree)
         if self.labels:
             return self
         known = np.isfinite(found.values)
-        check_measured(f"the {data['train_split']} part of {data['name']}", found.values, found.names)
+        check_measured(f"the {train.name} part of {train.data}", found.values, found.names)
         mean, std = (f(found.values, axis=0, where=known, dtype=np.float64) for f in (np.mean, np.std))
         orders, coefficients = fit_seasons(found.times, found.values)
         return dataclasses.replace(
@@ -132,20 +121,17 @@ class Forecasting:
             climatology=coefficients.astype(np.float32).tolist(),
         )
 
-    def _check_stations(self, found, name):
-        if self.stations and len(found.names) != self.stations:
+    def _check_stations(self, split):
+        names = split.source.names
+        if self.stations and len(names) != self.stations:
             raise ValueError(
-                f"{name} has {len(found.names)} stations, but the model was built for {self.stations}; give it those."
+                f"{split.data} has {len(names)} stations, but the model was built for {self.stations}; give it those."
             )
         if self.labels:
-            check_same_stations(self.labels, found.names, name)
+            check_same_stations(self.labels, names, split.data)
 
     def _network(self, deploy):
-        options = {**dict(self.model), "num_classes": None, "in_chans": 1, "deploy": deploy}
-        if "dtype" in options:
-            options["dtype"] = jnp.dtype(options["dtype"])
-        name = options.pop("name", None)
-        trunk = create_model(name, **options) if name else UniRepLKNet(**options)
+        trunk = self.trunk(num_classes=None, in_chans=1, deploy=deploy)
         return Corrformer(trunk, self.tree, self.label, self.horizon, **dict(self.decoder))
 
     def module(self, deploy=False):
@@ -153,22 +139,26 @@ class Forecasting:
             raise ValueError("the number of stations is left to the data; give task.options.stations without any.")
         return self._network(deploy)
 
-    def shapes(self, train):
+    def specs(self, train):
         del train
 
         def shape(*sizes):
             return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
-        return (
-            {
-                "history": shape(self.history, self.stations),
-                "future": shape(self.horizon, self.stations),
-                "known": shape(self.horizon, self.stations),
-                "history_marks": shape(self.history, self._marks),
-                "future_marks": shape(self.label + self.horizon, self._marks),
-                "seasons": shape(self.horizon, (1 + 2 * self.seasons[0]) * (1 + 2 * self.seasons[1])),
-            },
-        )
+        inputs = {
+            "history": shape(self.history, self.stations),
+            "history_marks": shape(self.history, self._marks),
+            "future_marks": shape(self.label + self.horizon, self._marks),
+            "seasons": shape(self.horizon, (1 + 2 * self.seasons[0]) * (1 + 2 * self.seasons[1])),
+        }
+        future = shape(self.horizon, self.stations)
+        return (Spec(inputs, {"future": future, "known": future}),)
+
+    def inputs(self, batch):
+        offset, factor = self._scaling()
+        places = standardized(np.array(self.places) if self.places else None, self.stations).astype(np.float32)
+        history = (batch["history"] - offset) / factor
+        return history, batch["history_marks"], batch["future_marks"], jnp.asarray(places)
 
     @property
     def _marks(self):
@@ -177,19 +167,18 @@ class Forecasting:
 
     # ---- host
 
-    @staticmethod
-    def _open(data, split):
-        return _opened(data["name"], split, data.get("dir") or None)
+    def open(self, data, split, train=False):
+        del train
+        return Split(open_series(data["name"], split, data.get("dir") or None), data["name"], split)
 
-    def dataset(self, data, split, train):
+    def examples(self, split, train, seed=0):
         import grain
 
-        found = self._open(data, split)
-        self._check_stations(found, data["name"])
-        if found.step != self.step:
-            raise ValueError(f"{data['name']} has a row every {found.step} s, but the model every {self.step} s.")
-        windows = self._windows(found)
-        return training_stream(windows, _unchanged, data["seed"]) if train else grain.MapDataset.source(windows)
+        self._check_stations(split)
+        if split.source.step != self.step:
+            raise ValueError(f"{split.data} has a row every {split.source.step} s, but the model every {self.step} s.")
+        windows = self._windows(split.source)
+        return training_stream(windows, _unchanged, seed) if train else grain.MapDataset.source(windows)
 
     def _windows(self, series):
         return Windows(series, self.history, self.label, self.horizon, self.seasons, np.array(self.mean))
@@ -206,7 +195,10 @@ class Forecasting:
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):
             starts.append(steps - self.history - self.horizon)
-        return [windows[start] | {"id": str(source), "times": self._times(windows, start)} for start in starts]
+        return [
+            windows[start] | {"id": source_name(source), "times": self._times(windows, start), "series": series}
+            for start in starts
+        ]
 
     def _times(self, windows, start):
         now = start + self.history
@@ -239,41 +231,34 @@ class Forecasting:
             return np.zeros(self.stations, np.float32), np.ones(self.stations, np.float32)
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
-    def _forward(self, apply, variables, batch, **options):
-        offset, factor = self._scaling()
-        places = standardized(np.array(self.places) if self.places else None, self.stations).astype(np.float32)
-        history = (batch["history"] - offset) / factor
-        return apply(variables, history, batch["history_marks"], batch["future_marks"], jnp.asarray(places), **options)
-
     def loss(self, apply, variables, batch, rng):
-        out, updates = self._forward(
-            apply, variables, batch, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
-        )
+        out, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         offset, factor = self._scaling()
         squared = jnp.square(out - (batch["future"] - offset) / factor) * batch["known"]
         total, count = jnp.sum(squared), jnp.sum(batch["known"])
         scalars = {"loss": (total, count)}
-        return total / jnp.maximum(count, 1), {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
+        return total / jnp.maximum(count, 1), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, batch):
+    def predict(self, apply, variables, inputs):
+        """(n, horizon, stations) each, in `unit`: the forecast, the last value and the climatology."""
         offset, factor = self._scaling()
-        forecast = self._forward(apply, variables, batch) * factor + offset
+        forecast = apply(variables, *self.inputs(inputs)) * factor + offset
         coefficients = np.array(self.climatology, np.float32) if self.climatology else np.zeros((1, self.stations))
         pred = {
             "forecast": forecast,
-            "persistence": jnp.broadcast_to(batch["history"][:, -1:], forecast.shape),
-            "climatology": jnp.einsum("npk,ks->nps", batch["seasons"], jnp.asarray(coefficients, jnp.float32)),
-            "truth": jnp.where(batch["known"] > 0, batch["future"], jnp.nan),
+            "persistence": jnp.broadcast_to(inputs["history"][:, -1:], forecast.shape),
+            "climatology": jnp.einsum("npk,ks->nps", inputs["seasons"], jnp.asarray(coefficients, jnp.float32)),
         }
         return {name: self.scale * value for name, value in pred.items()}
 
     def totals(self, pred, batch):
         weight = batch["known"] * batch["mask"][:, None, None]
+        truth = self.scale * batch["future"]
 
         def summed(values):
             return jnp.sum(jnp.where(weight > 0, values, 0.0), axis=0)
 
-        error = {name: pred[name] - pred["truth"] for name in ("forecast", "persistence", "climatology")}
+        error = {name: pred[name] - truth for name in ("forecast", "persistence", "climatology")}
         return {
             "squared": summed(jnp.square(error["forecast"])),
             "absolute": summed(jnp.abs(error["forecast"])),
@@ -284,12 +269,18 @@ class Forecasting:
 
     # ---- host, afterwards
 
+    def _truth(self, example):
+        return np.where(np.asarray(example["known"]) > 0, self.scale * np.asarray(example["future"]), np.nan)
+
+    def saved(self, pred, batch):
+        return {**pred, "truth": self._truth(batch)}
+
     def record(self, pred, example):
         if "times" not in example:
             return None
-        shown = {name: np.asarray(value, np.float64) for name, value in pred.items()}
-        known = bool(np.any(np.isfinite(shown["truth"])))
-        return {"id": example["id"], "known": known, "times": example["times"], **shown}
+        shown = {**pred, "truth": self._truth(example)}
+        shown = {name: np.asarray(value, np.float64) for name, value in shown.items()}
+        return {"id": example["id"], "known": bool(np.any(example["known"])), "times": example["times"], **shown}
 
     def combined(self, records):
         """One record of a file: the forecast, a row for each time; the hindcast with its truth, if there is one."""
@@ -328,53 +319,13 @@ class Forecasting:
             found |= {f"{name}/{station}": value for name, value in zip(_ERRORS, own, strict=True)}
         return {name: float(value) for name, value in found.items()}
 
-    def draw(self, source, records):
-        series = self._read_series(source)
+    def draw(self, examples, records):
+        series = examples[0]["series"]
         basis = season_basis(continued(series, self.horizon).times, *self.seasons)
         return draw_forecast(
             records[0], series.times, self.scale * series.values, self.scale * basis @ np.array(self.climatology),
             self.labels, self.history, self.unit,
         )  # fmt: skip
-
-    # ---- checkpoints
-
-    @classmethod
-    def matches(cls, shapes):
-        return any(name.startswith("encoder.stages.") for name in shapes) and "decoder.projection.weight" in shapes
-
-    @classmethod
-    def from_torch_shapes(cls, shapes):
-        """As published where a state dict leaves no trace: tree, heads, readout, moving average, label and horizon."""
-        model, decoder, channels, steps, seconds, merged = corrformer_names.infer_options(shapes)
-        tree = (7, 50) if channels == 11 else (1,)
-        label = steps // 2
-        options = {"label": label, "horizon": steps - label, "history": steps, "scaling": "none", "step": seconds}
-        return cls(model, tree, decoder=decoder, stations=channels * math.prod(tree), **options), merged
-
-    @classmethod
-    def canonical(cls, name):
-        return corrformer_names.canonical(name)
-
-    @classmethod
-    def aliases(cls, table):
-        return corrformer_names.aliases(table)
-
-    @classmethod
-    def names_of(cls, variables):
-        return corrformer_names.name_table(variables)
-
-    def name_table(self, deploy=False):
-        return _name_table(self.module(deploy), self.stations, self.history, self._marks)
-
-
-@functools.lru_cache(maxsize=8)  # the layers around the trunk are traced
-def _name_table(module, stations, history, marks):
-    return corrformer_names.name_table(corrformer_names.variables_of(module, stations, history, marks))
-
-
-@functools.lru_cache(maxsize=3)  # the loop and `fitted_to` ask for the same files
-def _opened(name, split, data_dir):
-    return open_series(name, split, data_dir)
 
 
 def _unchanged(example, rng):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.tasks.base import fresh_variables, get_task
+from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint, save_torch_checkpoint
 
 _A = {"name": "unireplknet_a", "num_classes": 10}
@@ -52,14 +52,14 @@ def _write(path):
 
 def _made_up(task):
     """Random variables with a task's names, in which no factor is far from 1."""
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(lambda: fresh_variables(task, 0))
+    rng = np.random.default_rng(0)
 
     def draw(path, leaf):
         if path[-1].key == "kernel":
             return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.prod(leaf.shape[:-1]) ** 0.5)
         return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(draw, task.abstract_variables())
 
 
 def _picture(path, seed=0):
@@ -82,7 +82,7 @@ def _sound(path):
 
 
 def _clip(path):
-    from unireplknet_jax.data.moving_shapes import write_video
+    from unireplknet_jax.data.clips.moving_shapes import write_video
 
     write_video(path, np.random.default_rng(0).integers(0, 256, (32, 120, 160, 3), np.uint8))
 

@@ -5,10 +5,9 @@ four views is a picture of its own; two of the four are mirror images of the oth
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,51 +15,22 @@ import numpy as np
 import optax
 from PIL import Image
 
-from unireplknet_jax.data import points as shapes_of_points
-from unireplknet_jax.data.base import labels_of_splits
-from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
-from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.points_sets import open_points
-from unireplknet_jax.models import torch_names
-from unireplknet_jax.models.shapes import abstract_variables
-from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.models.variants import create_model
+from unireplknet_jax.data.shapes import points as shapes_of_points
+from unireplknet_jax.data.shapes.sets import open_points
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier, RenderingEncoder, view_table
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
-from unireplknet_jax.tasks.base import check_number
-from unireplknet_jax.tasks.classification import Classification, captioned, freeze
+from unireplknet_jax.tasks.base import Spec, apply_training, source_name
+from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
-TORCH_MODULES = {
-    "backbone": "base_model",
-    "head_norm": "cls_head.norm",
-    "head": "cls_head.cls_head",
-    "encoder/points/input_trans": "enc.input_trans",
-    "encoder/points/graph_conv": "enc.graph_layer.0",
-    "encoder/points/graph_norm": "enc.graph_layer.1",
-    "encoder/points/proj_layer": "enc.proj_layer",
-    "encoder/img_block/pointwise": "enc.img_block.1",
-    "encoder/img_block": "enc.img_block.0",
-    "encoder/fusion/conv1": "enc.fusion.conv1",
-    "encoder/fusion/attention_norm": "enc.fusion.transformer.layers.0.0.norm",
-    "encoder/fusion/to_qkv": "enc.fusion.transformer.layers.0.0.fn.to_qkv",
-    "encoder/fusion/to_out": "enc.fusion.transformer.layers.0.0.fn.to_out.0",
-    "encoder/fusion/mlp_norm": "enc.fusion.transformer.layers.0.1.norm",
-    "encoder/fusion/mlp_in": "enc.fusion.transformer.layers.0.1.fn.net.0",
-    "encoder/fusion/mlp_out": "enc.fusion.transformer.layers.0.1.fn.net.3",
-    "encoder/fusion/conv2": "enc.fusion.conv2.0",
-    "encoder/fusion/conv3": "enc.fusion.conv3.0",
-    "encoder/img_layer": "enc.img_layer",
-}
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
 _HEAD = ("num_classes", "head_init_scale")
-_NUMBERS = ("points", "raw_points", "neighbours", "object_size", "view_size")
+_COUNTS = ("points", "raw_points", "neighbours", "object_size", "view_size")
 
 
 @dataclasses.dataclass(frozen=True)
-class Points:
+class Points(Labelled):
     """Classify shapes by pictures of `points` points on their surface, from several views.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
@@ -73,12 +43,10 @@ class Points:
     unit_sphere: shapes are moved to their mean and scaled to the radius 1. up: which axis of a user's files points
         upwards, "z" or "y".
     votes: rotations of a shape whose logits are averaged, 1, 8 (the original's validation, which does not average) or
-        40 (its test); data["votes"] takes another number, as recipes do in training.
+        40 (its test).
     Augmentation in training: another subset of points, a random pose and random scales within `scale`, or None.
     """
 
-    model: Mapping[str, Any]
-    labels: tuple[str, ...] = ()
     points: int = 4096
     raw_points: int = 8192
     views: tuple[int, ...] = DISTINCT
@@ -94,17 +62,16 @@ class Points:
     scale: tuple[float, float] | None = (2 / 3, 3 / 2)
 
     name: ClassVar[str] = "points"
-    makes_records: ClassVar[bool] = False
     units: ClassVar[Mapping[str, str]] = {"OA": "%", "mAcc": "%", "single": "%", "loss": "nats", "count": "shapes"}
+    numbers: ClassVar[Mapping[str, str]] = {"label_smoothing": "0 or more and below 1"}
+    why_broken = staticmethod(shapes_of_points.why_broken)
 
     def __post_init__(self):
-        for field in ("model", "labels", "views", "mean", "std", "scale"):
-            object.__setattr__(self, field, freeze(getattr(self, field)))
-        for field in _NUMBERS:
+        for field in _COUNTS:
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int) and value > 0):
                 raise ValueError(f"{field}={value} must be a positive whole number.")
-        check_number("label_smoothing", self.label_smoothing, "0 or more and below 1")
+        super().__post_init__()
         if self.neighbours > self.points or self.points > self.raw_points:
             raise ValueError(
                 f"neighbours={self.neighbours}, points={self.points} and raw_points={self.raw_points} must not fall."
@@ -121,49 +88,27 @@ class Points:
         if self.up not in shapes_of_points.UPWARDS:
             raise ValueError(f"up is {self.up!r}; expected 'y' or 'z', the axis that points upwards.")
         _poses(self.votes)
-        if not self._waits and self.labels and self._classes != len(self.labels):
-            raise ValueError(f"{len(self.labels)} labels do not fit a model of {self._classes} classes.")
-        if not self._waits:
+        if not self.waits:
             self.module()
-
-    @property
-    def options(self):
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "labels"}
-        return fields | {"model": dict(self.model)}
-
-    @property
-    def _classes(self):
-        return dict(self.model)["num_classes"]
-
-    @property
-    def _waits(self):
-        return dict(self.model).get("num_classes") == 0
 
     @property
     def _object_size(self):
         return self.object_size or self.view_size
 
-    def fitted_to(self, data):
-        """The task with the classes of the training data, where the model's num_classes is 0 or it has no labels.
-
-        Raises ValueError if the training and the evaluation split have other classes or another order of them.
-        """
-        labels = labels_of_splits(self._open, data)
-        if self.labels or (not self._waits and self._classes != len(labels)):
-            return self
-        return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
-
     def module(self, deploy=False):
-        if self._waits:
-            raise ValueError("the number of classes is left to the data; give model.num_classes where there is none.")
-        options, views = dict(self.model), len(self.views)
-        head = {name: options.pop(name) for name in _HEAD if name in options}
-        encoder = {name: options.pop(name) for name in _ENCODER if name in options}
-        options["dtype"] = jnp.dtype(options.get("dtype", "float32"))
-        group = options.get("bn_group")
-        options |= {"num_classes": None, "in_chans": 3, "deploy": deploy, "bn_group": group and views * group}
-        name = options.pop("name", None)
-        trunk = create_model(name, **options) if name else UniRepLKNet(**options)
+        self.require_classes()
+        model = dict(self.model)
+        group = model.get("bn_group")
+        head = {name: model[name] for name in _HEAD if name in model}
+        encoder = {name: model[name] for name in _ENCODER if name in model}
+        trunk = self.trunk(
+            (*_HEAD, *_ENCODER),
+            num_classes=None,
+            in_chans=3,
+            deploy=deploy,
+            dtype=model.get("dtype", "float32"),
+            bn_group=group and len(self.views) * group,
+        )
         rendering = RenderingEncoder(
             neighbours=self.neighbours,
             object_size=self._object_size,
@@ -177,35 +122,32 @@ class Points:
         )
         return ProjectionClassifier(trunk, rendering, views=self.views, bn_group=group, **head)
 
-    def shapes(self, train):
-        def example(count, poses):
+    def specs(self, train):
+        label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
+
+        def inputs(poses):
             return {
-                "points": jax.ShapeDtypeStruct((count, 3), jnp.float32),
+                "points": jax.ShapeDtypeStruct((self.raw_points, 3), jnp.float32),
                 "poses": jax.ShapeDtypeStruct((poses, 3, 3), jnp.float32),
-                "label": jax.ShapeDtypeStruct((), jnp.int32),
             }
 
         if train:
-            return (example(self.raw_points, 1) | {"kept": jax.ShapeDtypeStruct((self.points,), jnp.int32)},)
-        return tuple(example(self.raw_points, poses) for poses in dict.fromkeys((1, self.votes)))
+            return (Spec(inputs(1) | {"kept": jax.ShapeDtypeStruct((self.points,), jnp.int32)}, label),)
+        return tuple(Spec(inputs(poses), label) for poses in dict.fromkeys((1, self.votes)))
+
+    def inputs(self, batch):
+        """The points of the features and those of the projection in the first pose, (n, points, 3)."""
+        coordinates = self._farthest(batch["points"], self.points)
+        return coordinates, transformed(coordinates, batch["poses"][:, 0])
+
+    def abstract_variables(self, deploy=False):
+        few = dataclasses.replace(self, points=32, raw_points=32, neighbours=1, view_size=2 * PATCH, object_size=None)
+        return super(Points, few).abstract_variables(deploy)  # sizes that no variable depends on, quick to trace
 
     # ---- host
 
-    def _open(self, data, split):
+    def open_source(self, data, split):
         return open_points(data["name"], split, data.get("dir") or None, self.up)
-
-    def dataset(self, data, split, train):
-        import grain
-
-        source, broken, why = self._open(data, split), data.get("broken", "refuse"), shapes_of_points.why_broken
-        if len(source.labels) != self._classes:
-            raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {self._classes}.")
-        if train:
-            examples = AugmentedExamples(source, self._augmented, broken, why)
-            return training_stream(range(len(source)), examples, data["seed"])
-        source = without_broken(source, why=why) if broken == "skip" else source
-        plain = functools.partial(self._plain, data.get("votes") or self.votes)
-        return grain.MapDataset.source(TransformedExamples(source, plain, why))
 
     def _read(self, example, rng):
         """(raw_points, 3) float32, in random order."""
@@ -216,7 +158,7 @@ class Points:
             points = shapes_of_points.checked(points.astype(np.float32), example["path"])
         return shapes_of_points.resized(points, self.raw_points, rng).astype(np.float32)
 
-    def _augmented(self, example, rng):
+    def augmented(self, example, rng):
         return {
             "points": self._read(example, rng),
             "poses": shapes_of_points.random_pose(rng, self.scale)[None],
@@ -230,13 +172,13 @@ class Points:
         """Of how many farthest points a training example keeps a random subset: 1200 of 1024, as in the original."""
         return min(self.points * 75 // 64, self.raw_points)
 
-    def _plain(self, votes, example):
+    def prepared(self, example):
         points = self._read(example, np.random.default_rng(0))
-        return {"points": points, "poses": _poses(votes), "label": example["label"], "id": example["id"]}
+        return {"points": points, "poses": _poses(self.votes), "label": example["label"], "id": example["id"]}
 
     def read(self, source):
         points = self._read({"path": str(source), "up": self.up}, np.random.default_rng(0))
-        return [{"points": points, "poses": _poses(self.votes), "id": str(source)}]
+        return [{"points": points, "poses": _poses(self.votes), "id": source_name(source)}]
 
     # ---- device
 
@@ -260,21 +202,18 @@ class Points:
         return shades.reshape(*shades.shape[:2], -1, 1)
 
     def loss(self, apply, variables, batch, rng):
-        coordinates, positions = self._training_points(batch)
-        logits, updates = apply(
-            variables, coordinates, positions, train=True, rngs={"dropout": rng}, mutable=["batch_stats"]
-        )
+        logits, batch_stats = apply_training(apply, variables, self._training_points(batch), rng)
         # As in the original, the smoothing goes to the other classes alone.
-        others = self.label_smoothing / max(self._classes - 1, 1)
-        own = jax.nn.one_hot(batch["label"], self._classes)
+        others = self.label_smoothing / max(self.classes - 1, 1)
+        own = jax.nn.one_hot(batch["label"], self.classes)
         losses = optax.softmax_cross_entropy(logits, own * (1 - self.label_smoothing) + (1 - own) * others)
         count, hits = jnp.float32(losses.size), jnp.argmax(logits, axis=-1) == batch["label"]
         scalars = {"loss": (jnp.sum(losses), count), "OA": (100 * jnp.sum(hits, dtype=jnp.float32), count)}
-        return jnp.mean(losses), {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
+        return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, batch):
-        """logits: (n, classes), the mean over the poses; each: (n, poses, classes)."""
-        coordinates, poses = self._farthest(batch["points"], self.points), batch["poses"]
+    def predict(self, apply, variables, inputs):
+        """logits, scores: (n, classes), of the mean over the poses; each: (n, poses, classes), logits."""
+        coordinates, poses = self._farthest(inputs["points"], self.points), inputs["poses"]
 
         def logits_of(pose):
             return apply(variables, coordinates, transformed(coordinates, pose))
@@ -283,31 +222,28 @@ class Points:
             each = logits_of(poses[:, 0])[:, None]
         else:  # one after the other: all at once would take as many times the memory
             each = jnp.moveaxis(jax.lax.map(logits_of, jnp.moveaxis(poses, 1, 0)), 0, 1)
-        return {"logits": jnp.mean(each, axis=1), "each": each}
+        logits = jnp.mean(each, axis=1)
+        return {"logits": logits, "scores": jax.nn.softmax(logits), "each": each}
 
     def totals(self, pred, batch):
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]
-        hits, single = _hits(logits, label), jnp.mean(jax.vmap(_hits, (1, None), 1)(pred["each"], label), axis=1)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        own = jax.nn.one_hot(label, self._classes) * mask[:, None]
+        hits = misses(logits, label) < 1
+        single = jnp.mean(jax.vmap(misses, (1, None), 1)(pred["each"], label) < 1, axis=1)
+        own = jax.nn.one_hot(label, self.classes) * mask[:, None]
         return {
             "hits": jnp.sum(own * hits[:, None], axis=0),
             "shapes": jnp.sum(own, axis=0),
             "single": jnp.sum(mask * single),
-            "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
+            "loss": masked_sum(mask, optax.softmax_cross_entropy_with_integer_labels(logits, label)),
             "count": jnp.sum(mask),
         }
 
     # ---- host, afterwards
 
-    record, _label = Classification.record, Classification._label
-
     def metrics(self, totals, records):
         """OA and mAcc: of all shapes and of the mean class, by votes; single: the mean accuracy of one pose."""
         del records
-        count = float(totals["count"])
-        if not count:
-            raise ValueError("there is nothing to evaluate: the data set is empty.")
+        count = counted(totals)
         hits, shapes = (np.asarray(totals[name], np.float64) for name in ("hits", "shapes"))
         there = shapes > 0  # a class without a shape has no accuracy
         return {
@@ -318,11 +254,11 @@ class Points:
             "count": count,
         }
 
-    def draw(self, source, records):
+    def draw(self, examples, records):
         """The projections of all views in the first pose, brighter where more points are, above the predictions."""
         from matplotlib import colormaps
 
-        (example,) = self.read(source)
+        (example,) = examples
         points = transformed(jnp.asarray(example["points"])[None], example["poses"][:1])
         shades = np.asarray(_densities(view_points(points, view_table(self.views)), 104))[0, : len(self.views)]
         side = math.ceil(math.sqrt(len(shades)))
@@ -331,52 +267,11 @@ class Points:
         picture = Image.fromarray(colormaps["magma"](shades, bytes=True)[..., :3])
         return captioned(picture, records[0]["predictions"])
 
-    # ---- checkpoints
-
-    @classmethod
-    def matches(cls, shapes):
-        return "enc.img_layer.weight" in shapes and any(name.startswith("base_model.stages.") for name in shapes)
-
-    @classmethod
-    def from_torch_shapes(cls, shapes):
-        """The task of a file; neighbours and sizes, which tensors do not tell, are those of the original's recipe."""
-        trunk = {name.removeprefix("base_model."): shape for name, shape in shapes.items() if "base_model." in name}
-        options = torch_names.infer_options(trunk)
-        deploy = options.pop("deploy")
-        options = {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}
-        for name, tensor in (("trans_dim", "enc.input_trans.weight"), ("graph_dim", "enc.graph_layer.0.weight")):
-            options[name] = next(iter(shapes.get(tensor, (4,))))
-        options["fusion"] = any(name.startswith("enc.fusion.") for name in shapes)
-        options["num_classes"] = next(iter(shapes.get("cls_head.cls_head.weight", (1,))))
-        width = next(iter(shapes.get("cls_head.norm.weight", (0,))))
-        views = tuple(range(min(max(width // options["dims"][-1], 1), 10)))
-        known = {40: "modelnet40", 15: "scanobjectnn"}.get(options["num_classes"])
-        return cls(options, read_labels(known) if known else (), views=views), deploy
-
-    @classmethod
-    def names_of(cls, variables):
-        return torch_names.name_table(variables, TORCH_MODULES)
-
-    def name_table(self, deploy=False):
-        return _name_table(dataclasses.replace(self, points=32, raw_points=32, view_size=28, object_size=None), deploy)
-
-
-@functools.lru_cache(maxsize=8)  # the layers around the trunk are traced
-def _name_table(task, deploy):
-    cloud = jax.ShapeDtypeStruct((1, task.points, 3), jnp.float32)
-    return Points.names_of(abstract_variables(task.module(deploy), cloud, cloud))
-
 
 def _poses(votes):
     if votes not in shapes_of_points.ANGLES:
         raise ValueError(f"votes is {votes!r}; expected one of {', '.join(map(str, shapes_of_points.ANGLES))}.")
     return shapes_of_points.fixed_poses(votes)
-
-
-def _hits(logits, label):
-    """Whether the label's logit is above all others; ties count against us, and so does a network that gives NaN."""
-    own = jnp.take_along_axis(logits, label[..., None], axis=-1)
-    return jnp.isfinite(own[..., 0]) & (jnp.sum(~(logits < own), axis=-1) == 1)
 
 
 def _densities(points, size):

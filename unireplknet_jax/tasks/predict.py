@@ -12,6 +12,7 @@ from PIL import Image
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
 from unireplknet_jax.models.program import AheadOfTime
+from unireplknet_jax.tasks.base import source_name
 
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
@@ -20,10 +21,11 @@ _NAMES_BY_CLASSES = {1000: ("imagenet1k", "ImageNet-1K"), 21841: ("imagenet22k",
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The records of one source, or why it could not be read."""
+    """The records of one source and the examples they are of, or why it could not be read."""
 
     source: str
     records: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
     error: str | None = None
 
 
@@ -100,25 +102,28 @@ def require_classifier(checkpoint):
 
 
 def predict_files(checkpoint, sources, batch_size=8):
-    """Yield a `Prediction` for every source, in order; examples are padded to full batches, so one program is compiled.
+    """Yield a `Prediction` for every source, in order: a path, or bytes with a name.
 
-    The network runs in the form of the checkpoint. Raises ValueError for a checkpoint without classifier.
+    Examples of the same shapes go through the network together, padded to full batches, so that few programs are
+    compiled; it runs in the form of the checkpoint. Raises ValueError for a checkpoint without classifier.
     """
     require_classifier(checkpoint)
-    task, module = checkpoint.task, checkpoint.module
-    jitted = jax.jit(lambda variables, batch: task.predict(module.apply, variables, batch))
-    combined, rows, step = getattr(task, "combined", list), None, None
+    task, network = checkpoint.task, None
     for chunk in _chunks(task, sources, batch_size):
         examples = [example for _, found, _ in chunk for example in found]
-        if step is None and examples:
-            rows = min(batch_size, len(examples))
-            count = max(len(examples), len(sources) if hasattr(sources, "__len__") else 0)
-            values = count * sum(examples[0][name].size for name in _array_names(examples[0]))
-            step = AheadOfTime(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
-        records = iter(_records(task, step, checkpoint.variables, examples, rows))
+        if network is None and examples:
+            network = _Network(checkpoint, examples, batch_size, len(sources) if hasattr(sources, "__len__") else 0)
+        preds = iter(network(examples) if examples else ())
         for source, found, error in chunk:
-            own = [record for record in (next(records) for _ in found) if record is not None]
-            yield Prediction(str(source), combined(own), error)
+            records = []
+            try:
+                for example, pred in [(example, next(preds)) for example in found]:
+                    record = task.record(pred, example)
+                    records += [] if record is None else [record]
+                records = task.combined(records)
+            except ValueError as failure:
+                records, error = [], str(failure)
+            yield Prediction(source_name(source), records, found, error)
 
 
 def _chunks(task, sources, size):
@@ -136,20 +141,38 @@ def _chunks(task, sources, size):
         yield chunk
 
 
-def _records(task, step, variables, examples, rows):
-    """The record of every example; `rows` go through the network at a time, the last ones filled up with zeros."""
-    for start in range(0, len(examples), rows or 1):
-        batch = examples[start : start + rows]
-        arrays = {name: np.stack([example[name] for example in batch]) for name in _array_names(batch[0])}
-        arrays["mask"] = np.ones(len(batch), np.float32)
-        padded = {name: np.pad(x, [(0, rows - len(x))] + [(0, 0)] * (x.ndim - 1)) for name, x in arrays.items()}
-        pred = jax.device_get(step(variables, padded))
-        for i, example in enumerate(batch):
-            yield task.record({name: value[i] for name, value in pred.items()}, example)
+class _Network:
+    """A checkpoint's network, compiled for batches of one size for each kind of example."""
 
+    def __init__(self, checkpoint, examples, batch_size, sources):
+        """examples: the first ones; sources: how many files there will be at least."""
+        task, module = checkpoint.task, checkpoint.module
+        self._variables, self._names = checkpoint.variables, list(task.specs(train=False)[0].inputs)
+        self._rows = min(batch_size, len(examples))
+        values = max(len(examples), sources) * sum(examples[0][name].size for name in self._names)
+        jitted = jax.jit(lambda variables, inputs: task.predict(module.apply, variables, inputs))
+        self._step = AheadOfTime(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
 
-def _array_names(example):
-    return [name for name, value in example.items() if isinstance(value, np.ndarray) and name != "id"]
+    def __call__(self, examples):
+        """The predictions for every example, {name: array}."""
+        found, groups = [None] * len(examples), {}
+        for index, example in enumerate(examples):
+            groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
+        for own in groups.values():
+            for start in range(0, len(own), self._rows):
+                some = own[start : start + self._rows]
+                pred = self._apply([examples[index] for index in some])
+                for row, index in enumerate(some):
+                    found[index] = {name: value[row] for name, value in pred.items()}
+        return found
+
+    def _apply(self, examples):
+        """{name: (rows, ...)}; the batch is filled up with zeros."""
+        inputs = {}
+        for name in self._names:
+            stacked = np.stack([example[name] for example in examples])
+            inputs[name] = np.pad(stacked, [(0, self._rows - len(stacked))] + [(0, 0)] * (stacked.ndim - 1))
+        return jax.device_get(self._step(self._variables, inputs))
 
 
 def tile(pictures, gap=8):

@@ -6,21 +6,18 @@ Paper: section 3.3 of the journal version (16 frames of 224 pixels become 896 x 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data import video as clips
-from unireplknet_jax.data.base import check_order
-from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
-from unireplknet_jax.data.label_names import read_labels
-from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.data.video_sets import open_videos
-from unireplknet_jax.tasks.base import check_number
-from unireplknet_jax.tasks.classification import Classification, captioned
+from unireplknet_jax.data.clips import frames as clips
+from unireplknet_jax.data.clips.sets import open_videos
+from unireplknet_jax.tasks.base import Spec, source_name
+from unireplknet_jax.tasks.labelled import captioned
+from unireplknet_jax.tasks.pixels import PixelClassifier
 
 LAYOUTS = ("grid", "reshape")
 
@@ -40,16 +37,16 @@ def clip_to_map(clip, layout, rows):
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoClassification(Classification):
+class VideoClassification(PixelClassifier):
     """Classify videos: clips of `frames` square frames of `image_size` pixels, by a classifier of their layout.
 
-    frames, stride, sampling: which frames of a video make a clip (`data.video.one_clip`; stride matters to "dense").
+    frames, stride, sampling: which frames of a video make a clip (`data.clips.frames.one_clip`; stride is of "dense").
     segments, crops: the views of a video, clips spread over time and windows along its longer side, whose
-    probabilities are averaged (original: 5 x 3); data["views"] takes other numbers, as recipes do in training.
+    probabilities are averaged (original: 5 x 3).
     layout, rows: as of `clip_to_map`; None: the number of rows that makes the most square grid, rather wide than high.
-    Augmentation is that of `Classification` with these differences: all frames of a clip get the same RandAugment,
+    Augmentation is that of `PixelClassifier` with these differences: all frames of a clip get the same RandAugment,
     first, with grey (128, 128, 128) from outside, then the same crop and flip; random erasing takes the same rectangle
-    in all frames, with other noise; mixup and cutmix mix whole clips. resize and crop_padding are for images alone.
+    in all frames, with other noise; mixup and cutmix mix whole clips.
     """
 
     frames: int = 16
@@ -61,65 +58,49 @@ class VideoClassification(Classification):
     rows: int | None = None
 
     name: ClassVar[str] = "video"
-    units: ClassVar[Mapping[str, str]] = Classification.units | {"count": "videos"}
+    units: ClassVar[Mapping[str, str]] = PixelClassifier.units | {"count": "videos"}
+    numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | dict.fromkeys(
+        ("frames", "stride", "segments", "crops"), "1 or more"
+    )
+    retired: ClassVar[Mapping[str, Any]] = {"resize": None, "crop_padding": 0}
+    why_broken = staticmethod(clips.why_broken)
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("frames", "stride", "segments", "crops"):
-            check_number(field, getattr(self, field), "1 or more")
-            if not isinstance(getattr(self, field), int):
-                raise ValueError(f"{field}={getattr(self, field)} must be a whole number.")
         for field, known in (("layout", LAYOUTS), ("sampling", clips.SAMPLINGS)):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is {getattr(self, field)!r}; expected {' or '.join(known)}.")
         if self.rows is not None and (self.rows < 1 or self.frames % self.rows):
             raise ValueError(f"{self.frames} frames do not fill {self.rows} rows; give a divisor, or None.")
-        if self.resize is not None or self.crop_padding:
-            raise ValueError("resize and crop_padding are for images; clips are cropped as crop_scale says.")
 
     @property
     def _rows(self):
         return self.rows or max(rows for rows in range(1, math.isqrt(self.frames) + 1) if self.frames % rows == 0)
 
-    def shapes(self, train):
-        clip, label = (
-            (self.frames, self.image_size, self.image_size, len(self.mean)),
-            jax.ShapeDtypeStruct((), jnp.int32),
-        )
+    def specs(self, train):
+        size = (self.frames, self.image_size, self.image_size, len(self.mean))
+        label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
         if train:
-            return ({"clip": jax.ShapeDtypeStruct(clip, jnp.uint8), "label": label},)
+            return (Spec({"clip": jax.ShapeDtypeStruct(size, jnp.uint8)}, label),)
         counts = dict.fromkeys((1, self.segments * self.crops))
-        return tuple({"views": jax.ShapeDtypeStruct((views, *clip), jnp.uint8), "label": label} for views in counts)
+        return tuple(Spec({"views": jax.ShapeDtypeStruct((views, *size), jnp.uint8)}, label) for views in counts)
+
+    def inputs(self, batch):
+        return (self._to_map(self.normalized(batch["views"][:, 0])),)
 
     # ---- host
 
-    @staticmethod
-    def _open(data, split):
+    def open_source(self, data, split):
         return open_videos(data["name"], split, data.get("dir") or None)
 
-    def dataset(self, data, split, train):
-        import grain
-
-        source, classes, broken = self._open(data, split), self.module().num_classes, data.get("broken", "refuse")
-        if len(source.labels) != classes:
-            raise ValueError(f"{data['name']} has {len(source.labels)} classes, but the model has {classes}.")
-        check_order(self.labels, source.labels, data["name"])
-        if train:
-            examples = AugmentedExamples(source, self._training_clip, broken, clips.why_broken)
-            return training_stream(range(len(source)), examples, data["seed"])
-        segments, crops = data.get("views") or (self.segments, self.crops)
-        task = dataclasses.replace(self, segments=segments, crops=crops)
-        source = without_broken(source, why=clips.why_broken) if broken == "skip" else source
-        return grain.MapDataset.source(TransformedExamples(source, task._viewed, clips.why_broken))
-
-    def _training_clip(self, example, rng):
+    def augmented(self, example, rng):
         clip = clips.read_frames(
             example["path"], lambda count: clips.one_clip(count, self.frames, self.stride, self.sampling, rng)
         )
         transform = clips.ClipTransform(self.image_size, self.crop_scale, self.flip, self.rand_augment)
         return {"clip": self._channels(transform(clip, rng)), "label": example["label"], "id": example["id"]}
 
-    def _viewed(self, example):
+    def prepared(self, example):
         return {"views": self._views(example["path"]), "label": example["label"], "id": example["id"]}
 
     def _views(self, path):
@@ -138,62 +119,46 @@ class VideoClassification(Classification):
         if pixels.shape[-1] == len(self.mean):
             return pixels
         flat = pixels.reshape(-1, *pixels.shape[-3:])
-        flat = np.stack([super(VideoClassification, self)._channels(picture) for picture in flat])
+        flat = np.stack([self.with_channels(picture) for picture in flat])
         return flat.reshape(*pixels.shape[:-1], -1)
 
     def read(self, source):
-        return [{"views": self._views(source), "id": str(source)}]
+        return [{"views": self._views(source), "id": source_name(source)}]
 
     # ---- device
 
-    def _training_inputs(self, batch, rng):
+    def training_inputs(self, batch, rng):
         # All frames of a clip side by side in the channels: one rectangle, one partner and one share for all of them.
-        clip = jnp.moveaxis(self._normalize(batch["clip"]), 1, 3)
+        clip = jnp.moveaxis(self.normalized(batch["clip"]), 1, 3)
         n, h, w, t, c = clip.shape
-        stacked, targets = self._augmented(clip.reshape(n, h, w, t * c), batch["label"], rng)
+        stacked, targets = self.erased_and_mixed(clip.reshape(n, h, w, t * c), batch["label"], rng)
         return self._to_map(jnp.moveaxis(stacked.reshape(n, h, w, t, c), 3, 1)), targets
 
     def _to_map(self, clip):
         return clip_to_map(clip, self.layout, self._rows)
 
-    def predict(self, apply, variables, batch):
+    def predict(self, apply, variables, inputs):
         """logits: (n, classes), of several views the logarithm of the mean of their probabilities."""
+        views = jnp.moveaxis(inputs["views"], 1, 0)
 
         def logits_of(clip):
-            return apply(variables, self._to_map(self._normalize(clip)))
+            return apply(variables, *self.inputs({"views": clip[:, None]}))
 
-        views = batch["views"]
-        if views.shape[1] == 1:
-            return {"logits": logits_of(views[:, 0])}
-        # One view after the other: all of them at once would take as many times the memory.
-        each = jax.lax.map(lambda clip: jax.nn.log_softmax(logits_of(clip)), jnp.moveaxis(views, 1, 0))
-        return {"logits": jax.nn.logsumexp(each, axis=0) - math.log(views.shape[1])}
+        if len(views) == 1:
+            logits = logits_of(views[0])
+        else:  # one view after the other: all of them at once would take as many times the memory
+            each = jax.lax.map(lambda clip: jax.nn.log_softmax(logits_of(clip)), views)
+            logits = jax.nn.logsumexp(each, axis=0) - math.log(len(views))
+        return {"logits": logits, "scores": jax.nn.softmax(logits)}
 
     # ---- host, afterwards
 
-    def draw(self, source, records):
-        clip = clips.read_frames(source, lambda count: self._over_time(count, 1)[0])
-        frames = clips.spatial_crops(clip, self.image_size, 1)
+    def draw(self, examples, records):
+        """The frames of the view in the middle."""
+        views = examples[0]["views"].reshape(self.segments, self.crops, *examples[0]["views"].shape[1:])
+        frames = views[self.segments // 2, self.crops // 2]
         edge = max(1, self.image_size // 32)
-        framed = np.pad(frames, ((0, 0), (0, 0), (edge, edge), (edge, edge), (0, 0)), constant_values=255)
-        grid = clip_to_map(framed, "grid", self._rows)[0]
-        return captioned(Image.fromarray(grid), records[0]["predictions"], size=448)
-
-    # ---- checkpoints
-
-    @classmethod
-    def matches(cls, shapes):
-        """Whether the tensors are those of the one network that the original's script trains.
-
-        Otherwise names and shapes are those of an image classifier, and only the user or card.json can tell: 400
-        classes and 11 x 11 kernels in the last stage no other model of the authors has.
-        """
-        kernel, head = (shapes.get(name, ()) for name in ("stages.3.0.dwconv.lk_origin.weight", "head.weight"))
-        return tuple(kernel[-1:]) == (11,) and tuple(head[:1]) == (400,)
-
-    @classmethod
-    def from_torch_shapes(cls, shapes):
-        task, deploy = super().from_torch_shapes(shapes)
-        if dict(task.model)["num_classes"] == 400:
-            task = dataclasses.replace(task, labels=read_labels("kinetics400"))
-        return dataclasses.replace(task, layout="reshape" if cls.matches(shapes) else "grid"), deploy
+        framed = np.pad(frames, ((0, 0), (edge, edge), (edge, edge), (0, 0)), constant_values=255)
+        grid = clip_to_map(framed[None], "grid", self._rows)[0]
+        picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
+        return captioned(picture, records[0]["predictions"], size=448)

@@ -6,6 +6,7 @@ import pathlib
 import jax
 
 from unireplknet_jax.train.finite import GROUP
+from unireplknet_jax.train.history import is_part
 from unireplknet_jax.train.metrics import FILE, read_metrics
 
 _COLUMNS = 4
@@ -23,7 +24,8 @@ def draw_curves(workdir):
         return
     rows = read_metrics(pathlib.Path(workdir) / FILE)
     names = sorted({name for row in rows for name in row} - {"step"})
-    names = [name for name in names if not _is_part(name) and len({row[name] for row in rows if name in row}) > 1]
+    names = [name for name in names if not (GROUP in name or is_part(name))]
+    names = [name for name in names if len({row[name] for row in rows if name in row}) > 1]
     if not names:
         return
     panels = {}  # "train/loss" and "eval/loss" share a panel
@@ -43,8 +45,3 @@ def draw_curves(workdir):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(pathlib.Path(workdir) / "curves.png", dpi=120)
-
-
-def _is_part(name):
-    metric = name.removeprefix("eval/").removeprefix("ema/").removeprefix("merged/")
-    return GROUP in name or (name.startswith("eval/") and "/" in metric)

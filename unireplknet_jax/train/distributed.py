@@ -100,6 +100,27 @@ def _gatherer(mesh):
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
+def from_first_process(compute):
+    """What a function gives on process 0, the only one that calls it, JSON-able, on every process; its error, too.
+
+    The others get a ValueError with the same sentence.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    result, failed = [], None
+    if jax.process_index() == 0:
+        try:
+            result = [{"value": compute()}]
+        except Exception as error:  # raised below, when the others know of it
+            result, failed = [{"error": str(error)}], error
+    (result,) = gather_rows(result)
+    if failed is not None:
+        raise failed
+    if "error" in result:
+        raise ValueError(result["error"])
+    return result["value"]
+
+
 def gather_rows(rows):
     """The JSON-able rows of all processes, in the order of the processes, on every one of them."""
     if jax.process_count() == 1:

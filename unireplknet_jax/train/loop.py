@@ -1,33 +1,32 @@
 """Training, from a recipe to a checkpoint of ours: one function to read from top to bottom."""
 
 import contextlib
+import dataclasses
 import itertools
 import logging
-import math
 
 import jax
 import numpy as np
 
 from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.models.program import compile_program
-from unireplknet_jax.models.reparameterize import is_merged, reparameterize
-from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, save_checkpoint
+from unireplknet_jax.tasks.checkpoint import initial_variables
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.curves import draw_curves
-from unireplknet_jax.train.distributed import Preempted, Preemption, gather_rows, to_host
-from unireplknet_jax.train.evaluate import evaluate, makes_records
+from unireplknet_jax.train.distributed import Preempted, Preemption, to_host
+from unireplknet_jax.train.evaluations import Evaluations, forms_of
 from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
-from unireplknet_jax.train.metrics import FILE, MetricWriter, Progress, read_metrics
+from unireplknet_jax.train.history import History, listed, named
+from unireplknet_jax.train.metrics import MetricWriter, Progress
 from unireplknet_jax.train.profile import Profiler
 from unireplknet_jax.train.recipe import completed, evaluation_options
 from unireplknet_jax.train.setup import make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
-from unireplknet_jax.train.step import make_eval_step, make_state, state_bytes, variables_of
+from unireplknet_jax.train.step import make_state, state_bytes
 from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 
 _log = logging.getLogger(__name__)
-_LOSSES = ("loss", "mse", "mae", "rmse")  # smaller is better, should stop.metric name one
 
 
 def train(config, workdir, profile=False):
@@ -47,15 +46,14 @@ def train(config, workdir, profile=False):
 def _train(config, workdir, profile, preemption):
     # ---- task and data
     config = completed(config)
-    data = {**config.data.to_dict(), **evaluation_options(config), "seed": config.seed}
+    data = {**config.data.to_dict(), "seed": config.seed}
     task = make_task(config)
-    if hasattr(task, "fitted_to"):
-        task = task.fitted_to(data)
+    split = task.open(data, data["train_split"], train=True)
+    test = task.open(data, data["eval_split"]) if data["eval_split"] else None
+    task = task.fitted_to(split, test)
     mesh = make_mesh(config.mesh.fsdp)
-    stream = task.dataset(data, data["train_split"], train=True)
-    test = task.dataset(data, data["eval_split"], train=False) if data["eval_split"] else None
-    # Counted without looking for broken pictures, whose places others take in training.
-    examples = len(task.dataset(data | {"broken": "refuse"}, data["train_split"], train=False))
+    stream = task.examples(split, train=True, seed=config.seed)
+    examples = len(task.examples(split, train=False))
 
     # ---- state and steps
     run = set_up(config, task, mesh, examples)
@@ -63,9 +61,7 @@ def _train(config, workdir, profile, preemption):
     initial = initial_variables(task, config.init) if config.init else None
     place = Workdir(workdir)
     place.require_room((config.checkpoint.keep + 1) * state_bytes(run.state))
-    facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
-    facts |= {"data.name": data["name"], "data.train_split": data["train_split"], "training examples": examples}
-    checkpoints = TrainCheckpoints(place.root, facts, run.state, config.checkpoint.keep)
+    checkpoints = TrainCheckpoints(place.root, _facts(config, examples), run.state, config.checkpoint.keep)
     state = checkpoints.restore()
     if state is None:
         with preemption.at_once(_untouched(0, steps)):
@@ -76,83 +72,28 @@ def _train(config, workdir, profile, preemption):
             f"the run in {workdir} already has {step} steps, but this recipe ends after {steps}; raise epochs, or use "
             "another workdir."
         )
-    eval_step = make_eval_step(task, mesh, deploy=False, predictions=makes_records(task))
     writer = MetricWriter(place.local, step)
+    history = History(place.local, step, config.stop.metric, task.higher_is_better)
+    measured = dataclasses.replace(task, **evaluation_options(config))
+    evaluations = Evaluations(config, task, measured, test, mesh, place.local, history, writer)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = run.eval_every
-    best, evaluated = best_so_far(place.local, task, step), evaluations_at(place.local, step)
-
-    def out_of_patience(step):
-        if not config.stop.patience:
-            return False
-        waited = evaluations_since_best(place.local, task, config.stop.metric, step)
-        if waited >= config.stop.patience:
-            _log.info("step %d  stopping: %d evaluations in a row were not better than the best", step, waited)
-        return waited >= config.stop.patience
-
-    def forms(state):
-        """{"": variables, "ema": their moving average}."""
-        return {"": variables_of(state)} | ({"ema": state["ema"]} if "ema" in state else {})
-
-    def measure(form, variables):
-        """{"top1": ...}, or {"ema/top1": ...}."""
-        with preemption.at_once(_saved(step, steps, workdir)):
-            found = evaluate(
-                task, variables, test, config.eval_batch_size, mesh=mesh, eval_step=eval_step,
-                num_threads=config.data.num_threads, workers=config.data.workers,
-            )  # fmt: skip
-        return {f"{form}/{name}" if form else name: value for name, value in found.items()}
-
-    def export(name, form, variables, note):
-        """A checkpoint of ours in the workdir, named "model" or "model_ema"."""
-        whole = to_host(mesh, variables)
-        if jax.process_index() == 0:
-            checkpoint = Checkpoint(task, whole, False, config.data.to_dict(), f"{data['name']}, {note}")
-            save_checkpoint(place.local / (f"{name}_{form}" if form else name), checkpoint, overwrite=True)
-
-    def evaluated_and_kept(state, step):
-        """The metrics of all forms, written down; a form that is better than before is exported."""
-        metrics = {}
-        for form, variables in forms(state).items():
-            found = measure(form, variables)
-            metrics |= found
-            name, value = next(iter(found.items()))
-            if _sign(task) * value > best.get(form, -math.inf):
-                best[form] = _sign(task) * value
-                export("best", form, variables, f"step {step} of {steps}, {name} {value:.6g}")
-        writer.write(step, {f"eval/{name}": value for name, value in metrics.items()})
-        _log.info("step %d  evaluated: %s", step, _listed(metrics))
-        return metrics
-
-    def publish():
-        writer.flush()
-        place.publish()
-
-    _describe(config, task, state, mesh, examples, test, step, steps)
+    _describe(config, state, mesh, examples, evaluations.dataset, step, steps)
 
     # ---- loop
-    micro_batches = train_batches(
-        stream,
-        config.batch_size // config.accumulate,
-        step * config.accumulate,
-        jax.process_index(),
-        jax.process_count(),
-        config.data.get("num_threads", 2),
-        config.data.get("workers", 0),
-    )
-    batches = _accumulated(micro_batches, config.accumulate)
+    batches, micro_batches = _batches(config, stream, step)
     sharding, programs, pending, scalars, metrics = micro_batch_sharding(mesh), {}, [], {}, {}
-    closing = map(contextlib.closing, (checkpoints, writer, profiler, micro_batches, batches))
     with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
-        for resource in closing:
-            stack.enter_context(resource)
+        for resource in (checkpoints, writer, profiler, micro_batches, batches):
+            stack.enter_context(contextlib.closing(resource))
         if preemption.reached(step):
             raise Preempted(_untouched(step, steps))
         # A state is saved before it is evaluated, so the process may have ended in between.
-        if test is not None and step and (step == steps or step % eval_steps == 0) and "eval" not in evaluated:
-            metrics = evaluated_and_kept(state, step)
-        stopping = out_of_patience(step)
+        if test is not None and step and (step == steps or step % eval_steps == 0) and not history.has(step, ""):
+            with preemption.at_once(_saved(step, steps, workdir)):
+                metrics = evaluations.keep(state, step, steps)
+        stopping = _out_of_patience(config, history, step)
         while step < steps and not stopping:
             batch = to_devices(sharding, next(batches))
             kind = tuple(sorted((name, leaf.shape) for name, leaf in batch.items()))
@@ -161,7 +102,7 @@ def _train(config, workdir, profile, preemption):
                 at_once = preemption.at_once(_untouched(step, steps)) if step == first else contextlib.nullcontext()
                 with at_once:
                     programs[kind] = compile_program(run.train_step, state, batch, what="the training step")
-            if step == first and hasattr(task, "preview"):
+            if step == first:
                 writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
             profiler.before(step, scalars)
             state, scalars = programs[kind](state, batch)
@@ -171,8 +112,7 @@ def _train(config, workdir, profile, preemption):
             preempted = preemption.reached(step)
             saving = measuring or preempted or step % config.checkpoint.every_steps == 0
             if step == first + 1 and step % config.log_every and not saving:
-                shown = {name: float(value) for name, value in scalars.items() if "/" not in name}
-                _log.info("step %d/%d  %s", step, steps, _listed(shown))
+                _log.info("step %d/%d  %s", step, steps, listed({"": jax.tree.map(float, scalars)}))
             if step % config.log_every == 0 or saving:
                 scalars = mean_of_finite(jax.device_get(pending), step, schedule)  # what is not finite is never saved
                 pending = []
@@ -182,84 +122,67 @@ def _train(config, workdir, profile, preemption):
                 shown = {name: value for name, value in scalars.items() if "/" not in name}
                 progress.line(step, shown | {"lr": schedule[step - 1]} | speed)
             if saving:
-                publish()  # the rows of a state are there before it is
+                _publish(writer, place)  # the rows of a state are there before it is
                 checkpoints.save(step, state)
             if preempted and step < steps:
                 raise Preempted(_saved(step, steps, workdir))
             if measuring and test is not None:
-                metrics = evaluated_and_kept(state, step)
-                stopping = out_of_patience(step)
+                with preemption.at_once(_saved(step, steps, workdir)):
+                    metrics = evaluations.keep(state, step, steps)
+                stopping = _out_of_patience(config, history, step)
             if measuring:
                 draw_curves(place.local)
-                publish()
+                _publish(writer, place)
             if measuring or saving or step == first + 1:
                 progress.restart(step)
 
         # ---- what is left behind
-        if test is not None:
-            if not metrics:
-                for form, variables in forms(state).items():
-                    metrics |= measure(form, variables)
-            if step > first or "eval/merged" not in evaluated:
-                with preemption.at_once(_saved(step, steps, workdir)):
-                    merged = _measure_merged(task, mesh, variables_of(state), test, config)
-                if merged:
-                    writer.write(step, {f"eval/merged/{name}": value for name, value in merged.items()})
-        for form, variables in forms(state).items():
-            export("model", form, variables, f"{step} steps")
+        with preemption.at_once(_saved(step, steps, workdir)):
+            if test is not None and not metrics:
+                metrics = named(evaluations.measure_forms(state))
+            if test is not None and (step > first or not history.has(step, "merged")):
+                evaluations.keep_merged(state, step)
+        for form, variables in forms_of(state).items():
+            evaluations.export("model", form, variables, f"{step} steps")
     draw_curves(place.local)
     place.publish()
     _log.info("wrote %s/model", workdir)
     return metrics
 
 
-def best_so_far(folder, task, step):
-    """{form: signed value} of the task's first metric in the rows of an earlier part of this run, on every process."""
-    best = {"": -math.inf, "ema": -math.inf}
-    for row in read_metrics(folder / FILE):
-        first = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
-        for form, prefix in (("", "eval/"), ("ema", "eval/ema/")):
-            names = [name for name in first if name.startswith(prefix) and name.count("/") == prefix.count("/")]
-            if names and row["step"] <= step:
-                best[form] = max(best[form], _sign(task) * row[names[0]])
-    if jax.process_count() > 1:  # only process 0 has the rows
-        from jax.experimental import multihost_utils
-
-        best = jax.tree.map(float, multihost_utils.broadcast_one_to_all(best))
-    return best
+def _facts(config, examples):
+    """What gives a run's numbers their meaning, and so has to be the same where it goes on."""
+    facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
+    facts |= {f"data.{name}": config.data[name] for name in ("name", "train_split")}
+    return facts | {"training examples": examples}
 
 
-def evaluations_at(folder, step):
-    """Which of "eval" and "eval/merged" have a row at this step, a list, on every process."""
-    names = {name for row in read_metrics(folder / FILE) if row["step"] == step for name in row}
-    merged = {name for name in names if name.startswith("eval/merged/")}
-    plain = {name for name in names - merged if name.startswith("eval/")}
-    return gather_rows([["eval"] * bool(plain) + ["eval/merged"] * bool(merged)])[0]  # process 0 has the rows
+def _batches(config, stream, step):
+    """(batches from a step on, {name: (accumulate, n, ...)}, and the micro-batches that they are made of)."""
+    micro_batches = train_batches(
+        stream,
+        config.batch_size // config.accumulate,
+        step * config.accumulate,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.num_threads,
+        config.data.workers,
+    )
+    return _accumulated(micro_batches, config.accumulate), micro_batches
 
 
-def evaluations_since_best(folder, task, metric, step):
-    """How many evaluations up to this step came after the best one, on every process; NaN never is the best.
+def _out_of_patience(config, history, step):
+    if not config.stop.patience:
+        return False
+    waited = history.since_best()
+    if waited >= config.stop.patience:
+        _log.info("step %d  stopping: %d evaluations in a row were not better than the best", step, waited)
+    return waited >= config.stop.patience
 
-    metric: as the recipe's `stop.metric`. ValueError if there are evaluations, and none has it.
-    """
-    since, best, unknown = 0, -math.inf, []
-    for row in read_metrics(folder / FILE):
-        found = [name for name in row if name.startswith("eval/") and not name.startswith("eval/merged/")]
-        if not found or row["step"] > step:
-            continue
-        names = [name.removeprefix("eval/") for name in found]
-        name = metric or names[0]
-        if name not in names:
-            unknown = names
-            break
-        plain = name.removeprefix("ema/")
-        sign = _sign(task) if plain == names[0] else -1 if plain.split("/")[0] in _LOSSES else 1
-        value = sign * row[f"eval/{name}"]
-        since, best = (0, value) if value > best else (since + 1, best)
-    since, unknown = gather_rows([[since, unknown]])[0]  # process 0 has the rows
-    if unknown:
-        raise ValueError(f"stop.metric={metric} is not measured; choose one of {', '.join(unknown[:20])}.")
-    return since
+
+def _publish(writer, place):
+    writer.flush()
+    place.publish()
 
 
 def _untouched(step, steps):
@@ -268,11 +191,6 @@ def _untouched(step, steps):
 
 def _saved(step, steps, workdir):
     return f"told to stop: step {step} of {steps} is saved in {workdir}; run the same command again."
-
-
-def _sign(task):
-    """1 where a larger value of the task's first metric is better, -1 where a smaller one is."""
-    return 1 if getattr(task, "higher_is_better", True) else -1
 
 
 def _accumulated(batches, count):
@@ -302,21 +220,7 @@ def _utilization(task):
     return chip and training_flops(task) / (chip.bf16_flops * jax.device_count())
 
 
-def _measure_merged(task, mesh, variables, test, config):
-    """The metrics of the merged form; nothing for a network that has none."""
-    if is_merged(variables):
-        return {}
-    merge = compile_program(jax.jit(reparameterize), variables, what="the merge", quick=True)
-    with_deploy = merge(variables)
-    metrics = evaluate(
-        task, with_deploy, test, config.eval_batch_size, mesh=mesh, deploy=True,
-        num_threads=config.data.num_threads, workers=config.data.workers,
-    )  # fmt: skip
-    _log.info("merged form: %s", _listed(metrics))
-    return metrics
-
-
-def _describe(config, task, state, mesh, examples, test, step, steps):
+def _describe(config, state, mesh, examples, test, step, steps):
     size = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     _log.info(
         "%s on %s: %d training and %d test examples, %.2f M parameters, batch %d on %d %s device(s)",
@@ -325,9 +229,3 @@ def _describe(config, task, state, mesh, examples, test, step, steps):
     )  # fmt: skip
     if step:
         _log.info("resuming at step %d of %d", step, steps)
-
-
-def _listed(values):
-    """Metrics on one line; parts of one ("rmse/lead 1"), of which there may be thousands, are in the files alone."""
-    shown = {name: value for name, value in values.items() if "/" not in name.removeprefix("ema/")}
-    return "  ".join(f"{name} {value:.5g}" for name, value in shown.items())

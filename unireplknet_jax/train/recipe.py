@@ -7,7 +7,8 @@ from ml_collections.config_dict import placeholder
 
 from unireplknet_jax.train.durations import DURATIONS
 
-MOVED = {"data.views": "eval.views", "data.votes": "eval.votes"}  # fields that older recipes have in another place
+# Fields of older recipes, and where the same is now.
+MOVED = {"data.votes": ("eval.votes",), "data.views": ("eval.segments", "eval.crops")}
 
 
 def base_config():
@@ -21,7 +22,7 @@ def base_config():
     config.task = ConfigDict({"name": "classification", "labels": (), "options": {}})
     config.data = ConfigDict(
         {
-            "name": "",  # as data.sources.open_source takes it
+            "name": "",  # as data.pictures.sets.open_source takes it
             "dir": "",  # a folder, where the source needs one; for tfds:NAME an address such as gs://B/F, too
             "train_split": "train",
             "eval_split": "test",  # "": no evaluation
@@ -31,12 +32,7 @@ def base_config():
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }
     )
-    config.eval = ConfigDict(
-        {
-            "views": (),  # of an example in the evaluations of a run; (): those of the task's options
-            "votes": 0,  # of an example in the evaluations of a run; 0: those of the task's options
-        }
-    )
+    config.eval = ConfigDict()  # options of the task that have another value in the run's evaluations
     config.batch_size = 0  # examples of one optimizer step, over all devices
     config.accumulate = 1  # micro-batches that a step is made of
     config.eval_batch_size = 0
@@ -98,16 +94,13 @@ def base_config():
 
 
 def completed(config):
-    """A recipe with `base_config`'s values for the fields it does not have, and fields that have moved in their places.
+    """A recipe with `base_config`'s values for the fields it does not have.
 
     Raises ValueError for a field of another type.
     """
     whole = base_config()
     try:
         whole.update(config.to_dict())
-        for before, now in MOVED.items():
-            if has_field(config, before) and not value_of(whole, now):
-                set_field(whole, now, value_of(config, before))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the recipe has a field of the wrong type: {str(error).splitlines()[0]}") from None
     keep_units(whole, {field for fields in DURATIONS for field in fields if has_field(config, field)})
@@ -115,8 +108,16 @@ def completed(config):
 
 
 def evaluation_options(config):
-    """What `config.eval` states, {"views": ..., "votes": ...}: data that the datasets of a task are opened with."""
-    return {name: value for name, value in config.eval.items() if value}
+    """The options of the task that hold in the evaluations of a run, {name: value}.
+
+    They are what `config.eval` states; votes and views in `config.data`, where older recipes have them, give way to it.
+    """
+    options, data = {}, config.data.to_dict()
+    if data.get("votes"):
+        options["votes"] = data["votes"]
+    if data.get("views"):
+        options["segments"], options["crops"] = data["views"]
+    return options | config.eval.to_dict()
 
 
 def value_of(config, field):
@@ -140,9 +141,10 @@ def set_field(config, field, value):
 
 
 def present_field(config, field):
-    """Where a recipe has what older ones have in this field."""
-    now = MOVED.get(field, field)
-    return now if has_field(config, now) and not has_field(config, field) else field
+    """Where a recipe has what older ones have in this field, if it is one field there, too."""
+    now = MOVED.get(field, ())
+    moved = len(now) == 1 and has_field(config, now[0]) and not has_field(config, field)
+    return now[0] if moved else field
 
 
 def keep_units(config, fields):

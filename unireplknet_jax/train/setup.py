@@ -11,7 +11,7 @@ from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.tasks.base import Task, check_number, get_task
 from unireplknet_jax.train.durations import DURATIONS, EVAL_EVERY, RUN, given, steps_of
 from unireplknet_jax.train.optimizer import make_optimizer, make_schedule, parameter_groups
-from unireplknet_jax.train.recipe import value_of
+from unireplknet_jax.train.recipe import evaluation_options, value_of
 from unireplknet_jax.train.sharding import micro_batch_sharding
 from unireplknet_jax.train.step import abstract_state, make_train_step
 
@@ -24,7 +24,6 @@ _NUMBERS = {
     "data.train_examples": "0 or more",
     "data.num_threads": "0 or more",
     "data.workers": "0 or more",
-    "eval.votes": "0 or more",
     "checkpoint.every_steps": "1 or more",
     "checkpoint.keep": "1 or more",
     "mesh.fsdp": "1 or more",
@@ -73,7 +72,9 @@ def make_task(config):
         duration = _values(config, fields)
         if not given(duration) and fields in (RUN, EVAL_EVERY):
             raise ValueError(f"{fields[0]}={duration[fields[0]]} must be above 0, unless {' or '.join(fields[1:])} is.")
-    return get_task(config.task.name, **config.task.options.to_dict(), labels=tuple(config.task.get("labels", ())))
+    options = config.task.options.to_dict() | {"labels": tuple(config.task.get("labels", ()))}
+    get_task(config.task.name, **options | evaluation_options(config))  # so that wrong ones are refused now
+    return get_task(config.task.name, **options)
 
 
 def set_up(config, task, mesh, examples):
@@ -118,10 +119,10 @@ def _describe(config, mesh):
 def abstract_batch(task, batch_size, accumulate, mesh):
     """The shapes of a train step's batch, {name: (accumulate, batch_size / accumulate, ...)}, with their sharding."""
     lead, sharding = (accumulate, batch_size // accumulate), micro_batch_sharding(mesh)
-    example = task.shapes(train=True)[0]
+    spec = task.specs(train=True)[0]
     return {
         name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
-        for name, leaf in example.items()
+        for name, leaf in {**spec.inputs, **spec.targets}.items()
     }
 
 
@@ -130,14 +131,9 @@ def training_flops(task):
 
     Three times those of the forward pass in training form, two for each multiply-accumulate.
     """
-    batch = {
-        name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in task.shapes(train=False)[0].items()
-    }
+    module = task.module()
 
-    def forward(batch):
-        def apply(_, *inputs, **options):
-            return task.module().init_with_output(jax.random.key(0), *inputs, **options)[0]
+    def forward(*inputs):
+        return module.init_with_output(jax.random.key(0), *inputs)[0]
 
-        return task.predict(apply, {}, batch)
-
-    return 6 * program_macs(forward, batch)
+    return 6 * program_macs(forward, *task.input_shapes(1))

@@ -53,7 +53,20 @@ def gather(mesh, tree):
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
-def to_devices(sharding, batch):
-    """This process's rows {name: array} as global arrays; examples' ids stay behind on the host."""
-    arrays = {name: rows for name, rows in batch.items() if isinstance(rows, np.ndarray) and name != "id"}
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in arrays.items()}
+def to_devices(sharding, batch, names=None):
+    """This process's rows {name: array} as global arrays; names: those that go there, None: all arrays but ids."""
+    if names is None:
+        names = [name for name, rows in batch.items() if isinstance(rows, np.ndarray) and name != "id"]
+    return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in names if name in batch}
+
+
+def own_rows(tree):
+    """This process's rows of global arrays that are split like a batch, as NumPy: nothing crosses processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(_own_rows, tree)
+
+
+def _own_rows(array):
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}  # of several axes, once
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])

@@ -1,0 +1,218 @@
+"""`predict`: the same numbers as the network itself, for any number of files, good and broken."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli.output import print_json
+from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.tasks.base import Spec, Task
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.tasks.predict import predict_files, tile, with_image_size, with_labels
+
+
+def predictions(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def expected_scores(path, files):
+    """Class probabilities (n, classes), by the book: one image after the other, float32."""
+    checkpoint = open_checkpoint(path)
+    task = checkpoint.task
+    pixels = np.stack([task.read(file)[0]["image"] for file in files]).astype(np.float32)
+    images = (pixels / 255 - np.float32(task.mean)) / np.float32(task.std)
+    return np.asarray(jax.nn.softmax(jax.jit(checkpoint.module.apply)(checkpoint.variables, images)))
+
+
+def test_scores_are_the_networks_whatever_the_batch(small, pictures, monkeypatch, capsys):
+    traces = []
+    predict = Classification.predict
+    monkeypatch.setattr(Classification, "predict", lambda *args: traces.append(1) or predict(*args))
+    assert main(["predict", small, *pictures, "--json", "--top", "10"]) == 0
+    document = predictions(capsys)
+    assert traces == [1]  # 11 files, batches of 8, one program
+    assert [result["file"] for result in document["results"]] == pictures
+    expected = expected_scores(small, pictures)
+    for result, row in zip(document["results"], expected, strict=True):
+        ranked = result["records"][0]["predictions"]
+        assert [entry["index"] for entry in ranked] == list(np.argsort(-row))
+        np.testing.assert_allclose([entry["score"] for entry in ranked], np.sort(row)[::-1], rtol=1e-4)
+    assert np.ptp([result["records"][0]["predictions"][0]["score"] for result in document["results"]]) > 1e-3
+
+
+def test_the_table_names_files_and_classes(small, pictures, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(f"thing {i}" for i in range(10)) + "\n")
+    picture = tmp_path / "drawn.png"
+    words = ["predict", small, *pictures[:3], "--top", "2", "--labels", str(labels), "--draw", str(picture)]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    blocks = captured.out.strip().split("\n\n")
+    assert len(blocks) == 3
+    best = expected_scores(small, pictures[:3])
+    for block, file, row in zip(blocks, pictures, best, strict=False):
+        lines = block.splitlines()
+        assert lines[0] == file
+        assert len(lines) == 4
+        assert lines[2].split() == [str(row.argmax()), "thing", str(row.argmax()), f"{row.max():.4f}"]
+    assert captured.err == f"drew {picture}\n"
+    with Image.open(picture) as drawn:
+        assert drawn.size == (2 * (224 + 8) + 8, 2 * (278 + 8) + 8)
+
+
+def test_broken_files_are_named_and_the_others_predicted(small, pictures, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(Path(pictures[0]).read_bytes()[:60])
+    bad = [str(broken), str(tmp_path / "missing.png"), str(tmp_path)]
+    assert main(["predict", small, pictures[0], bad[0], pictures[1], *bad[1:], "--json"]) == 1
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert [result["file"] for result in document["results"]] == pictures[:2]
+    assert [entry["file"] for entry in document["errors"]] == bad
+    lines = captured.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("unireplknet predict: error: ") for line in lines)
+    assert all(name in line for name, line in zip(bad, lines, strict=True))
+    np.testing.assert_allclose(
+        [result["records"][0]["predictions"][0]["score"] for result in document["results"]],
+        expected_scores(small, pictures[:2]).max(axis=1),
+        rtol=1e-4,
+    )
+
+
+def test_only_broken_files_are_an_error_and_an_empty_document(small, tmp_path, capsys):
+    assert main(["predict", small, str(tmp_path / "missing.png"), "--json"]) == 1
+    assert predictions(capsys)["results"] == []
+
+
+def test_a_backbone_has_nothing_to_predict(tiny, pictures, tmp_path, capsys):
+    backbone = str(tmp_path / "backbone.pth")
+    assert main(["convert", tiny, backbone, "--num-classes", "none"]) == 0
+    capsys.readouterr()
+    assert main(["predict", backbone, pictures[0]]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "has no classifier" in line
+    assert main(["evaluate", backbone, "--data", "digits"]) == 1
+    assert "has no classifier" in capsys.readouterr().err
+
+
+def test_an_unknown_file_says_how_inputs_are_prepared(tiny, small):
+    checkpoint = open_checkpoint(tiny)
+    same, (note,) = with_image_size(checkpoint, tiny)
+    assert same.task == checkpoint.task
+    assert "image_size 224" in note
+    assert "none of the published files" in note
+    smaller, (note,) = with_image_size(checkpoint, tiny, 96)
+    assert smaller.task.image_size == 96
+    assert "image_size 96" in note
+    assert with_image_size(open_checkpoint(small), small)[1] == []
+
+
+def test_the_note_and_the_size_reach_the_command(tiny, pictures, capsys):
+    assert main(["predict", tiny, pictures[0], "--image-size", "32", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("note: inputs are prepared with image_size 32")
+    json.loads(captured.out)
+
+
+def test_a_published_file_brings_its_own_preparation_and_names(tiny, tmp_path, capsys):
+    file = str(tmp_path / "unireplknet_s_in22k_to_in1k_384_acc86.44.pth")
+    assert main(["convert", tiny, str(tmp_path / "x.pth"), "--num-classes", "1000"]) == 0
+    shutil.move(tmp_path / "x.pth", file)
+    checkpoint, notes = with_image_size(open_checkpoint(file), file)
+    assert (checkpoint.task.image_size, checkpoint.task.resize, notes) == (384, "warp", [])
+    assert with_labels(checkpoint, file)[1] == []
+    assert checkpoint.task.labels == read_labels("imagenet1k")
+
+
+@pytest.mark.parametrize(("classes", "name"), [(1000, "imagenet1k"), (21841, "imagenet22k")])
+def test_as_many_classes_as_imagenet_take_its_names_with_a_note(classes, name, tiny):
+    checkpoint = open_checkpoint(tiny, num_classes=classes)
+    named, (note,) = with_labels(checkpoint, tiny)
+    assert named.task.labels == read_labels(name)
+    assert "names no classes" in note
+    trained_here = dataclasses.replace(checkpoint, data={"name": "mine"})
+    assert with_labels(trained_here, tiny)[0].task.labels == ()
+    other_number, notes = with_labels(open_checkpoint(tiny), tiny)
+    assert (other_number.task.labels, notes) == ((), [])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--top", "0"], 2, "--top is 0"),
+        (["--image-size", "0"], 2, "--image-size is 0"),
+        (["--draw", "x.jpg"], 2, "ends in .png"),
+        (["--draw", "nowhere/x.png"], 1, "does not exist"),
+        (["--labels", "nowhere.txt"], 1, "nowhere.txt: No such file"),
+        (["--labels", __file__], 1, "labels do not fit a model of 10 classes"),
+    ],
+)
+def test_wrong_options_are_one_line(words, code, message, small, capsys):
+    assert main(["predict", small, "missing.png", *words]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_labels_that_are_no_text_are_refused(tiny, small, capsys):
+    assert main(["predict", small, "missing.png", "--labels", tiny]) == 1
+    assert "not a text file" in capsys.readouterr().err
+
+
+def test_sources_with_several_or_no_examples_keep_their_records_together():
+    class Windows(Task):
+        """Reads "k" as k examples of one of two shapes, which no batch may mix; predicts twice their value."""
+
+        name = "windows"
+
+        def module(self, deploy=False):
+            return None
+
+        def read(self, source):
+            lengths = (3 + i % 2 for i in range(int(source)))
+            return [{"x": np.full(n, 10 * int(source) + i, np.float32), "id": source} for i, n in enumerate(lengths)]
+
+        def specs(self, train):
+            return (Spec({"x": jax.ShapeDtypeStruct((3,), np.float32)}, {}),)
+
+        def predict(self, apply, variables, inputs):
+            return {"y": 2 * inputs["x"][:, 0]}
+
+        def record(self, pred, example):
+            return {"id": example["id"], "y": float(pred["y"])}
+
+    @dataclasses.dataclass
+    class Checkpoint:
+        task: Windows
+        variables: dict
+        module: None = None
+
+        def apply(self):
+            raise NotImplementedError
+
+    checkpoint = Checkpoint(Windows(), {}, module=type("Module", (), {"apply": None}))
+    found = {
+        p.source: [r["y"] for r in p.records] for p in predict_files(checkpoint, ["5", "0", "2", "3"], batch_size=4)
+    }
+    assert found == {"5": [100, 102, 104, 106, 108], "0": [], "2": [40, 42], "3": [60, 62, 64]}
+
+
+def test_tiles_do_not_overlap():
+    colours = ["red", "green", "blue", "black", "yellow"]
+    sheet = tile([Image.new("RGB", (10, 20), colour) for colour in colours], gap=2)
+    counts = {colour: count for count, colour in sheet.getcolors()}
+    assert [counts[Image.new("RGB", (1, 1), colour).getpixel((0, 0))] for colour in colours] == [200] * 5
+    assert tile([]) is None
+
+
+def test_json_has_no_nan(capsys):
+    print_json({"a": [float("nan"), float("inf"), 1.5], 2: (True, None)})
+    assert predictions(capsys) == {"a": [None, None, 1.5], "2": [True, None]}

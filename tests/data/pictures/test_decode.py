@@ -1,0 +1,163 @@
+"""Any picture file as upright RGB, and files that are none."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireplknet_jax.data.pictures.decode import read_image
+
+RNG = np.random.default_rng(0)
+PICTURE = RNG.integers(0, 256, (5, 7, 3), np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(source):
+    image = read_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def grey(values):
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=-1)
+
+
+def test_path_bytes_and_pil_image_give_the_same_picture(tmp_path):
+    image = Image.fromarray(PICTURE)
+    path = tmp_path / "a.png"
+    image.save(path)
+    for source in (path, str(path), path.read_bytes(), bytearray(path.read_bytes()), image, Image.open(path)):
+        np.testing.assert_array_equal(pixels(source), PICTURE)
+    read_image(image).paste((0, 0, 0), (0, 0, 5, 5))
+    np.testing.assert_array_equal(np.asarray(image), PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, PICTURE),
+        (2, PICTURE[:, ::-1]),
+        (3, PICTURE[::-1, ::-1]),
+        (4, PICTURE[::-1]),
+        (5, PICTURE.swapaxes(0, 1)),
+        (6, np.rot90(PICTURE, -1)),
+        (7, PICTURE[::-1, ::-1].swapaxes(0, 1)),
+        (8, np.rot90(PICTURE, 1)),
+    ],
+)
+def test_every_exif_orientation_is_applied_once(orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(encoded(Image.fromarray(PICTURE), exif=exif))
+    np.testing.assert_array_equal(np.asarray(image), upright)
+    np.testing.assert_array_equal(pixels(image), upright)
+
+
+def test_a_broken_exif_block_does_not_cost_the_picture():
+    data = encoded(Image.fromarray(PICTURE), exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xffgarbage")
+    np.testing.assert_array_equal(pixels(data), PICTURE)
+
+
+def test_alpha_is_composited_on_white_and_opaque_pixels_stay_exact():
+    colours = np.full((1, 3, 4), (10, 20, 30, 0), np.uint8)
+    colours[0, 1, 3], colours[0, 2, 3] = 128, 255
+    assert pixels(encoded(Image.fromarray(colours))).tolist() == [[[255] * 3, [132, 137, 142], [10, 20, 30]]]
+    opaque = np.full((16, 16, 4), 255, np.uint8)
+    opaque[..., :3] = np.arange(256).reshape(16, 16, 1)
+    np.testing.assert_array_equal(pixels(Image.fromarray(opaque)), opaque[..., :3])
+
+
+def test_all_kinds_of_transparency_become_white():
+    grey_alpha = Image.fromarray(np.array([[[50, 0], [50, 255]]], np.uint8), "LA")
+    assert pixels(encoded(grey_alpha)).tolist() == [[[255] * 3, [50] * 3]]
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([1, 2, 3, 4, 5, 6])
+    assert pixels(encoded(palette)).tolist() == [[[1, 2, 3], [4, 5, 6]]]
+    for kind in ("PNG", "GIF"):
+        assert pixels(encoded(palette, kind, transparency=0)).tolist() == [[[255] * 3, [4, 5, 6]]]
+    keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
+    assert pixels(encoded(keyed, transparency=(1, 2, 3))).tolist() == [[[255] * 3, [4, 5, 6]]]
+    deep = Image.fromarray(np.array([[257, 514]], np.uint16))
+    assert pixels(encoded(deep, transparency=257)).tolist() == [[[255] * 3, [2] * 3]]
+
+
+def test_grey_bilevel_and_cmyk():
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(values))), grey(values))
+    bits = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    np.testing.assert_array_equal(pixels(encoded(bits)), grey([[0, 255]]))
+    inks = Image.fromarray(np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255]]], np.uint8), "CMYK")
+    assert pixels(encoded(inks, "TIFF")).tolist() == [[[255] * 3, [0, 255, 255], [0] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 128, 129, 257, 40000, 65535], np.uint16, [0, 0, 1, 1, 156, 255]),
+        ([0, 128, 129, 257, 40000, 65535], ">u2", [0, 0, 1, 1, 156, 255]),
+        ([0, 1, 2, 255], np.uint16, [0, 0, 0, 1]),
+        ([0, 257, 40000, 65535], np.int32, [0, 1, 156, 255]),
+        ([0, 1, 200, 255], np.int32, [0, 1, 200, 255]),
+        ([0, 50000, 100000], np.int32, [0, 128, 255]),
+        ([-10, 0, 10], np.int32, [0, 128, 255]),
+        ([0, 0.5, 1], np.float32, [0, 128, 255]),
+        ([0, 99.5, 255], np.float32, [0, 100, 255]),
+        ([-1, 0, np.nan, 1], np.float32, [0, 128, 128, 255]),
+        ([7e5, 7e5], np.float32, [0, 0]),
+    ],
+)
+def test_deep_grey_is_scaled_not_clipped(values, dtype, expected):
+    image = Image.fromarray(np.array([values], dtype))
+    np.testing.assert_array_equal(pixels(encoded(image, "TIFF")), grey([expected]))
+    np.testing.assert_array_equal(pixels(image), grey([expected]))
+
+
+def test_a_16_bit_png_is_scaled_and_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(np.array([[0, 65535], [25700, 25700]], np.uint16)), exif=exif)
+    np.testing.assert_array_equal(pixels(data), grey([[100, 0], [100, 255]]))
+
+
+def test_the_first_frame_of_an_animation_is_read():
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_a_truncated_file_is_named(tmp_path, kind):
+    data = encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)), kind)
+    path = tmp_path / "cut"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ValueError, match=r"cut is truncated or damaged|cut is not an image") as raised:
+        read_image(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_image_is_named(tmp_path, monkeypatch):
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    for name, message in {
+        "text.png": "text.png is not an image that Pillow can read",
+        "empty.jpg": "empty.jpg is not an image",
+        "absent.png": "cannot read .*absent.png .No such file or directory.; expected the path of an image file",
+        ".": "cannot read .* .Is a directory.",
+        "nul\0.png": "cannot read .*nul",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            read_image(str(tmp_path / name))
+    with pytest.raises(ValueError, match="the image given as 3 bytes is not an image"):
+        read_image(b"abc")
+    with pytest.raises(TypeError, match="from a ndarray; expected a path, bytes or a PIL image"):
+        read_image(PICTURE)
+    data = encoded(Image.fromarray(PICTURE))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"the image given as .* bytes holds more than 20 pixels"):
+        read_image(data)

@@ -1,0 +1,48 @@
+"""One process of evaluations whose task makes records: python evaluate_in_process.py BATCH_SIZE EXAMPLES...
+
+Evaluates sets of so many examples and prints the metrics of each as a line of JSON. They count the records whose
+prediction is that of their own example.
+"""
+
+import dataclasses
+import json
+import sys
+
+import grain
+import jax.numpy as jnp
+import numpy as np
+from linear import Linear
+
+from unireplknet_jax.train.distributed import join
+from unireplknet_jax.train.evaluate import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded(Linear):
+    """Predicts a row x (4,) that no other example has."""
+
+    def predict(self, apply, variables, batch):
+        return {"x": variables["weight"] * batch["x"]}
+
+    def totals(self, pred, batch):
+        return {"examples": jnp.sum(batch["mask"]), "sum": jnp.sum(batch["mask"] * pred["x"][:, 0])}
+
+    def record(self, pred, example):
+        return {"id": int(example["id"]), "own": bool(np.all(pred["x"] == 3 * example["x"]))}
+
+    def metrics(self, totals, records):
+        counts = {"records": len(records), "ids": len({row["id"] for row in records})}
+        own = sum(row["own"] for row in records)
+        return {name: float(total) for name, total in totals.items()} | counts | {"own": own}
+
+
+def main(batch_size, *counts):
+    join()
+    for count in counts:
+        rows = [{"id": i, "x": np.arange(4 * i, 4 * i + 4, dtype=np.float32)} for i in range(count)]
+        dataset, variables = grain.MapDataset.source(rows), {"weight": np.float32(3)}
+        print(json.dumps(evaluate(Recorded(), variables, dataset, batch_size)))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

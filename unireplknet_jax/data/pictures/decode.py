@@ -1,0 +1,104 @@
+"""Any picture file as upright RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from unireplknet_jax.data.broken import name_of
+
+
+def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
+    """The picture in a file, in bytes or in a PIL image, as an upright 8-bit RGB PIL image.
+
+    Whatever Pillow opens is read; of an animation, the first frame (of a PIL image, the frame it stands at).
+    - The EXIF orientation is applied. The original does not look at it and sees such a photo lying on its side.
+    - Transparency (alpha, a palette's or a colour key) is composited on white. This differs from the original's
+      `convert("RGB")`, which drops it, only where a picture is transparent.
+    - Grey deeper than 8 bits is scaled, where `convert("RGB")` would clip it at 255: 16-bit modes by 255/65535; 32-bit
+      integers and floats from the smallest range that holds all values (0..255, 0..65535; for floats also 0..1), else
+      from the picture's own minimum..maximum. NaN and infinities become 0.
+
+    Raises ValueError with the file's name (of bytes, their attribute `name`, if they have one) where there is no
+    readable image, TypeError for another kind of source.
+    """
+    if isinstance(source, Image.Image):
+        picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
+        return picture.copy() if picture is source else picture
+    if isinstance(source, bytes | bytearray | memoryview):
+        data, name = bytes(source), getattr(source, "name", f"the image given as {len(source)} bytes")
+    elif isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        try:
+            with open(source, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"cannot read {name} ({reason}); expected the path of an image file") from error
+    else:
+        raise TypeError(f"cannot read an image from a {type(source).__name__}; expected a path, bytes or a PIL image")
+    return _decode(lambda: Image.open(io.BytesIO(data)), name)
+
+
+def why_broken(example: dict[str, Any]) -> str | None:
+    """The sentence that names the picture of an example and says why it cannot be decoded; None where it can."""
+    image = example["image"]
+    if isinstance(image, np.ndarray):
+        return None
+    try:
+        read_image(image)
+    except ValueError as error:
+        return str(error).replace(f"the image given as {len(image)} bytes", name_of(example))
+    return None
+
+
+def _decode(open_image, name: str) -> Image.Image:
+    try:
+        image = open_image()
+        image.load()
+        return _flatten(_upright(image))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not an image that Pillow can read; expected for example a JPEG or PNG") from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(f"{name} holds more than {limit:,} pixels, which is refused; make it smaller first") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what Pillow's decoders raise on damaged data is of many kinds
+        raise ValueError(f"{name} is truncated or damaged ({error}); replace the file with a whole one") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # a picture with a broken EXIF block is a good picture without an orientation
+        return image
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _to_8_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    values = np.where(np.isfinite(values), values, 0.0)
+    low, high = values.min(), values.max()
+    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
+    fitting = [top for top in ranges if low >= 0 and high <= top]
+    if fitting:
+        low, high = 0.0, fitting[0]
+    scaled = np.floor((values - low) * (255 / max(high - low, 1e-300)) + 0.5)
+    if "transparency" in image.info:
+        scaled[values == image.info["transparency"]] = 255
+    return Image.fromarray(scaled.astype(np.uint8))

@@ -1,0 +1,150 @@
+"""What tasks with class names share: classes of the data, ranked records, hits, captioned pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+from unireplknet_jax.data.base import check_order, check_same_labels
+from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
+from unireplknet_jax.data.pipeline import training_stream
+from unireplknet_jax.tasks.base import Record, Split, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Task):
+    """A task whose network ends in a logit for each class, "num_classes" of the option `model`.
+
+    Derived classes give `open_source`, `prepared`, `augmented` and `why_broken` in place of `open` and `examples`.
+    """
+
+    model: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+
+    why_broken: ClassVar[Callable[[Mapping[str, Any]], str | None]]  # what is wrong with an example's file
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.waits and self.labels and self.classes != len(self.labels):
+            raise ValueError(f"{len(self.labels)} labels do not fit a model of {self.classes} classes.")
+
+    @property
+    def waits(self) -> bool:
+        """Whether the number of classes is left to the data: num_classes=0."""
+        return dict(self.model).get("num_classes") == 0
+
+    @functools.cached_property
+    def classes(self) -> int:
+        """The number of classes; None for a network that ends in maps."""
+        return self.module().num_classes
+
+    def require_classes(self) -> None:
+        """Raise ValueError while the number of classes is left to the data."""
+        if self.waits:
+            raise ValueError("the number of classes is left to the data; give model.num_classes where there is none.")
+
+    # ---- host
+
+    def open_source(self, data: Mapping[str, Any], split: str) -> Any:
+        """A source with `labels` and examples that have a "label" or "classes" and an "id"."""
+        raise NotImplementedError
+
+    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        """An example of a source as one of an evaluation."""
+        raise NotImplementedError
+
+    def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """An example of a source as one of training."""
+        raise NotImplementedError
+
+    def open(self, data, split, train=False):
+        source, broken = self.open_source(data, split), data.get("broken", "refuse")
+        if broken == "skip" and not train:
+            source = without_broken(source, why=self.why_broken)
+        return Split(source, data["name"], split, broken)
+
+    def fitted_to(self, train, evaluation):
+        """The task with the classes of the training data, where it has none and they are as many as the model's.
+
+        Raises ValueError if the training and the evaluation split have other classes or another order of them.
+        """
+        labels = tuple(train.source.labels)
+        if evaluation is not None:
+            check_same_labels(labels, evaluation.source.labels, train.name, evaluation.name)
+        if not self.waits and (self.labels or self.classes != len(labels)):
+            return self
+        return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
+
+    def check_classes(self, split: Split) -> None:
+        """Raise ValueError for data with another number of classes than the model, or with its own in another order."""
+        if len(split.source.labels) != self.classes:
+            raise ValueError(f"{split.data} has {len(split.source.labels)} classes, but the model has {self.classes}.")
+        check_order(self.labels, split.source.labels, split.data)
+
+    def examples(self, split, train, seed=0):
+        import grain
+
+        self.check_classes(split)
+        if train:
+            return training_stream(range(len(split.source)), self.augmented_examples(split), seed)
+        return grain.MapDataset.source(TransformedExamples(split.source, self.prepared, self.why_broken))
+
+    def augmented_examples(self, split: Split) -> AugmentedExamples:
+        return AugmentedExamples(split.source, self.augmented, split.broken, self.why_broken)
+
+    # ---- host, afterwards
+
+    def record(self, pred, example):
+        """All classes, best first; None for an example whose class is known."""
+        if "label" in example:
+            return None
+        return self.ranked_record(example["id"], pred["scores"])
+
+    def ranked_record(self, name: Any, scores: np.ndarray) -> Record:
+        names = self.labels or [f"class {index}" for index in range(len(scores))]
+        order = np.argsort(-np.asarray(scores), kind="stable")
+        return {
+            "id": name,
+            "predictions": [{"index": int(i), "label": names[i], "score": float(scores[i])} for i in order],
+        }
+
+
+def misses(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """(n, classes), (n,) -> (n,): how many other classes stand above the label's.
+
+    Ties count against us, and so does a network that gives NaN, however few classes there are.
+    """
+    own = jnp.take_along_axis(logits, label[:, None], axis=-1)
+    return jnp.where(jnp.isfinite(own[:, 0]), jnp.sum(~(logits < own), axis=-1) - 1, jnp.inf)
+
+
+def masked_sum(mask: jax.Array, values: jax.Array) -> jax.Array:
+    """The sum of (n,) values where the mask is above 0; what stands elsewhere may be NaN."""
+    return jnp.sum(jnp.where(mask > 0, values, 0.0))
+
+
+def counted(totals: Mapping[str, np.ndarray]) -> float:
+    """totals["count"]; ValueError for none."""
+    count = float(totals["count"])
+    if not count:
+        raise ValueError("there is nothing to evaluate: the data set is empty.")
+    return count
+
+
+def captioned(picture: Image.Image, predictions: list[dict[str, Any]], size: int = 224) -> Image.Image:
+    """A picture, brought to `size` pixels, above the three best of its predictions."""
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    picture = picture.resize((width, height), Image.Resampling.NEAREST)
+    canvas = Image.new("RGB", (size, size + 54), "white")
+    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    text = [f"{row['label'][:26]} {100 * row['score']:.1f} %" for row in predictions[:3]]
+    ImageDraw.Draw(canvas).multiline_text((8, size + 4), "\n".join(text), fill="black", spacing=3)
+    return canvas

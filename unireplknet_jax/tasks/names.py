@@ -1,0 +1,66 @@
+"""Which task a PyTorch file belongs to, told by the names of its tensors before any task is imported.
+
+Every task has a file of its own for its names, `<task>_names.py`, with an object `NAMES` of a class made from `Names`.
+"""
+
+import importlib
+
+from unireplknet_jax.models import torch_names
+
+# Where the blocks are, most telling first: every UniRepLKNet with a classifier passes for one of pictures.
+_TRUNKS = {
+    "encoder.stages.": "forecasting",
+    "base_model.stages.": "points",
+    "v.stages.": "audio",
+    "stages.": "classification",
+}
+NAMED = ("forecasting", "points", "video", "audio", "classification")
+
+
+class Names:
+    """The original's names of a task's tensors. shapes: {PyTorch name: shape}."""
+
+    def matches(self, shapes):
+        """Whether tensors of these names are this task's."""
+        raise NotImplementedError
+
+    def options(self, shapes):
+        """(the task's options that fit a state dict, whether it is in merged form); ValueError for what fits none."""
+        raise NotImplementedError
+
+    def table(self, variables):
+        """{PyTorch name: `torch_names.Entry`} of a network's variables, arrays or shapes."""
+        return torch_names.name_table(variables)
+
+    def canonical(self, name):
+        """The name in `table` of a tensor that files have under other names, too; None: it has no use here."""
+        return name
+
+    def aliases(self, table):
+        """{second name: name} of the tensors that the original registers twice."""
+        del table
+        return {}
+
+
+def names_of_task(name) -> Names:
+    """The `Names` of a task; ValueError for an unknown one."""
+    if name not in NAMED:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(NAMED)}.")
+    return importlib.import_module(f"unireplknet_jax.tasks.{name}_names").NAMES
+
+
+def task_of_file(shapes):
+    """The name of the task whose tensors these are; None for those of no UniRepLKNet."""
+    found = [name for prefix, name in _TRUNKS.items() if any(tensor.startswith(prefix) for tensor in shapes)]
+    candidates = [name for name in NAMED if name in found or (name == "video" and "classification" in found)]
+    return next((name for name in candidates if names_of_task(name).matches(shapes)), None)
+
+
+def task_of_variables(variables):
+    """(the name of the task whose network these variables are, {PyTorch name: Entry} of them); (None, {}) for none."""
+    for name in NAMED:
+        names = names_of_task(name)
+        table = names.table(variables)
+        if names.matches({tensor: entry.shape for tensor, entry in table.items()}):
+            return name, table
+    return None, {}

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
+from unireplknet_jax.data.pictures import sets as pictures
+from unireplknet_jax.tasks import classification
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train import workdir as workdir_module
@@ -113,6 +115,15 @@ def test_a_run_leaves_everything_behind(finished):
     checkpoint = open_checkpoint(workdir / "model")
     assert checkpoint.module.kernel_sizes == ((), (0, 3), (), ())
     assert (checkpoint.data["name"], checkpoint.source, checkpoint.merged) == ("digits", "digits, 10 steps", False)
+
+
+def test_a_run_opens_each_split_once(tmp_path, monkeypatch):
+    opened, real = [], pictures.open_source
+    monkeypatch.setattr(classification, "open_source", lambda *args: opened.append(args[1]) or real(*args))
+    config = make_config(epochs=1)
+    config.task.options.model.num_classes, config.task.labels = 0, ()
+    train(config, tmp_path)
+    assert opened == ["train", "test"]
 
 
 def test_what_is_measured_is_written(finished):

@@ -5,7 +5,6 @@ to be decided.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,11 +20,9 @@ from unireplknet_jax.data.series.stations import check_same_stations, check_tree
 from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
 from unireplknet_jax.data.series.windows import Windows, check_measured, checked, continued, read_table
 from unireplknet_jax.nn.corrformer import Corrformer
+from unireplknet_jax.tasks import forecast_errors
 from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training, source_name
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
-
-_ERRORS = ("mse", "mae", "rmse")
-_SUMS = ("squared", "absolute", "persistence", "climatology", "count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,22 +299,7 @@ class Forecasting(Task):
 
     def metrics(self, totals, records):
         del records
-        sums = {name: np.asarray(totals[name], np.float64) for name in _SUMS}
-        if not sums["count"].sum():
-            raise ValueError("there is nothing to evaluate: the data set is empty, or every value of it is missing.")
-        mse, mae, rmse = _errors(sums)
-        against = {
-            name: 1 - mse / _share(sums[name].sum(), sums["count"].sum()) for name in ("persistence", "climatology")
-        }
-        found = {"mse": mse, "mae": mae, "rmse": rmse}
-        found |= {f"skill_{name}": value for name, value in against.items()} | {"count": sums["count"].sum()}
-        for index in range(self.horizon):
-            lead = _errors({name: value[index] for name, value in sums.items()})
-            found |= {f"{name}/lead {index + 1}": value for name, value in zip(_ERRORS, lead, strict=True)}
-        for index, station in enumerate(self.labels):
-            own = _errors({name: value[:, index] for name, value in sums.items()})
-            found |= {f"{name}/{station}": value for name, value in zip(_ERRORS, own, strict=True)}
-        return {name: float(value) for name, value in found.items()}
+        return forecast_errors.metrics(totals, self.labels)
 
     def draw(self, examples, records):
         series = examples[0]["series"]
@@ -331,17 +313,6 @@ class Forecasting(Task):
 def _unchanged(example, rng):
     del rng
     return example
-
-
-def _share(total, count):
-    return total / count if count else math.nan
-
-
-def _errors(sums):
-    """(MSE, MAE, RMSE) of sums of any shape."""
-    count = sums["count"].sum()
-    mse, mae = _share(sums["squared"].sum(), count), _share(sums["absolute"].sum(), count)
-    return mse, mae, math.sqrt(mse)
 
 
 def _short(value):

@@ -175,7 +175,11 @@ class Task:
         del split
 
     def read(self, source: Any) -> list[Example]:
-        """A user's file, a path or bytes with a name, as examples with an "id", which windows or crops of it share."""
+        """A user's file, a path or bytes with a name, as examples with an "id", which windows or crops of it share.
+
+        Derived classes take arrays (and PIL images) besides, where these say all that a file would. ValueError, one
+        sentence, for what cannot be read.
+        """
         raise NotImplementedError
 
     # ---- device, pure, inside jit
@@ -241,11 +245,6 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
     module, attribute = TASKS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def source_name(source: Any) -> str:
-    """What records call a user's file: its path, or the name that bytes have."""
-    return source.name if isinstance(source, bytes) else str(source)
 
 
 def check_number(name: str, value: float, allowed: str) -> None:

@@ -6,22 +6,21 @@ to be decided.
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.series.sets import open_series
 from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
 from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
-from unireplknet_jax.data.series.windows import Windows, check_measured, checked, continued, read_table
+from unireplknet_jax.data.series.windows import Windows, check_measured, continued, read_stations
 from unireplknet_jax.nn.corrformer import Corrformer
 from unireplknet_jax.tasks import forecast_errors
-from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training, source_name
+from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 
 
@@ -187,7 +186,8 @@ class Forecasting(Task):
         series = self._read_series(source)
         steps = len(series.times)
         if steps < self.history:
-            raise ValueError(f"{source} has {steps} rows; expected {self.history} or more, a history of the model.")
+            name = source_name(source)
+            raise ValueError(f"{name} has {steps} rows; expected {self.history} or more, a history of the model.")
         windows = self._windows(continued(series, self.horizon))
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):
@@ -204,21 +204,7 @@ class Forecasting(Task):
     def _read_series(self, source):
         if not self.labels:
             raise ValueError("this checkpoint does not name its stations; train a recipe from it (config.init) first.")
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(
-                f"there is no file {source}; expected a CSV with time,STATION,... and a row for each time."
-            )
-        times, values, names = read_table(path)
-        missing = [name for name in self.labels if name not in names]
-        if missing:
-            raise ValueError(
-                f"{source} has no column for {listed(missing)}; expected the {len(self.labels)} stations of the model."
-            )
-        found = checked(str(source), times, values[:, [names.index(name) for name in self.labels]], self.labels)
-        if found.step != self.step:
-            raise ValueError(f"{source} has a row every {found.step} s; the model expects one every {self.step} s.")
-        return found
+        return read_stations(source, self.labels, self.step)
 
     # ---- device
 

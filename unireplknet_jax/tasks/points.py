@@ -15,13 +15,14 @@ import numpy as np
 import optax
 from PIL import Image
 
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.shapes import points as shapes_of_points
 from unireplknet_jax.data.shapes.sets import open_points
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier, RenderingEncoder, view_table
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
-from unireplknet_jax.tasks.base import Spec, apply_training, source_name
+from unireplknet_jax.tasks.base import Spec, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
@@ -177,7 +178,10 @@ class Points(Labelled):
         return {"points": points, "poses": _poses(self.votes), "label": example["label"], "id": example["id"]}
 
     def read(self, source):
-        points = self._read({"path": str(source), "up": self.up}, np.random.default_rng(0))
+        """A file, or the points of a cloud, (N, 3) or more columns, of which `up` points upwards."""
+        content = "points" if isinstance(source, np.ndarray) else "file"
+        example = {"path": source_name(source), "up": self.up, content: source}
+        points = self._read(example, np.random.default_rng(0))
         return [{"points": points, "poses": _poses(self.votes), "id": source_name(source)}]
 
     # ---- device

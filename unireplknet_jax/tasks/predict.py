@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
 from unireplknet_jax.models.program import AheadOfTime
-from unireplknet_jax.tasks.base import source_name
 
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21

@@ -15,7 +15,8 @@ from PIL import Image
 
 from unireplknet_jax.data.clips import frames as clips
 from unireplknet_jax.data.clips.sets import open_videos
-from unireplknet_jax.tasks.base import Spec, source_name
+from unireplknet_jax.data.files import source_name
+from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.labelled import captioned
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
@@ -123,6 +124,7 @@ class VideoClassification(PixelClassifier):
         return flat.reshape(*pixels.shape[:-1], -1)
 
     def read(self, source):
+        """A file, or all frames of a video, (t, h, w, 3) uint8."""
         return [{"views": self._views(source), "id": source_name(source)}]
 
     # ---- device

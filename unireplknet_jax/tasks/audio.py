@@ -84,6 +84,11 @@ class Audio(Labelled):
     roll: int = 0
 
     name: ClassVar[str] = "audio"
+    sample: ClassVar[str] = "bell.wav"
+    hub_task: ClassVar[str] = "audio-classification"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds"),
+    )
     makes_records: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS

@@ -30,6 +30,9 @@ class Classification(PixelClassifier):
     crop_padding: int = 0
 
     name: ClassVar[str] = "classification"
+    sample: ClassVar[str] = "rose.jpg"
+    hub_task: ClassVar[str] = "image-classification"
+    preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
     numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | {"crop_padding": "0 or more"}
     why_broken = staticmethod(why_broken)
 

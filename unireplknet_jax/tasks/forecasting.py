@@ -58,6 +58,9 @@ class Forecasting(Task):
     climatology: tuple[tuple[float, ...], ...] = ()
 
     name: ClassVar[str] = "forecasting"
+    sample: ClassVar[str] = "stations.csv"
+    hub_task: ClassVar[str] = "time-series-forecasting"
+    preparation: ClassVar[tuple[str, ...]] = ("history", "step", "scaling", "mean", "std")
     higher_is_better: ClassVar[bool] = False  # an error leads
     ranked: ClassVar[bool] = False
 
@@ -233,6 +236,11 @@ class Forecasting(Task):
             "climatology": jnp.einsum("npk,ks->nps", inputs["seasons"], jnp.asarray(coefficients, jnp.float32)),
         }
         return {name: self.scale * value for name, value in pred.items()}
+
+    def features(self, trunk, variables, inputs):
+        raise ValueError(
+            "a table of stations has no embedding: its trunk sees each group of stations as a map of its own."
+        )
 
     def totals(self, pred, batch):
         weight = batch["known"] * batch["mask"][:, None, None]

@@ -63,6 +63,10 @@ class Points(Labelled):
     scale: tuple[float, float] | None = (2 / 3, 3 / 2)
 
     name: ClassVar[str] = "points"
+    sample: ClassVar[str] = "chair.off"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("points", "raw_points", "view_size", "neighbours", "unit_sphere", "up", "votes", "mean", "std"),
+    )
     units: ClassVar[Mapping[str, str]] = {"OA": "%", "mAcc": "%", "single": "%", "loss": "nats", "count": "shapes"}
     numbers: ClassVar[Mapping[str, str]] = {"label_smoothing": "0 or more and below 1"}
     why_broken = staticmethod(shapes_of_points.why_broken)
@@ -228,6 +232,12 @@ class Points(Labelled):
             each = jnp.moveaxis(jax.lax.map(logits_of, jnp.moveaxis(poses, 1, 0)), 0, 1)
         logits = jnp.mean(each, axis=1)
         return {"logits": logits, "scores": jax.nn.softmax(logits), "each": each}
+
+    def features(self, trunk, variables, inputs):
+        coordinates, poses = self._farthest(inputs["points"], self.points), jnp.moveaxis(inputs["poses"], 1, 0)
+        # (poses, n * views, c): the trunk sees every view as a picture of its own.
+        each = jax.lax.map(lambda pose: trunk(variables, coordinates, transformed(coordinates, pose)), poses)
+        return jnp.mean(each.reshape(len(poses), len(coordinates), len(self.views), -1), axis=(0, 2))
 
     def totals(self, pred, batch):
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]

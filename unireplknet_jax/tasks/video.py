@@ -59,6 +59,11 @@ class VideoClassification(PixelClassifier):
     rows: int | None = None
 
     name: ClassVar[str] = "video"
+    sample: ClassVar[str] = "skating.mp4"
+    hub_task: ClassVar[str] = "video-classification"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("image_size", "frames", "stride", "sampling", "segments", "crops", "layout", "mean", "std"),
+    )
     units: ClassVar[Mapping[str, str]] = PixelClassifier.units | {"count": "videos"}
     numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | dict.fromkeys(
         ("frames", "stride", "segments", "crops"), "1 or more"
@@ -152,6 +157,11 @@ class VideoClassification(PixelClassifier):
             each = jax.lax.map(lambda clip: jax.nn.log_softmax(logits_of(clip)), views)
             logits = jax.nn.logsumexp(each, axis=0) - math.log(len(views))
         return {"logits": logits, "scores": jax.nn.softmax(logits)}
+
+    def features(self, trunk, variables, inputs):
+        views = jnp.moveaxis(inputs["views"], 1, 0)
+        each = jax.lax.map(lambda clip: trunk(variables, *self.inputs({"views": clip[:, None]})), views)
+        return jnp.mean(each, axis=0)
 
     # ---- host, afterwards
 

@@ -161,12 +161,12 @@ def located(name: str | os.PathLike) -> Path:
         return download(weights)
     if path.name != text:
         raise ValueError(f"{text} does not exist.")
-    near = difflib.get_close_matches(text, _names())
+    near = difflib.get_close_matches(text, names())
     hint = f"did you mean {' or '.join(near)}?" if near else "published names begin with unireplknet_."
     raise ValueError(f"{text} does not exist, and is no published name; {hint}")
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
     """All published names, those that need no tag the shorter way, too."""
     short = [model for model in PUBLISHED if len(_tags(model)) == 1]
     return short + [f"{row.model}.{row.tag}" for row in _ROWS]

@@ -1,26 +1,36 @@
 """Checkpoints of ours: a directory with `card.json` and the variables as an Orbax tree."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
 
 CARD = "card.json"
 VARIABLES = "variables"
 STATES = "checkpoints"  # in the workdir of a training: what it resumes from
 
 
-def is_directory(path):
+def is_directory(path: str | os.PathLike[str]) -> bool:
     """Whether a path holds a checkpoint of ours."""
     return (pathlib.Path(path) / CARD).is_file()
 
 
-def write_directory(path, variables, card, overwrite=False):
+def write_directory(
+    path: str | os.PathLike[str], variables: Mapping[str, Any], card: Mapping[str, Any], overwrite: bool = False
+) -> None:
     """Write variables and their card (a JSON-able dict) to a directory, whole or not at all.
 
     Raises FileExistsError if the path exists, unless `overwrite`; even then only a checkpoint of ours is replaced.
@@ -35,7 +45,7 @@ def write_directory(path, variables, card, overwrite=False):
         (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def this_process():
+def this_process() -> ocp.options.MultiprocessingOptions:
     """Orbax options under which one process of several reads or writes alone."""
     import orbax.checkpoint as ocp
 
@@ -47,7 +57,7 @@ def this_process():
     )
 
 
-def check_destination(path, overwrite=False):
+def check_destination(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Raise FileExistsError if a checkpoint may not be written to `path`: see `write_directory`."""
     path = pathlib.Path(path).absolute()
     if path.exists() and not overwrite:
@@ -59,7 +69,7 @@ def check_destination(path, overwrite=False):
 
 
 @contextlib.contextmanager
-def staging(path):
+def staging(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A fresh directory beside `path` that takes its place if the block succeeds and vanishes if it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -80,7 +90,7 @@ def staging(path):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _of_a_run(path):
+def _of_a_run(path: pathlib.Path) -> str:
     """The end of a sentence about a directory that is no checkpoint: where those are, if it belongs to a training."""
     workdir = next((place.parent for place in (path, *path.parents) if place.name == STATES), path)
     if not (workdir / STATES).is_dir():
@@ -90,7 +100,7 @@ def _of_a_run(path):
     return f"; {workdir} is the workdir of a training: {where}"
 
 
-def read_directory(path):
+def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
 
     Raises ValueError if the directory is damaged or not one of ours.

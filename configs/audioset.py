@@ -62,16 +62,16 @@ def get_config(arg="full"):
     config.batch_size = 12
     config.eval_batch_size = 48
     config.optim.update({"name": "adam", "b1": 0.95, "weight_decay": 5e-7, "decay_rule": "all"})
-    config.optim.update({"schedule": "multistep", "milestone_factor": 0.5})
+    config.optim.update({"schedule": "multistep", "milestone_factor": 0.5, "warmup_steps": 1000})
     if arg == "balanced":
         config.data.train_examples = 22_160
         config.epochs = 25
-        config.optim.update({"lr": 5e-5, "milestones": (10, 15, 20, 25), "warmup_epochs": 1000 / (22_160 // 12)})
+        config.optim.update({"lr": 5e-5, "milestones": (10, 15, 20, 25)})
     else:
         config.data.train_examples = 2_041_789
         config.epochs = 5
         config.eval_every_epochs = 0.5
-        config.optim.update({"lr": 1e-5, "milestones": (2, 3, 4, 5), "warmup_epochs": 1000 / (2_041_789 // 12)})
+        config.optim.update({"lr": 1e-5, "milestones": (2, 3, 4, 5)})
     return _run_locally(config) if arg == "runlocal" else config
 
 
@@ -92,5 +92,5 @@ def _run_locally(config):
     config.epochs = 2
     config.eval_every_epochs = 1
     config.log_every = 5
-    config.optim.update({"lr": 1e-3, "warmup_epochs": 0.5})
+    config.optim.update({"lr": 1e-3, "warmup_epochs": 0.5, "warmup_steps": 0})
     return config

@@ -119,7 +119,7 @@ def run_on_solids(config):
     """Shrink a recipe for shapes to a minute on a CPU, on the solids of `train_on_solids`."""
     config = train_on_solids(config)
     config.batch_size = 8  # of larger batches there are too few for the running statistics: evaluation would be chance
-    config.data.votes = 1
+    config.eval.votes = 1
     config.task.options.update({"view_size": 28, "object_size": 28, "points": 128, "raw_points": 256, "neighbours": 8})
     config.eval_every_epochs = 1
     config.epochs = 2

@@ -61,7 +61,7 @@ def get_config(arg="a"):
         "label_smoothing": 0.1,
     }
     config.data.update({"name": "video_folder", "eval_split": "val", "train_examples": 0})
-    config.data.views = (1, 1)
+    config.eval.update({"segments": 1, "crops": 1})
     config.batch_size = 16
     config.eval_batch_size = 16
     config.epochs = 20

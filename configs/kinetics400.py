@@ -70,7 +70,7 @@ def get_config(arg="s"):
         first, second, third, last = VARIANTS[f"unireplknet_{size}"].kernel_sizes
         config.task.options.model.kernel_sizes = (first, second, third, (11,) * len(last))
     config.data.update({"name": "video_csv", "eval_split": "val", "train_examples": 240_436, "num_threads": 16})
-    config.data.views = (1, 1)
+    config.eval.update({"segments": 1, "crops": 1})
     config.batch_size = 128
     config.accumulate = 2
     config.eval_batch_size = 64

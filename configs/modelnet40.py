@@ -63,7 +63,7 @@ def get_config(arg="distinct"):
         "scale": (2 / 3, 3 / 2),
     }
     config.data.update({"name": "modelnet40", "train_examples": 9843, "num_threads": 8})
-    config.data.votes = 8  # in the evaluations of a run
+    config.eval.votes = 8  # in the evaluations of a run
     config.batch_size = 16
     config.eval_batch_size = 16
     config.epochs = 300

@@ -6,6 +6,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 from absl import flags
+from hub_stand_in import hub  # noqa: F401 (a fixture)
 
 # Takes effect only before the first use of a device.
 jax.config.update("jax_num_cpu_devices", 8)

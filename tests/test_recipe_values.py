@@ -339,7 +339,7 @@ def test_the_learning_rate_rises_for_as_many_steps_as_the_source_says(recipe):
 def test_a_run_on_videos_has_the_steps_of_the_released_one():
     config = load("kinetics400")
     assert len(rates(config)[0]) == 90 * (240_436 // 64) == 338_040
-    assert config.data.views == (1, 1)
+    assert config.eval.to_dict() == {"segments": 1, "crops": 1}
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_clips_of_whole_videos_differ_in_how_frames_are_chosen_alone():
     dense, uniform = load("finetune_video:b"), load("finetune_video:b,uniform")
     assert uniform.task.options.to_dict() == dense.task.options.to_dict() | {"sampling": "uniform"}
     assert changed(uniform) == changed(dense)
-    assert dense.data.views == (1, 1)
+    assert dense.eval.to_dict() == {"segments": 1, "crops": 1}
 
 
 @pytest.mark.parametrize("name", ["cifar100", "finetune", "finetune_sounds", "finetune_video", "kinetics400"])

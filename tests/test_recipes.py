@@ -246,6 +246,14 @@ def test_the_recipe_for_global_weather_is_the_released_one():
         np.testing.assert_allclose(rates, [1e-4 * 0.5 ** max(0, epoch - 2) for epoch in range(1, 11)], rtol=1e-12)
 
 
+@pytest.mark.parametrize(("arg", "rate", "epochs", "steps"), [("balanced", 5e-5, 25, 1846), ("full", 1e-5, 5, 170_149)])
+def test_audioset_is_warmed_up_for_a_thousand_steps_as_in_ast(arg, rate, epochs, steps):
+    config = load(f"audioset:{arg}")
+    assert config.epochs == epochs
+    rates = make_schedule(config.optim, epochs, steps, config.batch_size)
+    np.testing.assert_array_equal(rates[:1001], [*np.linspace(0, rate, 1000), rate])
+
+
 def test_modelnet_is_the_released_configuration():
     """Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml of the original."""
     config = load("modelnet40:published")
@@ -254,7 +262,7 @@ def test_modelnet_is_the_released_configuration():
     assert (options.points, options.raw_points, options.neighbours, options.views) == (4096, 8192, 32, (0, 1, 2, 3))
     assert (options.view_size, options.object_size, options.label_smoothing) == (224, 224, 0.2)
     assert (options.model.trans_dim, options.model.graph_dim, options.unit_sphere) == (8, 64, True)
-    assert (config.batch_size, config.epochs, config.eval_every_epochs, config.data.votes) == (16, 300, 5, 8)
+    assert (config.batch_size, config.epochs, config.eval_every_epochs, config.eval.votes) == (16, 300, 5, 8)
     assert (optim.name, optim.lr, optim.min_lr, optim.weight_decay) == ("adamw", 5e-4, 1e-6, 0.05)
     assert (optim.decay_rule, optim.warmup_epochs, optim.b2, optim.eps) == ("all", 0.0, 0.999, 1e-8)
     distinct, scans = load("modelnet40"), load("scanobjectnn:published").task.options
@@ -263,6 +271,17 @@ def test_modelnet_is_the_released_configuration():
     local = load("modelnet40:runlocal")
     steps = local.epochs * local.data.train_examples / local.batch_size
     assert 0.9**steps < 1e-6  # what is left of running variances of 1, where the network's are 1e-4
+
+
+@pytest.mark.parametrize("arg", ["distinct", "published"])
+def test_scanobjectnn_is_modelnet_but_for_its_data_and_sizes(arg):
+    scans, models = load(f"scanobjectnn:{arg}"), load(f"modelnet40:{arg}")
+    assert len(scans.task.labels) == scans.task.options.model.num_classes == 15
+    scans.task.labels, scans.task.options.model.num_classes = models.task.labels, 40
+    scans.task.options.update({"points": 4096, "raw_points": 8192, "object_size": 224, "unit_sphere": True})
+    assert scans.data.train_examples == 11_416
+    scans.data.update({"name": "modelnet40", "train_examples": 9843})
+    assert scans.to_dict() == models.to_dict()
 
 
 def test_every_published_recipe_is_here():

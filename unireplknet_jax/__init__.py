@@ -12,6 +12,10 @@ _HOME = {
     "prepare": "models.prepare",
     "load_checkpoint": "tasks.checkpoint",
     "load_pretrained": "tasks.checkpoint",
+    "open_checkpoint": "tasks.checkpoint",
+    "predict": "tasks.predict",
+    "embed": "tasks.embed",
+    "EncodedFile": "data.files",
     "save_torch_checkpoint": "tasks.checkpoint",
 }
 __all__ = [*_HOME, "__version__"]

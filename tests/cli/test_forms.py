@@ -95,14 +95,14 @@ def test_the_merge_of_a_checkpoint_mutates_nothing(small):
 
 
 def test_few_files_are_predicted_by_a_program_that_compiles_quickly(small, tmp_path, monkeypatch):
-    from unireplknet_jax.tasks import predict
+    from unireplknet_jax.tasks import network
 
     asked = []
-    monkeypatch.setattr(predict, "AheadOfTime", lambda step, what, quick: asked.append(quick) or step)
+    monkeypatch.setattr(network, "AheadOfTime", lambda step, what, quick: asked.append(quick) or step)
     picture = tmp_path / "a.png"
     Image.new("RGB", (32, 32)).save(picture)
     pixels = 32 * 32 * 3
-    monkeypatch.setattr(predict, "_FEW_VALUES", 20 * pixels)
+    monkeypatch.setattr(network, "_FEW_VALUES", 20 * pixels)
     for count in (1, 20, 21):
         list(predict_files(open_checkpoint(small), [picture] * count))
     assert asked == [True, True, False]

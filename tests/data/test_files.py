@@ -6,7 +6,17 @@ import pickle
 import numpy as np
 import pytest
 
-from unireplknet_jax.data.files import EncodedFile, LabelledFiles, ListedFiles, Names, read_file, staging
+from unireplknet_jax.data.files import (
+    EncodedFile,
+    LabelledFiles,
+    ListedFiles,
+    Names,
+    file_name,
+    opened,
+    read_file,
+    source_name,
+    staging,
+)
 
 
 def test_an_encoded_file_is_bytes_with_a_name():
@@ -23,6 +33,24 @@ def test_a_file_is_read_with_its_name(tmp_path):
     for name, reason in (("b", "No such file or directory"), (".", "Is a directory"), ("\0", "embedded null byte")):
         with pytest.raises(ValueError, match=rf"cannot read .* \({reason}\); expected the path of a sound file"):
             read_file(os.path.join(tmp_path, name), "a sound file")
+
+
+def test_a_file_is_given_as_its_path_or_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    file = EncodedFile(b"xyz", "b")
+    assert read_file(file, "a sound file") is file
+    for source, name, content in ((tmp_path / "a", str(tmp_path / "a"), b"abc"), (file, "b", b"xyz")):
+        assert source_name(source) == file_name(source, "a sound file") == name
+        with opened(source) as stream:
+            assert stream.read() == content
+
+
+def test_what_is_no_file_is_one_sentence():
+    for source, name in ((np.zeros((3, 4)), r"array of shape \(3, 4\)"), (1.5, "float"), (b"abc", "3 bytes")):
+        with pytest.raises(
+            ValueError, match=rf"^cannot read the {name}; expected a sound file: its path, or its bytes"
+        ):
+            read_file(source, "a sound file")
 
 
 def test_names_in_one_block():

@@ -88,3 +88,14 @@ def test_layouts_there_and_back(shape):
 def test_foreign_names_are_not_a_unireplknet():
     with pytest.raises(ValueError, match="not a UniRepLKNet"):
         torch_names.infer_options({"layer1.0.conv1.weight": (64, 64, 3, 3)})
+
+
+def test_a_dense_kernel_on_a_flattened_map_changes_the_order_of_its_rows():
+    """Against the product itself: a map flattened as each side flattens it gives the same output."""
+    rng = np.random.default_rng(0)
+    h, w, c, out = 2, 3, 4, 5
+    theirs, image = rng.normal(size=(out, c * h * w)), rng.normal(size=(h, w, c))
+    entry = torch_names.Entry(("params", "fc", "kernel"), theirs.shape, flattened=(h, w, c))
+    ours = torch_names.from_torch(entry, theirs)
+    np.testing.assert_allclose(image.ravel() @ ours, theirs @ image.transpose(2, 0, 1).ravel())
+    np.testing.assert_array_equal(torch_names.to_torch(entry, ours), theirs)

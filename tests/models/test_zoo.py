@@ -2,6 +2,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from unireplknet_jax.models.complexity import costs
 from unireplknet_jax.models.variants import VARIANTS, create_model
-from unireplknet_jax.models.zoo import PUBLISHED, ZOO, download, find_weights, weights_of_file
+from unireplknet_jax.models.zoo import PUBLISHED, ZOO, download, find_weights, located, names, weights_of_file
 
 FILES = {
     ("unireplknet_a", "in1k_224"): "unireplknet_a_in1k_224_acc77.03.pth",
@@ -167,3 +168,75 @@ def test_offline_with_the_real_library(tmp_path):
 def test_rows_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         S.file = "other.pth"
+
+
+def published(monkeypatch, tmp_path):
+    """Let `hf_hub_download` give paths that do not exist; the names of the files that were asked for."""
+    asked = []
+
+    def hf_hub_download(repo_id, filename):
+        asked.append(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", hf_hub_download)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("unireplknet_a", ("unireplknet_a", "in1k_224")),
+        ("unireplknet_a.in1k_224", ("unireplknet_a", "in1k_224")),
+        ("unireplknet_s.in22k_ft_in1k_384", ("unireplknet_s", "in22k_ft_in1k_384")),
+        ("unireplknet_l.in22k_192", ("unireplknet_l", "in22k_192")),
+        (S.file, ("unireplknet_s", "in22k_ft_in1k_384")),
+    ],
+)
+def test_a_published_name_is_fetched(name, key, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = published(monkeypatch, tmp_path)
+    assert located(name) == tmp_path / FILES[key]
+    assert asked == [FILES[key]]
+
+
+def test_what_lies_there_is_not_fetched(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = published(monkeypatch, tmp_path)
+    for name in ("unireplknet_a", S.file):
+        Path(name).touch()
+        assert located(name) == Path(name)
+        assert located(tmp_path / name) == tmp_path / name
+    assert asked == []
+
+
+def test_a_size_with_several_files_needs_its_tag(monkeypatch, tmp_path):
+    asked = published(monkeypatch, tmp_path)
+    sentence = "^of unireplknet_s there are 3 files: give unireplknet_s.in1k_224 or unireplknet_s.in22k_224 or unirepl"
+    with pytest.raises(ValueError, match=sentence):
+        located("unireplknet_s")
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("unireplnet_a", r"did you mean unireplknet_a.*\?"),
+        ("unireplknet_s.in22k_ft_in1k", r"did you mean unireplknet_s\.in22k_ft_in1k_384 .*\?"),
+        ("unireplknet_h", r"did you mean unireplknet_.*\?"),
+        ("picture", r"published names begin with unireplknet_\."),
+    ],
+)
+def test_an_unknown_name_lists_near_ones(name, hint):
+    with pytest.raises(ValueError, match=rf"^{name} does not exist, and is no published name; {hint}$"):
+        located(name)
+
+
+def test_a_path_that_is_not_there_is_no_name(tmp_path):
+    with pytest.raises(ValueError, match=r"unireplnet_a does not exist\.$"):
+        located(tmp_path / "unireplnet_a")
+
+
+def test_every_name_that_may_be_meant_is_one(monkeypatch, tmp_path):
+    published(monkeypatch, tmp_path)
+    assert len(names()) == len(ZOO) + 5  # a, f, p, n and t have one file each
+    assert {located(name).name for name in names()} == {*FILES.values()}

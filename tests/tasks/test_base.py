@@ -22,6 +22,7 @@ from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
+from unireplknet_jax.train.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -154,6 +155,26 @@ def test_a_task_of_any_shapes_is_evaluated_and_predicted(tmp_path, monkeypatch):
     assert [bool(result.error) for result in results] == [False, False, True, False, False]
     for i in (0, 1, 3, 4):
         assert results[i].records == [{"id": str(files[i]), "found": pictures[i]["dots"].tolist()}]
+
+
+def test_a_training_evaluates_with_the_options_of_its_section(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
+    metrics = []
+    for section in ({}, {"scale": 6.0}):
+        config = ConfigDict({**RECIPE, "epochs": 1, "eval": section})
+        config.optim.warmup_epochs = 0
+        metrics.append(train(config, tmp_path / str(len(metrics))))
+    assert open_checkpoint(tmp_path / "1" / "model").task == Regression(scale=2.0)
+    assert metrics[1]["worst"] == pytest.approx(3 * metrics[0]["worst"])
+
+
+def test_a_training_of_so_many_steps_evaluates_every_so_many(tmp_path, monkeypatch):
+    monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
+    config = ConfigDict({**RECIPE, "epochs": 0, "steps": 7, "eval_every_epochs": 0, "eval_every_steps": 3})
+    config.optim.warmup_epochs = 0
+    train(config, tmp_path)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows if "eval/worst" in row] == [3, 6, 7]
 
 
 def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_path, monkeypatch):

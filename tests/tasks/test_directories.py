@@ -195,3 +195,22 @@ def test_a_failure_leaves_the_old_checkpoint_whole_and_nothing_else(saved, check
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(saved, other, overwrite=True)
     assert contents(saved.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "options"),
+    [
+        ("pictures", {"image": (2, 16, 16, 1)}, {"crop_padding": 2, "std": (0.25,), "labels": ("a", "b")}),
+        ("clips", {"views": (2, 2, 4, 16, 16, 3)}, {"segments": 2, "mixup": 0.8, "labels": ("loud", "still")}),
+    ],
+)
+def test_directories_of_older_versions_open(goldens, name, inputs, options):
+    """Written before tasks had a class of their own; that of clips names options of pictures, which it never had."""
+    checkpoint = open_checkpoint(goldens / "directories" / name)
+    assert {option: getattr(checkpoint.task, option) for option in options} == options
+    assert checkpoint.data == {"name": "made up", "eval_split": "val"}
+    rng = np.random.default_rng(1)
+    batch = {key: rng.integers(0, 256, shape, np.uint8) for key, shape in inputs.items()}
+    pred = checkpoint.task.predict(checkpoint.module.apply, checkpoint.variables, batch)
+    expected = np.load(goldens / "directories" / f"{name}_logits.npy")
+    np.testing.assert_allclose(pred["logits"], expected, rtol=1e-5)

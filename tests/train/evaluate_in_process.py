@@ -7,6 +7,7 @@ prediction is that of their own example.
 import dataclasses
 import json
 import sys
+from typing import ClassVar
 
 import grain
 import jax.numpy as jnp
@@ -21,8 +22,10 @@ from unireplknet_jax.train.evaluate import evaluate
 class Recorded(Linear):
     """Predicts a row x (4,) that no other example has."""
 
-    def predict(self, apply, variables, batch):
-        return {"x": variables["weight"] * batch["x"]}
+    makes_records: ClassVar[bool] = True
+
+    def predict(self, apply, variables, inputs):
+        return {"x": variables["weight"] * inputs["x"]}
 
     def totals(self, pred, batch):
         return {"examples": jnp.sum(batch["mask"]), "sum": jnp.sum(batch["mask"] * pred["x"][:, 0])}

@@ -42,6 +42,7 @@ ADAMW = ConfigDict(
         "weight_decay": 0.05,
         "weight_decay_end": None,
         "layer_decay": 1.0,
+        "layer_groups": 12,
         "clip_norm": 0.0,
     }
 )

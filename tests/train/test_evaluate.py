@@ -13,6 +13,7 @@ from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
 from unireplknet_jax.train.evaluate import evaluate
+from unireplknet_jax.train.records import Records
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 from unireplknet_jax.train.step import make_eval_step
 
@@ -165,3 +166,50 @@ def test_the_form_of_the_network_is_chosen():
     evaluate(task, WEIGHT, make_examples(1), 8, deploy=True)
     assert asked == [True]
     assert jax.device_count() == 8
+
+
+def test_sums_go_beyond_what_float32_and_int32_count():
+    class Counting(Fixed):
+        makes_records: ClassVar[bool] = False
+
+        def totals(self, pred, batch):
+            # Of each batch 2**24 + 1 would be rounded, and 2**31 would overflow, one batch after the other.
+            large = jnp.where(batch["mask"][0] > 0, 2**24 - 1, 0)
+            return {"float": large.astype(jnp.float32), "int": (large * 100).astype(jnp.int32)}
+
+        def metrics(self, totals, records):
+            return {name: int(total) for name, total in totals.items()}
+
+    metrics = evaluate(Counting(MODEL), WEIGHT, make_examples(8 * 33), 8)
+    assert metrics == {"float": 33 * (2**24 - 1), "int": 33 * 100 * (2**24 - 1)}
+
+
+def test_examples_of_several_shapes_share_no_batch():
+    class Wide(Fixed):
+        def specs(self, train):
+            label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
+            return tuple(Spec({"logits": jax.ShapeDtypeStruct((n,), jnp.float32)}, label) for n in (7, 9))
+
+        def record(self, pred, example):
+            return {"id": int(example["id"]), "size": pred["logits"].size, "truth": example["truth"]}
+
+    examples = make_examples(21)
+    for i, example in enumerate(examples):
+        example["truth"] = list(range(i % 5))  # of any length, on the host
+        if i % 3 == 1:
+            example["logits"] = np.append(example["logits"], np.float32([-1, -2]))
+    keys = [example["logits"].size for example in examples]
+    metrics = evaluate(Wide(MODEL), WEIGHT, examples, 8, keys=keys)
+    order = [i for i in range(21) if i % 3 != 1] + [i for i in range(21) if i % 3 == 1]
+    expected = [{"id": 10 * i, "size": keys[i], "truth": list(range(i % 5))} for i in order]
+    assert metrics["records"] == expected
+    assert metrics["count"] == 21
+    with pytest.raises(ValueError, match="there are 20 keys for 21 examples"):
+        evaluate(Wide(MODEL), WEIGHT, examples, 8, keys=keys[1:])
+
+
+def test_an_example_that_two_processes_recorded_counts_once():
+    with Records() as records:
+        records.add([{"id": 1, "x": 0}, {"id": 2, "x": 1}])
+        records.add([{"id": 1, "x": 2}, {"id": 1, "view": 1, "x": 3}])
+        assert [row["x"] for row in records.merged()] == [0, 1, 3]

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
+from unireplknet_jax.data.pictures import sets as pictures
+from unireplknet_jax.tasks import classification
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train import workdir as workdir_module
@@ -113,6 +115,15 @@ def test_a_run_leaves_everything_behind(finished):
     checkpoint = open_checkpoint(workdir / "model")
     assert checkpoint.module.kernel_sizes == ((), (0, 3), (), ())
     assert (checkpoint.data["name"], checkpoint.source, checkpoint.merged) == ("digits", "digits, 10 steps", False)
+
+
+def test_a_run_opens_each_split_once(tmp_path, monkeypatch):
+    opened, real = [], pictures.open_source
+    monkeypatch.setattr(classification, "open_source", lambda *args: opened.append(args[1]) or real(*args))
+    config = make_config(epochs=1)
+    config.task.options.model.num_classes, config.task.labels = 0, ()
+    train(config, tmp_path)
+    assert opened == ["train", "test"]
 
 
 def test_what_is_measured_is_written(finished):
@@ -512,6 +523,9 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
         ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
         ({"accumulate": 4}, "batch_size=240 is not a multiple of accumulate=4 times the 8 devices"),
         ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be 0 or more and below 1"),
+        ({"ema": {"ramp": "slow"}}, r"ema\.ramp='slow' is not known"),
+        ({"steps": 10}, "epochs=2 and steps=10 say the same thing in different units"),
+        ({"optim": {"layer_decay": 0.5, "layer_groups": 1}}, r"optim\.layer_groups=1 are too few: .* to group [23]\."),
         ({"data": {"name": "digts"}}, "digts"),
         ({"optim": {"name": "lion"}}, "'lion' is not known"),
         ({"optim": {"warmup_epochs": 5}}, "warmup_epochs=5 does not fit a run of 2 epochs"),

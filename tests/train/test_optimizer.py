@@ -15,6 +15,8 @@ from unireplknet_jax.train.optimizer import (
     make_optimizer,
     make_schedule,
     multistep_schedule,
+    parameter_groups,
+    polynomial_schedule,
 )
 from unireplknet_jax.train.recipe import base_config
 
@@ -94,12 +96,59 @@ def test_steps_are_those_of_torch():
     np.testing.assert_allclose(multistep_schedule(0.3, [2, 3, 7], 0.5, 9, 1), rates, rtol=1e-12)
 
 
+def test_a_polynomial_falls_to_its_end_by_its_power():
+    np.testing.assert_allclose(polynomial_schedule(1.0, 0.0, 2, 2), [1, 0.75, 0.5, 0.25], rtol=1e-15)
+    quadratic = [1, 0.1 + 0.9 * 9 / 16, 0.1 + 0.9 / 4, 0.1 + 0.9 / 16]
+    np.testing.assert_allclose(polynomial_schedule(1.0, 0.1, 1, 4, power=2.0), quadratic, rtol=1e-15)
+    warmed_up = polynomial_schedule(1.0, 0.0, 2, 5, warmup_epochs=0.8)
+    np.testing.assert_allclose(warmed_up, [0, 1 / 3, 2 / 3, 1, *(1 - np.arange(6) / 6)], rtol=1e-15)
+    with pytest.raises(ValueError, match="warmup_epochs=5 does not fit a run of 4 epochs"):
+        polynomial_schedule(1.0, 0.0, 4, 4, warmup_epochs=5)
+
+
+# What mmcv 1's hooks give for the published configurations: PolyLrUpdaterHook (power 1, min_lr 0) over 160,000
+# iterations, and StepLrUpdaterHook after epochs 27 and 33 of 36 with 7,329 iterations each.
+SEGMENTATION = {
+    0: 1e-10,
+    1: 6.676618270875e-08,
+    750: 4.9765674765625e-05,
+    1499: 9.899708298270875e-05,
+    1500: 9.90625e-05,
+    80_000: 5e-5,
+    159_999: 6.25e-10,
+}
+DETECTION = {0: 1e-7, 250: 5.005e-5, 499: 9.98002e-5, 500: 1e-4, 197_882: 1e-4, 197_883: 1e-5, 241_857: 1e-6}
+
+
+def test_a_warm_up_from_a_ratio_gives_the_published_schedules():
+    optim = base_config().optim
+    optim.update({"lr": 1e-4, "schedule": "polynomial", "min_lr": 0.0, "warmup_steps": 1500, "warmup_ratio": 1e-6})
+    rates = make_schedule(optim, 160_000 / 1263, 1263)
+    assert len(rates) == 160_000
+    np.testing.assert_allclose(rates[[*SEGMENTATION]], [*SEGMENTATION.values()], rtol=1e-11)
+    optim.update({"schedule": "multistep", "milestones": (27, 33), "warmup_steps": 500, "warmup_ratio": 1e-3})
+    rates = make_schedule(optim, 36, 7329)
+    assert len(rates) == 36 * 7329
+    np.testing.assert_allclose(rates[[*DETECTION]], [*DETECTION.values()], rtol=1e-11)
+
+
+def test_a_cosine_is_warmed_up_from_a_ratio_while_it_falls():
+    rates = cosine_schedule(1.0, 0.0, 1, 8, warmup_epochs=0.5, warmup_ratio=0.2)
+    factors = np.array([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1])
+    np.testing.assert_allclose(rates, factors * cosine_schedule(1.0, 0.0, 1, 8), rtol=1e-15)
+    np.testing.assert_array_equal(
+        cosine_schedule(1.0, 0.0, 1, 8, 0.5, warmup_ratio=1.0), cosine_schedule(1.0, 0.0, 1, 8)
+    )
+
+
 def test_a_recipe_names_its_schedule():
     optim = base_config().optim
     optim.update({"lr": 0.1, "milestones": (1,), "warmup_epochs": 1.0, "min_lr": 0.0})
     np.testing.assert_array_equal(make_schedule(optim, 3, 5), cosine_schedule(0.1, 0.0, 3, 5, 1))
     optim.schedule = "multistep"
     np.testing.assert_array_equal(make_schedule(optim, 3, 5), multistep_schedule(0.1, (1,), 0.1, 3, 5, 1))
+    optim.update({"schedule": "polynomial", "power": 3.0, "min_lr": 0.01})
+    np.testing.assert_array_equal(make_schedule(optim, 3, 5), polynomial_schedule(0.1, 0.01, 3, 5, 1, power=3.0))
     optim.schedule = "linear"
     with pytest.raises(ValueError, match=r"optim\.schedule='linear' is not known; expected 'cosine' or 'multistep'"):
         make_schedule(optim, 3, 5)
@@ -217,6 +266,47 @@ def test_layers_are_the_originals_for_every_depth(depth):
     by_hand |= {name: 13 for name in ("norm/scale", "head/kernel", "decoder/stages_0_0/kernel")}
     assert {name: layer_id(name) for name in by_hand} == by_hand
     assert {name: layer_id(f"backbone/{name}") for name in by_hand} == by_hand
+
+
+# The published factors of segmentation at rate 0.9, from layer 0 to 13; the small network has nine groups.
+TWELVE = [0.254187, 0.28243, 0.313811, 0.348678, 0.38742, 0.430467, 0.478297, 0.531441, 0.59049, 0.6561, 0.729]
+TWELVE += [0.81, 0.9, 1]
+
+
+def layered(depth):
+    """Parameters, one for each layer: {name: tensor}."""
+    names = [f"stages_2_{block}" for block in range(depth)] + [f"downsample_layers_{i}" for i in range(4)]
+    names += ["stages_0_1", "stages_1_2", "stages_3_0"]
+    return {"backbone": {name: {"kernel": jnp.zeros((1, 1))} for name in names}, "head": {"kernel": jnp.zeros((1, 1))}}
+
+
+@pytest.mark.parametrize(
+    ("depth", "layer_groups", "scales"), [(27, 12, TWELVE), (18, 9, TWELVE[3:]), (6, 5, TWELVE[7:])]
+)
+def test_the_number_of_layer_groups_is_the_recipes(depth, layer_groups, scales):
+    groups = parameter_groups(layered(depth), 0.9, layer_groups=layer_groups)
+    scale = {name: leaf["kernel"].lr_scale for name, leaf in groups["backbone"].items()}
+    assert groups["head"]["kernel"] == (layer_groups + 1, 1.0, 0.0)
+    found = [scale["downsample_layers_0"], scale["stages_0_1"], scale["stages_1_2"], scale["stages_2_0"]]
+    found += [scale[f"stages_2_{block}"] for block in range(3, depth, 3)] + [scale["stages_3_0"], 1.0]
+    np.testing.assert_allclose(found, scales, atol=5e-7)  # published to six digits
+    assert scale["downsample_layers_1"] == scale["stages_1_2"]
+    assert scale["downsample_layers_2"] == scale["stages_2_2"] == scale["stages_2_0"]
+    assert scale["downsample_layers_3"] == scale["stages_3_0"] == 0.9
+
+
+def test_a_trunk_that_is_too_deep_for_the_groups_is_refused():
+    with pytest.raises(ValueError, match=r"^optim\.layer_groups=8 are too few: backbone/stages_2_18/kernel belongs to"):
+        parameter_groups(layered(19), 0.9, layer_groups=8)
+    assert parameter_groups(layered(18), 0.9, layer_groups=8)["head"]["kernel"].layer == 9
+
+
+def test_the_optimizer_has_the_recipes_groups():
+    params = layered(3)
+    optimizer = make_optimizer(adamw(layer_decay=0.5, layer_groups=4), np.array([1.0]))
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    steps = [-float(updates["backbone"][name]["kernel"][0, 0]) for name in ("stages_3_0", "downsample_layers_0")]
+    np.testing.assert_allclose(steps, [0.5, 0.5**5], rtol=1e-5)  # in float32, 1 - 0.999 is off by 1e-5 of itself
 
 
 def test_layer_decay_scales_the_step_and_its_decay():

@@ -14,6 +14,7 @@ from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.hardware import TPUS
 from unireplknet_jax.train.plan import needed_bytes, plan
 from unireplknet_jax.train.setup import training_flops
+from unireplknet_jax.train.sharding import make_mesh
 
 GIB = 2**30
 SMALL = (
@@ -128,6 +129,27 @@ def test_a_batch_that_no_accumulation_divides_names_one_that_works(made_up, reci
 def test_a_slice_that_cannot_be_is_said_before_the_batch(recipe):
     with pytest.raises(ValueError, match=r"there is no slice v5e:3x5"):
         plan(recipe("batch_size=100"), "v5e:3x5")
+
+
+@pytest.mark.parametrize(("examples", "warmups"), [(100_000, (1000, 0)), (0, (0, 0))])
+def test_a_warm_up_in_steps_does_not_bound_the_batches_that_are_tried(recipe, monkeypatch, examples, warmups):
+    """The run of the larger batch has 48 steps, and how many it has of unknown data nobody knows."""
+    config = recipe(f"data.train_examples={examples}", "epochs=2", "optim.warmup_steps=1000")
+    real, found = planning.set_up, []
+
+    class Stopped(Exception):
+        """Before anything is compiled."""
+
+    def set_up_alone(*args):
+        found.append(int(np.argmax(real(*args).schedule)))
+        raise Stopped
+
+    monkeypatch.setattr(planning, "set_up", set_up_alone)
+    compiler = planning._Compiler(config, planning.make_task(config), make_mesh(), True, None)
+    for batch_size in (64, 4096):
+        with pytest.raises(Stopped):
+            compiler._compile(batch_size)
+    assert tuple(found) == tuple(max(steps - 1, 0) for steps in warmups)  # the first step at the full rate
 
 
 def test_what_would_stop_the_run_later_is_noted(made_up, recipe):

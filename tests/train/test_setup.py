@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.train import setup
 from unireplknet_jax.train.recipe import base_config
 from unireplknet_jax.train.setup import make_task
+from unireplknet_jax.train.sharding import make_mesh
 
 RECIPE = str(Path(__file__).parents[2] / "configs" / "small_images.py") + ":digits"
 NAN, INF = math.nan, math.inf
@@ -17,6 +19,12 @@ WRONG = {
     **dict.fromkeys((*COUNTS, "mesh.fsdp"), (0, -1)),
     **dict.fromkeys(("data.workers", "data.num_threads", "data.train_examples", "stop.patience"), (-1,)),
     **dict.fromkeys(("epochs", "eval_every_epochs", "optim.lr", "optim.eps"), (0.0, -1.0, NAN, INF)),
+    **dict.fromkeys(("steps", "examples", "eval_every_steps", "eval_every_examples"), (-1,)),
+    **dict.fromkeys(("eval_every_percent", "optim.warmup_percent"), (-0.1, NAN, INF)),
+    **dict.fromkeys(("optim.warmup_steps", "optim.warmup_examples"), (-1,)),
+    **dict.fromkeys(("optim.layer_groups", "ema.ramp_steps"), (0, -1)),
+    "optim.power": (0.0, -1.0, NAN, INF),
+    "optim.warmup_ratio": (-0.1, 1.1, NAN, INF),
     **dict.fromkeys(("optim.min_lr", "optim.warmup_epochs", "optim.clip_norm"), (-0.1, NAN, INF)),
     **dict.fromkeys(("optim.weight_decay", "optim.weight_decay_end"), (-0.1, NAN, INF)),
     **dict.fromkeys(("ema.decay", "optim.b1", "optim.b2"), (-0.1, 1.0, NAN)),
@@ -24,6 +32,8 @@ WRONG = {
 }
 FIRST = {**dict.fromkeys(WRONG, 0), **dict.fromkeys((*COUNTS, "mesh.fsdp", "optim.layer_decay"), 1), "optim.eps": 1e-30}
 FIRST |= {"optim.milestone_factor": 1e-30, "epochs": 1e-3, "eval_every_epochs": 1e-3, "optim.lr": 1e-30}
+FIRST |= {"steps": 1, "examples": 1, "eval_every_steps": 1, "eval_every_examples": 1, "eval_every_percent": 1e-3}
+FIRST |= {"optim.layer_groups": 1, "ema.ramp_steps": 1, "optim.power": 1e-30}
 
 
 def recipe(field, value):
@@ -46,7 +56,19 @@ def test_every_number_of_a_recipe_is_checked():
     for name, value in base_config().items():
         fields = {f"{name}.{key}": part for key, part in value.items()} if hasattr(value, "items") else {name: value}
         numbers |= {field for field, part in fields.items() if isinstance(part, int | float)}
-    assert numbers - {"seed"} == set(WRONG) - {"optim.weight_decay_end"}  # `training_stream` checks the seed
+    no_numbers_yet = {"optim.weight_decay_end", "optim.warmup_ratio"}
+    assert numbers - {"seed"} == set(WRONG) - no_numbers_yet  # `training_stream` checks the seed
+
+
+def test_the_moving_average_of_a_recipe_reaches_the_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(setup, "make_train_step", lambda *args: seen.append(args[5:]))
+    config = load_config(
+        RECIPE, ["--config.ema.decay=0.9", "--config.ema.ramp=exponential", "--config.ema.ramp_steps=7"]
+    )
+    for changed in (config, load_config(RECIPE, [])):
+        setup.set_up(changed, make_task(changed), make_mesh(), 1437)
+    assert seen == [(0.9, "exponential", 7), (None, "", 2000)]
 
 
 def test_the_sentence_says_what_can_be():

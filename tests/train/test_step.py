@@ -9,7 +9,7 @@ from linear import ADAMW, Linear, adamw
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
-from unireplknet_jax.train.step import _squares, abstract_state, make_state, make_train_step, variables_of
+from unireplknet_jax.train.step import RAMPS, _squares, abstract_state, make_state, make_train_step, variables_of
 
 RATE = 0.01
 
@@ -17,13 +17,13 @@ RATE = 0.01
 class Trainer:
     """A train step and its fresh state on all devices."""
 
-    def __init__(self, seed=0, task=None, ema=None, variables=None, optim=ADAMW):
+    def __init__(self, seed=0, task=None, ema=None, variables=None, optim=ADAMW, ramp=("", 1)):
         self.task = task = task or Linear()
         self.mesh = make_mesh()
         optimizer = make_optimizer(optim, np.full(100, RATE))
         shapes = abstract_state(task, optimizer, self.mesh, ema is not None)
         self.state = make_state(task, optimizer, self.mesh, seed, ema is not None, variables)
-        self.train_step = make_train_step(task, optimizer, self.mesh, shapes, seed, ema)
+        self.train_step = make_train_step(task, optimizer, self.mesh, shapes, seed, ema, *ramp)
 
     def step(self, batch, accumulate=1):
         with jax.set_mesh(self.mesh):
@@ -158,6 +158,34 @@ def test_the_moving_average_follows_the_parameters_from_a_copy(batch):
         ours = np.asarray(trainer.state["ema"]["params"]["kernel"])[:, 0]
         np.testing.assert_allclose(ours, average, rtol=1e-6)
     assert np.max(np.abs(average - trainer.kernel())) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("ramp", "decays"),
+    [
+        (("count", 1), [1 / 10, 2 / 11, 3 / 12, 0.3, 0.3]),  # (1 + t) / (10 + t), which would be 4 / 13, 5 / 14
+        (("exponential", 2), [0.3 * (1 - np.exp(-(1 + t) / 2)) for t in range(5)]),
+    ],
+)
+def test_the_moving_average_may_ramp(batch, ramp, decays):
+    trainer = Trainer(ema=0.3, ramp=ramp)
+    average = trainer.kernel()
+    for decay in decays:
+        trainer.step(batch)
+        average = decay * average + (1 - decay) * trainer.kernel()
+        np.testing.assert_allclose(trainer.state["ema"]["params"]["kernel"][:, 0], average, rtol=1e-6)
+
+
+def test_the_published_ramp_of_detection():
+    """mmdetection's ExpMomentumEMAHook: momentum (1 - 1e-4) * exp(-(1 + t) / 2000) + 1e-4, the share of the new."""
+    shares = [float(RAMPS["exponential"](0.9999, jnp.float32(t), 2000)) for t in (0, 1999, 40_000)]
+    np.testing.assert_allclose(shares, [0.99950017, 0.36794265, 0.00010000206], rtol=1e-6)
+
+
+def test_an_unknown_ramp_is_refused():
+    message = r"^ema\.ramp='slow' is not known; expected one of '', 'count', 'exponential'\.$"
+    with pytest.raises(ValueError, match=message):
+        Trainer(ema=0.5, ramp=("slow", 1))
 
 
 def test_variables_to_start_from_are_copied_and_survive_the_first_step(batch):

@@ -47,7 +47,7 @@ def run(args):
     join()
     checkpoint = in_form(open_checkpoint(args.checkpoint), args.form)
     require_classifier(checkpoint)
-    print_notes(with_image_size(checkpoint, args.checkpoint)[1])
+    print_notes(with_image_size(checkpoint, checkpoint.path)[1])
     data = _data(args, checkpoint.data)
     split = checkpoint.task.open(data, data["split"])
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size

@@ -1,4 +1,6 @@
-"""The form in which a command applies a checkpoint: merged, unless the other one is asked for."""
+"""How a command applies a checkpoint: merged, unless the other form is asked for, and to inputs of which size."""
+
+import argparse
 
 FORMS = ("merged", "training")
 
@@ -10,6 +12,16 @@ def add_form_argument(parser):
         default="merged",
         help="the form to compute in: merged gives the same to rounding, sooner and faster (default: %(default)s)",
     )
+
+
+def add_image_size_argument(parser):
+    parser.add_argument("--image-size", type=int, metavar="N", help="prepare images at N x N pixels")
+
+
+def check_image_size(size):
+    """Raise argparse.ArgumentError for a size that is not positive; None is the checkpoint's own."""
+    if size is not None and size < 1:
+        raise argparse.ArgumentError(None, f"--image-size is {size}; expected a positive number of pixels.")
 
 
 def in_form(checkpoint, form):

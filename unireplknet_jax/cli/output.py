@@ -50,6 +50,12 @@ def print_notes(notes):
         print(f"note: {note}", file=sys.stderr)
 
 
+def print_file_error(command, result):
+    """Print why a file has no result; `result` has its name, `source`, and its `error`."""
+    sentence = result.error if result.source in result.error else f"{result.source}: {result.error}"
+    print(f"unireplknet {command}: error: {sentence}", file=sys.stderr)
+
+
 def print_json(document):
     """Print one JSON document; what JSON has no word for (NaN, infinity) becomes null."""
     print(json.dumps(_finite(document), indent=2))

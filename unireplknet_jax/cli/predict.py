@@ -4,8 +4,8 @@ import argparse
 import pathlib
 import sys
 
-from unireplknet_jax.cli.form import add_form_argument, in_form
-from unireplknet_jax.cli.output import print_json, print_notes, print_table
+from unireplknet_jax.cli.form import add_form_argument, add_image_size_argument, check_image_size, in_form
+from unireplknet_jax.cli.output import print_file_error, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
@@ -14,32 +14,38 @@ def add_arguments(parser):
     parser.add_argument("--top", type=int, default=5, metavar="N", help="show the N best (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     parser.add_argument("--draw", metavar="OUT.png", help="draw inputs and predictions into one picture")
-    parser.add_argument("--image-size", type=int, metavar="N", help="prepare images at N x N pixels")
+    add_image_size_argument(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_form_argument(parser)
 
 
 def run(args):
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
-    from unireplknet_jax.tasks.predict import predict_files, require_classifier, tile, with_image_size, with_labels
+    from unireplknet_jax.tasks.predict import (
+        predict_files,
+        require_classifier,
+        shown,
+        tile,
+        with_image_size,
+        with_labels,
+    )
 
     _check(args)
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
-    checkpoint, notes = with_image_size(checkpoint, args.checkpoint, args.image_size)
-    checkpoint, more_notes = with_labels(checkpoint, args.checkpoint, args.labels)
+    checkpoint, notes = with_image_size(checkpoint, checkpoint.path, args.image_size)
+    checkpoint, more_notes = with_labels(checkpoint, checkpoint.path, args.labels)
     print_notes(notes + more_notes)
     checkpoint = in_form(checkpoint, args.form)
     results, errors, pictures = [], [], []
     for prediction in predict_files(checkpoint, args.inputs):
         if prediction.error:
             errors.append({"file": prediction.source, "error": prediction.error})
-            print(f"unireplknet predict: error: {_naming(prediction)}", file=sys.stderr)
+            print_file_error("predict", prediction)
             continue
         if args.draw:
             pictures.append(checkpoint.task.draw(prediction.examples, prediction.records))
-        top = args.top if checkpoint.task.ranked else None
-        result = {"file": prediction.source, "records": [_top(record, top) for record in prediction.records]}
+        result = {"file": prediction.source, "records": shown(checkpoint.task, prediction.records, args.top)}
         results.append(result)
         if not args.json:
             _print_result(result)
@@ -55,8 +61,7 @@ def run(args):
 def _check(args):
     if args.top < 1:
         raise argparse.ArgumentError(None, f"--top is {args.top}; expected 1 or more.")
-    if args.image_size is not None and args.image_size < 1:
-        raise argparse.ArgumentError(None, f"--image-size is {args.image_size}; expected a positive number of pixels.")
+    check_image_size(args.image_size)
     if args.draw:
         path = pathlib.Path(args.draw)
         if path.suffix.lower() != ".png":
@@ -65,15 +70,6 @@ def _check(args):
             raise ValueError(f"--draw {args.draw} would overwrite an input; choose another name.")
         if not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"the folder of --draw {args.draw} does not exist; create it first.")
-
-
-def _naming(prediction):
-    return prediction.error if prediction.source in prediction.error else f"{prediction.source}: {prediction.error}"
-
-
-def _top(record, count):
-    """A record whose lists, best first, hold at most `count` entries; None: all."""
-    return {name: value[:count] if isinstance(value, list) else value for name, value in record.items() if name != "id"}
 
 
 def _print_result(result):

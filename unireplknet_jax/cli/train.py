@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import functools
 import logging
 import re
 import signal
@@ -79,9 +78,11 @@ def _run(args):
 def load_config(recipe, overrides):
     """The locked ConfigDict of a recipe "FILE.py[:ARG]" with overrides ["--config.FIELD=VALUE", ...].
 
-    The file is one of that path, or one that ships.
+    The file is one of that path, or one that ships. An override of a duration counts in its own unit, whatever the
+    recipe's.
     Raises argparse.ArgumentError for a recipe or a field that does not work.
     """
+    from unireplknet_jax.train.recipe import keep_units
     from unireplknet_jax.train.shipped import find_recipe
 
     name, colon, arg = recipe.partition(":")
@@ -103,9 +104,25 @@ def load_config(recipe, overrides):
         raise argparse.ArgumentError(
             None, f"get_config of {path} returned a {kind}; expected an ml_collections.ConfigDict."
         )
+    overrides = [_in_new_place(config, word) for word in overrides]
     for word in overrides:
         _check_field(config, word, recipe)
-    return _parse_overrides(config, f"{path}{colon}{arg}", overrides)
+    config = _parse_overrides(config, f"{path}{colon}{arg}", overrides)
+    keep_units(config, {_field(word) for word in overrides if word.startswith("--")})
+    return config
+
+
+def _field(word):
+    """The field "optim.lr" of an override "--config.optim.lr=1"."""
+    return word.partition("=")[0].partition(".")[2]
+
+
+def _in_new_place(config, word):
+    """An override "--config.FIELD=VALUE" with the field's present name."""
+    from unireplknet_jax.train.recipe import present_field
+
+    field = _field(word)
+    return word.replace(field, present_field(config, field), 1) if word.startswith("--") and field else word
 
 
 def _parse_flags(recipe, overrides):
@@ -139,8 +156,10 @@ def _override_failure(config, error):
     illegal = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
     if not illegal:
         return text.rstrip(".") + "."
+    from unireplknet_jax.train.recipe import value_of
+
     word, field = illegal.groups()
-    value = functools.reduce(lambda node, name: node[name], field.split("."), config)
+    value = value_of(config, field)
     kind = type(value).__name__
     example = "a group of fields" if hasattr(value, "keys") else f"of type {kind}, in the recipe {value!r}"
     return f"{word} does not fit: {field} is {example}; give a value of that kind."
@@ -148,15 +167,18 @@ def _override_failure(config, error):
 
 def _check_field(config, word, recipe):
     """Raise ArgumentError if an override "--config.FIELD=VALUE" names a field that the recipe does not have."""
+    from unireplknet_jax.train.recipe import MOVED
+
     if not word.startswith("--"):
         return
-    path = word.partition("=")[0].partition(".")[2]
+    path = _field(word)
     node = config
     for name in path.split("."):
         name = name.partition("[")[0]
         fields = list(node) if hasattr(node, "keys") else []
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
+            near = [" and ".join(MOVED[path])] if path in MOVED else near
             hint = f"did you mean {near[0]}?" if near else f"its fields there are {', '.join(fields) or 'none'}."
             raise argparse.ArgumentError(None, f"the recipe {recipe} has no field {path}; {hint}")
         node = node[name]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -31,14 +32,41 @@ class EncodedFile(bytes):
         return f"EncodedFile({len(self)} bytes of {self.name})"
 
 
-def read_file(path: str | os.PathLike, expected: str) -> EncodedFile:
-    """The file at a path that somebody gave; ValueError where it cannot be read.
+def source_name(source: Any) -> str:
+    """What errors and records call what somebody gave: its path, the name of its bytes, or the kind of thing it is."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    if isinstance(source, bytes):
+        return getattr(source, "name", f"the {len(source)} bytes")
+    shape = getattr(source, "shape", None)
+    return f"the {type(source).__name__}" if shape is None else f"the array of shape {shape}"
 
-    expected: what it is that the path should lead to, as in "a sound file".
+
+def file_name(source: Any, expected: str) -> str:
+    """The path or the name of a file, given as its path or its bytes; ValueError for anything else.
+
+    expected: what the file should be, as in "a sound file".
     """
-    name = os.fspath(path)
+    if isinstance(source, EncodedFile | str | os.PathLike):
+        return source_name(source)
+    raise ValueError(f"cannot read {source_name(source)}; expected {expected}: its path, or its bytes with a name")
+
+
+def opened(source: str | os.PathLike | EncodedFile) -> BinaryIO:
+    """A file, given as its path or its bytes, opened for reading."""
+    return io.BytesIO(source) if isinstance(source, EncodedFile) else open(source, "rb")
+
+
+def read_file(source: str | os.PathLike | EncodedFile, expected: str) -> EncodedFile:
+    """The file that somebody gave, as its path or its bytes; ValueError where it cannot be read.
+
+    expected: what it should be, as in "a sound file".
+    """
+    name = file_name(source, expected)
+    if isinstance(source, EncodedFile):
+        return source
     try:
-        with open(path, "rb") as file:
+        with open(source, "rb") as file:
             return EncodedFile(file.read(), name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -37,15 +35,13 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
     if not split or not path.is_dir():
         found = listed(_class_folders(root)[0]) or "none"
         raise ValueError(f"{root} has no split {split!r}; the folders in it are: {found}")
-    source = _listing(str(path), _stamp(path), suffixes, kind)
+    source = _listing(str(path), suffixes, kind)
     if split != "train" and (root / "train").is_dir():
         check_same_labels(_class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
     return source
 
 
-@functools.lru_cache(maxsize=8)  # a run opens each split several times; listing ImageNet takes seconds to minutes
-def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kind: str) -> LabelledFiles:
-    del stamp  # a part of the key: another listing for a changed folder
+def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles:
     labels, strays = _class_folders(folder)
     if not labels:
         loose = sum(_ends_in(suffixes, name) for name in strays)
@@ -67,13 +63,6 @@ def _listing(folder: str, stamp: tuple[int, ...], suffixes: tuple[str, ...], kin
         _log.warning("%s: %s without %ss: %s", folder, _count(empty, "class", "classes"), kind, listed(empty))
     targets = np.repeat(np.arange(len(labels), dtype=np.int32), [len(inside) for inside, _ in found])
     return LabelledFiles(folder, Names(names), targets, tuple(labels))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """The times at which the folder and those of its classes were last changed."""
-    with os.scandir(path) as entries:
-        inside = sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir())
-    return path.stat().st_mtime_ns, *itertools.chain(*inside)
 
 
 def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:

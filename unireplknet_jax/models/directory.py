@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CARD = "card.json"
 VARIABLES = "variables"
+TENSORS = "model.safetensors"  # in place of the variables where others than this package are to read them
 STATES = "checkpoints"  # in the workdir of a training: what it resumes from
 
 
@@ -100,20 +101,28 @@ def _of_a_run(path: pathlib.Path) -> str:
     return f"; {workdir} is the workdir of a training: {where}"
 
 
-def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
-
-    Raises ValueError if the directory is damaged or not one of ours.
-    """
-    import orbax.checkpoint as ocp
-
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The card of a checkpoint of ours; ValueError if the directory is damaged or not one of ours."""
     path = pathlib.Path(path).absolute()
     if path.is_dir() and not is_directory(path):
         raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path)}.")
     try:
-        card = json.loads((path / CARD).read_text())
+        return json.loads((path / CARD).read_text())
     except (OSError, ValueError) as error:  # no JSON, no text
         raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({error}).") from None
+
+
+def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
+
+    The variables are None where the tensors lie in a file of their own, `TENSORS`.
+    Raises ValueError if the directory is damaged or not one of ours.
+    """
+    path, card = pathlib.Path(path).absolute(), read_card(path)
+    if not (path / VARIABLES).exists() and (path / TENSORS).is_file():
+        return None, card
+    import orbax.checkpoint as ocp
+
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path / VARIABLES).item_metadata.tree

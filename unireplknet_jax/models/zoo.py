@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from unireplknet_jax.models import hub
+
 REPOSITORY = "DingXiaoH/UniRepLKNet"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -101,7 +103,7 @@ def find_weights(model: str, tag: str) -> Weights:
     """Return the row of `ZOO`; ValueError names the near matches and the tags this model has."""
     if (model, tag) in ZOO:
         return ZOO[model, tag]
-    tags = [row.tag for row in _ROWS if row.model == model]
+    tags = _tags(model)
     if not tags:
         models = list(dict.fromkeys(row.model for row in _ROWS))
         raise ValueError(f"no weights were published for {model!r}{_suggest(model, models)}.")
@@ -131,31 +133,53 @@ def download(weights: Weights) -> Path:
         f"download https://huggingface.co/{REPOSITORY}/resolve/main/{weights.file} by other means, for example with a "
         "browser, and give its path to load_checkpoint(path)"
     )
+    library = hub.library(f"fetching {weights.file}", f", or {elsewhere}")
     try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise ImportError(
-            f"fetching {weights.file} needs huggingface_hub, which is not installed: pip install huggingface_hub, or "
-            f"{elsewhere}."
-        ) from error
-    try:
-        return Path(hf_hub_download(repo_id=REPOSITORY, filename=weights.file))
+        return Path(library.hf_hub_download(repo_id=REPOSITORY, filename=weights.file))
     # Which exceptions a failed transfer raises depends on the HTTP library that this version of huggingface_hub uses.
     except Exception as error:
         raise ConnectionError(
-            f"{weights.file} could not be fetched from the Hugging Face repository {REPOSITORY} ({_reason(error)}): "
+            f"{weights.file} could not be fetched from the Hugging Face repository {REPOSITORY} ({hub.reason(error)}): "
             f"try again, or {elsewhere}."
         ) from error
 
 
-def _reason(error: Exception) -> str:
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+def located(name: str | os.PathLike) -> Path:
+    """Where a checkpoint lies that is given as a path, as a published name or file, or as "hf-hub:USER/REPO".
 
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return "HF_HUB_OFFLINE is set and the file is not in the cache"
-    if isinstance(error, LocalEntryNotFoundError):
-        return "the server cannot be reached and the file is not in the cache"
-    if isinstance(error, EntryNotFoundError | RepositoryNotFoundError):
-        return "the server has no such file"
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
+    A published name is "unireplknet_s.in22k_ft_in1k_384", a row of `ZOO`; where a size has one file, "unireplknet_a".
+    What is not there is fetched. Raises ValueError for what names nothing; see `download` and `hub.fetch`.
+    """
+    text = os.fspath(name)
+    if text.startswith(hub.PREFIX):
+        return hub.fetch(text)
+    path = Path(text)
+    if path.exists():
+        return path
+    weights = weights_of_file(path) or _weights_of_name(text)
+    if weights:
+        return download(weights)
+    if path.name != text:
+        raise ValueError(f"{text} does not exist.")
+    near = difflib.get_close_matches(text, names())
+    hint = f"did you mean {' or '.join(near)}?" if near else "published names begin with unireplknet_."
+    raise ValueError(f"{text} does not exist, and is no published name; {hint}")
+
+
+def names() -> list[str]:
+    """All published names, those that need no tag the shorter way, too."""
+    short = [model for model in PUBLISHED if len(_tags(model)) == 1]
+    return short + [f"{row.model}.{row.tag}" for row in _ROWS]
+
+
+def _tags(model: str) -> list[str]:
+    return [row.tag for row in _ROWS if row.model == model]
+
+
+def _weights_of_name(name: str) -> Weights | None:
+    """The row of a published name, None for another; ValueError for a size of which there are several files."""
+    model, _, tag = name.partition(".")
+    tags = _tags(model)
+    if not tag and len(tags) > 1:
+        raise ValueError(f"of {model} there are {len(tags)} files: give {' or '.join(f'{model}.{t}' for t in tags)}.")
+    return ZOO.get((model, tag or "".join(tags)))

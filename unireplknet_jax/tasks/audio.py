@@ -17,11 +17,12 @@ import optax
 from PIL import Image
 
 from unireplknet_jax.data.broken import AugmentedExamples
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sounds import waveforms as sounds
 from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
-from unireplknet_jax.tasks.base import Spec, apply_training, source_name
+from unireplknet_jax.tasks.base import Spec, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
@@ -83,6 +84,11 @@ class Audio(Labelled):
     roll: int = 0
 
     name: ClassVar[str] = "audio"
+    sample: ClassVar[str] = "bell.wav"
+    hub_task: ClassVar[str] = "audio-classification"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds"),
+    )
     makes_records: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS
@@ -176,6 +182,7 @@ class Audio(Labelled):
         }
 
     def read(self, source):
+        """A file, or a waveform (samples,) of floats from -1 to 1, `rate` of them a second."""
         waveform = sounds.read_sound(source, self.rate)
         size = int(self.seconds * self.rate) or self._bank.samples(self.frames)
         return [

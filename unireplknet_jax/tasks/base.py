@@ -79,6 +79,9 @@ class Task:
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown
     mappings: ClassVar[tuple[str, ...]] = ("model",)  # the options that are mappings
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
+    preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
+    sample: ClassVar[str] = "file"  # what a user's file may be called
+    hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
     retired: ClassVar[Mapping[str, Any]] = {}  # options of older checkpoints, and the one value that they may have
 
     def __post_init__(self):
@@ -175,7 +178,11 @@ class Task:
         del split
 
     def read(self, source: Any) -> list[Example]:
-        """A user's file, a path or bytes with a name, as examples with an "id", which windows or crops of it share."""
+        """A user's file, a path or bytes with a name, as examples with an "id", which windows or crops of it share.
+
+        Derived classes take arrays (and PIL images) besides, where these say all that a file would. ValueError, one
+        sentence, for what cannot be read.
+        """
         raise NotImplementedError
 
     # ---- device, pure, inside jit
@@ -191,6 +198,14 @@ class Task:
     def predict(self, apply: Apply, variables, inputs) -> dict[str, jax.Array]:
         """(n, ...) arrays of inputs alone, which end in what a user wants: scores, a map, a forecast."""
         raise NotImplementedError
+
+    def features(self, trunk: Apply, variables, inputs) -> jax.Array:
+        """(n, c) float32 of inputs alone: the trunk's last map, averaged over its positions and an input's views.
+
+        trunk: as `apply` in `predict`, but gives the mean over the positions of that map, (rows, c). ValueError, one
+        sentence, where a task has no such thing.
+        """
+        return trunk(variables, *self.inputs(inputs))
 
     def totals(self, pred, batch) -> dict[str, jax.Array]:
         """Masked sums of a batch, which are added up on the host in float64 and int64."""
@@ -241,11 +256,6 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
     module, attribute = TASKS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def source_name(source: Any) -> str:
-    """What records call a user's file: its path, or the name that bytes have."""
-    return source.name if isinstance(source, bytes) else str(source)
 
 
 def check_number(name: str, value: float, allowed: str) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of any origin as (task, variables): official PyTorch files and directories of ours, in and out."""
 
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
@@ -14,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax import __version__
-from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
-from unireplknet_jax.tasks.names import names_of_task, task_of_file, task_of_variables
+from unireplknet_jax.tasks.names import names_of_task, task_of_variables
+from unireplknet_jax.tasks.torch_files import canonical, open_torch, read_tensors, variables_of
 
 _log = logging.getLogger(__name__)
 KEEP = "keep"
@@ -28,17 +29,39 @@ KEEP = "keep"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A task, the variables of its network and whether they are in merged form; `data` names what it was trained on."""
+    """A task, the variables of its network and whether they are in merged form.
+
+    data: what it was trained on; source: the file that it was converted from; path: where it was opened.
+    """
 
     task: Any
     variables: Mapping[str, Any]
     merged: bool
     data: Mapping[str, Any] | None = None
     source: str | None = None
+    path: pathlib.Path | None = None
 
     @property
     def module(self):
         return self.task.module(deploy=self.merged)
+
+    @property
+    def labels(self):
+        """The names of the classes, or of the stations, in the order of the outputs; () where they are not known."""
+        return self.task.labels
+
+    @property
+    def preprocessing(self):
+        """{option: value} of the task that say how an input is prepared for the network."""
+        return {name: self.task.options[name] for name in self.task.preparation}
+
+    @functools.cached_property
+    def cache(self):
+        """What was made of this checkpoint and may be used again: its merged form, compiled programs."""
+        return {}
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "cache"}
 
     def in_merged_form(self):
         """The checkpoint in inference form: itself if it is in it already, or if it has no block to merge."""
@@ -50,6 +73,7 @@ class Checkpoint:
 def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, options=None):
     """(model, variables) of an official `.pth` or `.safetensors` file or of a checkpoint directory of ours.
 
+    path: where it lies, or a name as in `open_checkpoint`.
     Sizes, kernels, classes, channels and form are read off the tensors; neither torch nor anything named in the file is
     needed or run. num_classes: another number of classes gets a fresh classifier, None drops it; in_chans: the stem's
     input channels are summed (1) or repeated and rescaled (others). What was dropped or summed is logged. ema: take the
@@ -63,24 +87,26 @@ def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
     return checkpoint.module, checkpoint.variables
 
 
-def load_pretrained(name, tag, **options):
+def load_pretrained(name, tag=None, **options):
     """(model, variables) of a published file, `load_pretrained("unireplknet_s", "in22k_ft_in1k_384")`.
 
     Downloaded once from the Hugging Face repository of the authors (`models.zoo`); options as in `load_checkpoint`.
+    Without a tag it is a name as in `open_checkpoint`: "unireplknet_s.in22k_ft_in1k_384", "hf-hub:USER/REPO".
     """
-    return load_checkpoint(zoo.download(zoo.find_weights(name, tag)), **options)
+    return load_checkpoint(zoo.located(name) if tag is None else zoo.download(zoo.find_weights(name, tag)), **options)
 
 
 def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, task=None, options=None):
     """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides.
 
+    path: where it lies, or a name, by which it is fetched once from the Hugging Face hub: "unireplknet_a" where a size
+    has one published file, "unireplknet_s.in22k_ft_in1k_384" (`models.zoo`), or "hf-hub:USER/REPO" of what
+    `unireplknet push` uploaded. ValueError for what names nothing, with the nearest names.
     task: what an official file is for, where its tensors fit several tasks; None: the first that they fit.
     """
-    path = pathlib.Path(path)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating-point type, but is {dtype}.")
-    if not path.exists():
-        raise ValueError(f"{path} does not exist.")
+    path = zoo.located(path)
     with announced(f"reading {path}"):
         return _open(path, num_classes, in_chans, ema, dtype, task, options)
 
@@ -95,7 +121,7 @@ def _open(path, num_classes, in_chans, ema, dtype, task, options):
             raise ValueError(f"{path} is a checkpoint of ours and says its options: give some for .pth files alone.")
         checkpoint = _open_directory(path)
     else:
-        checkpoint = _open_torch(path, ema, task, options or {})
+        checkpoint = Checkpoint(*open_torch(path, ema, task, options or {}), source=path.name)
     if num_classes != KEEP:
         checkpoint = fit_classes(checkpoint, num_classes)
     if in_chans != KEEP:
@@ -109,20 +135,17 @@ def _open(path, num_classes, in_chans, ema, dtype, task, options):
     # JAX would narrow float64 without a word: such a file stays with NumPy until a dtype is named.
     if dtype is not None or all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(variables)):
         variables = jax.device_put(variables)
-    return dataclasses.replace(checkpoint, variables=variables)
+    return dataclasses.replace(checkpoint, variables=variables, path=path)
 
 
 def initial_variables(task, path):
     """A checkpoint's variables to start training a task from: fitted to its classes and channels, float32.
 
-    path: a checkpoint, or the name of a published file, which is downloaded if it is not there. A fresh classifier is
-    scaled by the task's `head_init_scale`; a kept one is not.
+    path: a checkpoint's, or a name as in `open_checkpoint`. A fresh classifier is scaled by the task's
+    `head_init_scale`; a kept one is not.
     Raises ValueError if the checkpoint is merged or its network is not the task's.
     """
     module = task.module()
-    published = zoo.weights_of_file(path)
-    if published and not os.path.exists(path):
-        path = zoo.download(published)
     checkpoint = open_checkpoint(path, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
@@ -202,88 +225,14 @@ def _open_directory(path):
     except (KeyError, TypeError, ValueError) as error:
         why = f"there is no {error} in it" if isinstance(error, KeyError) else error
         raise ValueError(f"the {directory.CARD} of {path} is damaged or of another version: {why}") from None
+    misfit = f"the variables in {path} do not fit its {directory.CARD}"
+    if variables is None:
+        state = canonical(task.names, read_tensors(path / directory.TENSORS))
+        variables = variables_of(path / directory.TENSORS, state, table, misfit)
     differences = torch_names.differences(table, torch_names.shapes_by_name(table, variables))
     if differences:
-        raise ValueError(f"the variables in {path} do not fit its {directory.CARD}: {differences}.")
+        raise ValueError(f"{misfit}: {differences}.")
     return Checkpoint(task, variables, merged, data, card.get("source"))
-
-
-def _open_torch(path, ema, name, options):
-    state, notes = torch_archive.read_state_dict(path, ema)
-    for note in notes:
-        _log.warning("%s: %s", path, note)
-    shapes = {name: getattr(value, "shape", None) for name, value in state.items()}
-    opaque = [name for name, shape in shapes.items() if shape is None]
-    if opaque:
-        raise ValueError(
-            f"{path} is refused: {', '.join(opaque)} can only be built by running code that the file names "
-            f"({', '.join(sorted({state[name].name for name in opaque}))})."
-        )
-    found = task_of_file(shapes)
-    if found is None:
-        some = ", ".join(list(shapes)[:5])
-        raise ValueError(
-            f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)."
-        )
-    try:
-        names = names_of_task(name or found)
-        state = _canonical(names, state)
-        shapes = {tensor: value.shape for tensor, value in state.items()}
-        told, merged = names.options(shapes)
-        task = get_task(name or found, **told)
-        task = dataclasses.replace(task, **_adopted(task, options))
-        table = task.name_table(merged)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    differences = torch_names.differences(table, shapes)
-    if differences:
-        raise ValueError(f"{path} does not fit a UniRepLKNet: {differences}.")
-    integers = [name for name in table if not jnp.issubdtype(state[name].dtype, jnp.floating)]
-    if integers:
-        raise ValueError(f"{path} is refused: {', '.join(integers)} are not floating-point (a quantized network?).")
-    arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
-    variables = flax.traverse_util.unflatten_dict(arrays)
-    return Checkpoint(_with_zoo_facts(task, path), variables, merged, source=path.name)
-
-
-def _canonical(names, state):
-    """A state dict {name: tensor} under the names of the task alone; ValueError where two names mean one tensor and
-    the tensors differ.
-    """
-    found, without_use = {}, []
-    for name, tensor in state.items():
-        own = names.canonical(name)
-        if own is None:
-            without_use.append(name)
-        elif own in found and not np.array_equal(found[own].numpy(), tensor.numpy(), equal_nan=True):
-            raise ValueError(f"{name} and {own} are the same tensor in the original, but differ here.")
-        else:
-            found.setdefault(own, tensor)
-    if without_use:
-        _log.warning("without use and left out: %s", ", ".join(without_use))
-    return found
-
-
-def _adopted(task, options):
-    """Options for `dataclasses.replace`; those that are mappings add to the task's own. ValueError for unknown ones."""
-    unknown = sorted({*options} - {*task.options})
-    if unknown:
-        raise ValueError(f"the task {task.name} has no options {', '.join(unknown)}; it has {', '.join(task.options)}.")
-    return {
-        name: {**task.options[name], **value} if isinstance(value, Mapping) else value
-        for name, value in options.items()
-    }
-
-
-def _with_zoo_facts(task, path):
-    """The published preprocessing and labels, if the file has a published name and the classes and channels with it."""
-    weights = zoo.weights_of_file(path)
-    network = task.module() if weights else None
-    if weights and (network.num_classes, network.in_chans) == (weights.num_classes, len(weights.mean)):
-        labels = read_labels(weights.label_names)
-        facts = {"image_size": weights.image_size, "resize": weights.resize, "mean": weights.mean, "std": weights.std}
-        return dataclasses.replace(task, labels=labels, **facts)
-    return task
 
 
 def _report_non_finite(path, variables):

@@ -8,10 +8,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import transforms as images
-from unireplknet_jax.data.pictures.decode import read_image, why_broken
+from unireplknet_jax.data.pictures.decode import picture_of, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
-from unireplknet_jax.tasks.base import Spec, source_name
+from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.labelled import captioned
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
@@ -29,6 +30,9 @@ class Classification(PixelClassifier):
     crop_padding: int = 0
 
     name: ClassVar[str] = "classification"
+    sample: ClassVar[str] = "rose.jpg"
+    hub_task: ClassVar[str] = "image-classification"
+    preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
     numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | {"crop_padding": "0 or more"}
     why_broken = staticmethod(why_broken)
 
@@ -56,7 +60,8 @@ class Classification(PixelClassifier):
         return {**example, "image": self._resized(example["image"])}
 
     def read(self, source):
-        picture = read_image(source)
+        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
+        picture = picture_of(source)
         return [{"image": self._resized(picture), "picture": picture, "id": source_name(source)}]
 
     def _resized(self, picture):

@@ -5,27 +5,23 @@ to be decided.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.series.sets import open_series
 from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
 from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
-from unireplknet_jax.data.series.windows import Windows, check_measured, checked, continued, read_table
+from unireplknet_jax.data.series.windows import Windows, check_measured, continued, read_stations
 from unireplknet_jax.nn.corrformer import Corrformer
-from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training, source_name
+from unireplknet_jax.tasks import forecast_errors
+from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
-
-_ERRORS = ("mse", "mae", "rmse")
-_SUMS = ("squared", "absolute", "persistence", "climatology", "count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +58,9 @@ class Forecasting(Task):
     climatology: tuple[tuple[float, ...], ...] = ()
 
     name: ClassVar[str] = "forecasting"
+    sample: ClassVar[str] = "stations.csv"
+    hub_task: ClassVar[str] = "time-series-forecasting"
+    preparation: ClassVar[tuple[str, ...]] = ("history", "step", "scaling", "mean", "std")
     higher_is_better: ClassVar[bool] = False  # an error leads
     ranked: ClassVar[bool] = False
 
@@ -190,7 +189,8 @@ class Forecasting(Task):
         series = self._read_series(source)
         steps = len(series.times)
         if steps < self.history:
-            raise ValueError(f"{source} has {steps} rows; expected {self.history} or more, a history of the model.")
+            name = source_name(source)
+            raise ValueError(f"{name} has {steps} rows; expected {self.history} or more, a history of the model.")
         windows = self._windows(continued(series, self.horizon))
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):
@@ -207,21 +207,7 @@ class Forecasting(Task):
     def _read_series(self, source):
         if not self.labels:
             raise ValueError("this checkpoint does not name its stations; train a recipe from it (config.init) first.")
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(
-                f"there is no file {source}; expected a CSV with time,STATION,... and a row for each time."
-            )
-        times, values, names = read_table(path)
-        missing = [name for name in self.labels if name not in names]
-        if missing:
-            raise ValueError(
-                f"{source} has no column for {listed(missing)}; expected the {len(self.labels)} stations of the model."
-            )
-        found = checked(str(source), times, values[:, [names.index(name) for name in self.labels]], self.labels)
-        if found.step != self.step:
-            raise ValueError(f"{source} has a row every {found.step} s; the model expects one every {self.step} s.")
-        return found
+        return read_stations(source, self.labels, self.step)
 
     # ---- device
 
@@ -250,6 +236,11 @@ class Forecasting(Task):
             "climatology": jnp.einsum("npk,ks->nps", inputs["seasons"], jnp.asarray(coefficients, jnp.float32)),
         }
         return {name: self.scale * value for name, value in pred.items()}
+
+    def features(self, trunk, variables, inputs):
+        raise ValueError(
+            "a table of stations has no embedding: its trunk sees each group of stations as a map of its own."
+        )
 
     def totals(self, pred, batch):
         weight = batch["known"] * batch["mask"][:, None, None]
@@ -302,22 +293,7 @@ class Forecasting(Task):
 
     def metrics(self, totals, records):
         del records
-        sums = {name: np.asarray(totals[name], np.float64) for name in _SUMS}
-        if not sums["count"].sum():
-            raise ValueError("there is nothing to evaluate: the data set is empty, or every value of it is missing.")
-        mse, mae, rmse = _errors(sums)
-        against = {
-            name: 1 - mse / _share(sums[name].sum(), sums["count"].sum()) for name in ("persistence", "climatology")
-        }
-        found = {"mse": mse, "mae": mae, "rmse": rmse}
-        found |= {f"skill_{name}": value for name, value in against.items()} | {"count": sums["count"].sum()}
-        for index in range(self.horizon):
-            lead = _errors({name: value[index] for name, value in sums.items()})
-            found |= {f"{name}/lead {index + 1}": value for name, value in zip(_ERRORS, lead, strict=True)}
-        for index, station in enumerate(self.labels):
-            own = _errors({name: value[:, index] for name, value in sums.items()})
-            found |= {f"{name}/{station}": value for name, value in zip(_ERRORS, own, strict=True)}
-        return {name: float(value) for name, value in found.items()}
+        return forecast_errors.metrics(totals, self.labels)
 
     def draw(self, examples, records):
         series = examples[0]["series"]
@@ -331,17 +307,6 @@ class Forecasting(Task):
 def _unchanged(example, rng):
     del rng
     return example
-
-
-def _share(total, count):
-    return total / count if count else math.nan
-
-
-def _errors(sums):
-    """(MSE, MAE, RMSE) of sums of any shape."""
-    count = sums["count"].sum()
-    mse, mae = _share(sums["squared"].sum(), count), _share(sums["absolute"].sum(), count)
-    return mse, mae, math.sqrt(mse)
 
 
 def _short(value):

@@ -15,13 +15,14 @@ import numpy as np
 import optax
 from PIL import Image
 
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.shapes import points as shapes_of_points
 from unireplknet_jax.data.shapes.sets import open_points
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier, RenderingEncoder, view_table
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
-from unireplknet_jax.tasks.base import Spec, apply_training, source_name
+from unireplknet_jax.tasks.base import Spec, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
@@ -62,6 +63,10 @@ class Points(Labelled):
     scale: tuple[float, float] | None = (2 / 3, 3 / 2)
 
     name: ClassVar[str] = "points"
+    sample: ClassVar[str] = "chair.off"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("points", "raw_points", "view_size", "neighbours", "unit_sphere", "up", "votes", "mean", "std"),
+    )
     units: ClassVar[Mapping[str, str]] = {"OA": "%", "mAcc": "%", "single": "%", "loss": "nats", "count": "shapes"}
     numbers: ClassVar[Mapping[str, str]] = {"label_smoothing": "0 or more and below 1"}
     why_broken = staticmethod(shapes_of_points.why_broken)
@@ -177,7 +182,10 @@ class Points(Labelled):
         return {"points": points, "poses": _poses(self.votes), "label": example["label"], "id": example["id"]}
 
     def read(self, source):
-        points = self._read({"path": str(source), "up": self.up}, np.random.default_rng(0))
+        """A file, or the points of a cloud, (N, 3) or more columns, of which `up` points upwards."""
+        content = "points" if isinstance(source, np.ndarray) else "file"
+        example = {"path": source_name(source), "up": self.up, content: source}
+        points = self._read(example, np.random.default_rng(0))
         return [{"points": points, "poses": _poses(self.votes), "id": source_name(source)}]
 
     # ---- device
@@ -224,6 +232,12 @@ class Points(Labelled):
             each = jnp.moveaxis(jax.lax.map(logits_of, jnp.moveaxis(poses, 1, 0)), 0, 1)
         logits = jnp.mean(each, axis=1)
         return {"logits": logits, "scores": jax.nn.softmax(logits), "each": each}
+
+    def features(self, trunk, variables, inputs):
+        coordinates, poses = self._farthest(inputs["points"], self.points), jnp.moveaxis(inputs["poses"], 1, 0)
+        # (poses, n * views, c): the trunk sees every view as a picture of its own.
+        each = jax.lax.map(lambda pose: trunk(variables, coordinates, transformed(coordinates, pose)), poses)
+        return jnp.mean(each.reshape(len(poses), len(coordinates), len(self.views), -1), axis=(0, 2))
 
     def totals(self, pred, batch):
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]

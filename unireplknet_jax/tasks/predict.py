@@ -1,21 +1,21 @@
-"""Predictions for a user's files: the right preparation, batches of one compiled shape, one picture of the results."""
+"""Predictions for what a user gives: the right preparation, records, one picture of the results."""
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
-from unireplknet_jax.models.program import AheadOfTime
-from unireplknet_jax.tasks.base import source_name
+from unireplknet_jax.tasks.checkpoint import Checkpoint
+from unireplknet_jax.tasks.network import Network
+from unireplknet_jax.tasks.sources import check_policy, in_chunks, named, sources_of
 
-# Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
-_FEW_VALUES = 2**21
+_log = logging.getLogger(__name__)
 _NAMES_BY_CLASSES = {1000: ("imagenet1k", "ImageNet-1K"), 21841: ("imagenet22k", "ImageNet-22K")}
 
 
@@ -38,7 +38,8 @@ def with_image_size(checkpoint, path, image_size=None):
     if image_size is not None:
         if "image_size" not in task.options:
             raise ValueError(f"the task {task.name} has no image size to change.")
-        task = dataclasses.replace(task, image_size=image_size, resize=None)
+        rule = {"resize": None} if "resize" in task.options else {}
+        task = dataclasses.replace(task, image_size=image_size, **rule)
         reason = "the size was asked for"
     elif not Path(path).is_dir() and not zoo.weights_of_file(path):
         reason = f"{path} is none of the published files, so these are the defaults of {task.name}"
@@ -65,22 +66,7 @@ def with_labels(checkpoint, path, labels=None):
 
 
 def _preparation(task):
-    shown = {
-        name: task.options[name]
-        for name in (
-            "image_size",
-            "resize",
-            "rate",
-            "frames",
-            "mels",
-            "points",
-            "view_size",
-            "neighbours",
-            "mean",
-            "std",
-        )
-        if name in task.options
-    }
+    shown = {name: task.options[name] for name in task.preparation}
     return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())
 
 
@@ -101,78 +87,99 @@ def require_classifier(checkpoint):
         )
 
 
-def predict_files(checkpoint, sources, batch_size=8):
-    """Yield a `Prediction` for every source, in order: a path, or bytes with a name.
+def predict_files(checkpoint, sources, batch_size=8, network=None, broken="skip"):
+    """Yield a `Prediction` for every source, in order: what `Task.read` takes, a path, say, or bytes with a name.
 
     Examples of the same shapes go through the network together, padded to full batches, so that few programs are
-    compiled; it runs in the form of the checkpoint. Raises ValueError for a checkpoint without classifier.
+    compiled; it runs in the form of the checkpoint. network: of `predictor`, where it is at hand. broken: "refuse"
+    raises ValueError for the first source without a prediction. Raises ValueError for a checkpoint without classifier.
     """
     require_classifier(checkpoint)
-    task, network = checkpoint.task, None
-    for chunk in _chunks(task, sources, batch_size):
-        examples = [example for _, found, _ in chunk for example in found]
-        if network is None and examples:
-            network = _Network(checkpoint, examples, batch_size, len(sources) if hasattr(sources, "__len__") else 0)
-        preds = iter(network(examples) if examples else ())
-        for source, found, error in chunk:
+    task, network = checkpoint.task, network or predictor(checkpoint, batch_size)
+    count, index = len(sources) if hasattr(sources, "__len__") else 0, 0
+    for chunk in in_chunks(task, sources, batch_size, broken):
+        preds = iter(network([example for reading in chunk for example in reading.examples], count))
+        for source, examples, error in chunk:
             records = []
             try:
-                for example, pred in [(example, next(preds)) for example in found]:
+                for example, pred in [(example, next(preds)) for example in examples]:
                     record = task.record(pred, example)
                     records += [] if record is None else [record]
                 records = task.combined(records)
             except ValueError as failure:
+                if broken == "refuse":
+                    raise ValueError(named(source, index, str(failure))) from failure
                 records, error = [], str(failure)
-            yield Prediction(source_name(source), records, found, error)
+            yield Prediction(source_name(source), records, examples, error)
+            index += 1
 
 
-def _chunks(task, sources, size):
-    """Yield lists of (source, examples, error) with at least `size` examples, as long as there are any."""
-    chunk = []
-    for source in sources:
-        try:
-            chunk.append((source, task.read(source), None))
-        except (ValueError, OSError) as error:
-            chunk.append((source, [], str(error)))
-        if sum(len(examples) for _, examples, _ in chunk) >= size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def predictor(checkpoint, batch_size=8):
+    """The network of a checkpoint as it predicts."""
+    task = checkpoint.task
+    return Network(
+        checkpoint, lambda module, variables, inputs: task.predict(module.apply, variables, inputs), batch_size
+    )
 
 
-class _Network:
-    """A checkpoint's network, compiled for batches of one size for each kind of example."""
+def merged_once(checkpoint):
+    """The checkpoint in inference form, merged when it is first asked for.
 
-    def __init__(self, checkpoint, examples, batch_size, sources):
-        """examples: the first ones; sources: how many files there will be at least."""
-        task, module = checkpoint.task, checkpoint.module
-        self._variables, self._names = checkpoint.variables, list(task.specs(train=False)[0].inputs)
-        self._rows = min(batch_size, len(examples))
-        values = max(len(examples), sources) * sum(examples[0][name].size for name in self._names)
-        jitted = jax.jit(lambda variables, inputs: task.predict(module.apply, variables, inputs))
-        self._step = AheadOfTime(jitted, f"the network of {task.name}", quick=values <= _FEW_VALUES)
+    How inputs are prepared is logged where it is a guess, as the commands print it.
+    """
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"expected what open_checkpoint gives, not a {type(checkpoint).__name__}.")
+    if "merged" not in checkpoint.cache:
+        if checkpoint.path:
+            _warn(with_image_size(checkpoint, checkpoint.path)[1])
+        checkpoint.cache["merged"] = checkpoint.in_merged_form()
+    return checkpoint.cache["merged"]
 
-    def __call__(self, examples):
-        """The predictions for every example, {name: array}."""
-        found, groups = [None] * len(examples), {}
-        for index, example in enumerate(examples):
-            groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
-        for own in groups.values():
-            for start in range(0, len(own), self._rows):
-                some = own[start : start + self._rows]
-                pred = self._apply([examples[index] for index in some])
-                for row, index in enumerate(some):
-                    found[index] = {name: value[row] for name, value in pred.items()}
-        return found
 
-    def _apply(self, examples):
-        """{name: (rows, ...)}; the batch is filled up with zeros."""
-        inputs = {}
-        for name in self._names:
-            stacked = np.stack([example[name] for example in examples])
-            inputs[name] = np.pad(stacked, [(0, self._rows - len(stacked))] + [(0, 0)] * (stacked.ndim - 1))
-        return jax.device_get(self._step(self._variables, inputs))
+def predict(checkpoint, inputs, *, top=5, broken="refuse", batch_size=8):
+    """What a checkpoint sees in inputs: for each, in order, the list of records of `unireplknet predict --json`.
+
+    checkpoint: as `open_checkpoint` gives it. inputs: one or several of: the path of a file, its bytes (`EncodedFile`
+    gives them a name), or what the file would hold: a PIL image, an array of a picture (h, w, c) or of all frames of a
+    video (t, h, w, 3), both uint8, a waveform (samples,) of floats at the checkpoint's rate, points (N, 3).
+    top: how many entries lists show that are best first; None: all. batch_size: examples at a time.
+    broken: "refuse" raises ValueError for the first input that cannot be read; "skip" logs it and gives no records.
+
+    The network is merged first, which gives the same numbers to rounding; further calls use it and its compiled
+    programs again. Where JSON has null, records have NaN.
+    """
+    check_policy(broken)
+    sources, merged = sources_of(inputs), merged_once(checkpoint)
+    if "named" not in merged.cache:
+        merged.cache["named"], notes = with_labels(merged, merged.path or "the checkpoint")
+        _warn(notes)
+    key = "predict", batch_size
+    network = merged.cache[key] = merged.cache.get(key) or predictor(merged, batch_size)
+    found = []
+    for index, prediction in enumerate(predict_files(merged.cache["named"], sources, batch_size, network, broken)):
+        log_skipped(sources[index], index, prediction.error)
+        found.append(shown(merged.task, prediction.records, top))
+    return found
+
+
+def shown(task, records, top=None):
+    """Records without their ids, whose lists, where a task has them best first, hold at most `top` entries."""
+    top = top if task.ranked else None
+    return [
+        {name: value[:top] if isinstance(value, list) else value for name, value in record.items() if name != "id"}
+        for record in records
+    ]
+
+
+def log_skipped(source, index, error):
+    """Say which source was passed over, if there is an error of it."""
+    if error:
+        _log.warning("skipped: %s", named(source, index, error))
+
+
+def _warn(notes):
+    for note in notes:
+        _log.warning("%s", note)
 
 
 def tile(pictures, gap=8):

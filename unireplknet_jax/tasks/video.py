@@ -15,7 +15,8 @@ from PIL import Image
 
 from unireplknet_jax.data.clips import frames as clips
 from unireplknet_jax.data.clips.sets import open_videos
-from unireplknet_jax.tasks.base import Spec, source_name
+from unireplknet_jax.data.files import source_name
+from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.labelled import captioned
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
@@ -58,6 +59,11 @@ class VideoClassification(PixelClassifier):
     rows: int | None = None
 
     name: ClassVar[str] = "video"
+    sample: ClassVar[str] = "skating.mp4"
+    hub_task: ClassVar[str] = "video-classification"
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("image_size", "frames", "stride", "sampling", "segments", "crops", "layout", "mean", "std"),
+    )
     units: ClassVar[Mapping[str, str]] = PixelClassifier.units | {"count": "videos"}
     numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | dict.fromkeys(
         ("frames", "stride", "segments", "crops"), "1 or more"
@@ -123,6 +129,7 @@ class VideoClassification(PixelClassifier):
         return flat.reshape(*pixels.shape[:-1], -1)
 
     def read(self, source):
+        """A file, or all frames of a video, (t, h, w, 3) uint8."""
         return [{"views": self._views(source), "id": source_name(source)}]
 
     # ---- device
@@ -150,6 +157,11 @@ class VideoClassification(PixelClassifier):
             each = jax.lax.map(lambda clip: jax.nn.log_softmax(logits_of(clip)), views)
             logits = jax.nn.logsumexp(each, axis=0) - math.log(len(views))
         return {"logits": logits, "scores": jax.nn.softmax(logits)}
+
+    def features(self, trunk, variables, inputs):
+        views = jnp.moveaxis(inputs["views"], 1, 0)
+        each = jax.lax.map(lambda clip: trunk(variables, *self.inputs({"views": clip[:, None]})), views)
+        return jnp.mean(each, axis=0)
 
     # ---- host, afterwards
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-import math
 
 import jax
 import numpy as np
@@ -79,7 +78,7 @@ def _train(config, workdir, profile, preemption):
     evaluations = Evaluations(config, task, measured, test, mesh, place.local, history, writer)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
-    eval_steps = math.ceil(config.eval_every_epochs * run.steps_per_epoch)
+    eval_steps = run.eval_every
     _describe(config, state, mesh, examples, evaluations.dataset, step, steps)
 
     # ---- loop

@@ -8,44 +8,77 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-LAST_LAYER = 13
+from unireplknet_jax.train.durations import UNITS, WARMUP, given, steps_of
+
+_TRUNK = re.compile(r"(?:backbone/)?(?:downsample_layers_(\d)|stages_(\d)_(\d+))/")
 
 
-def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0):
+def cosine_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0, warmup_ratio=None):
     """The learning rate of every step, float64 (epochs * steps_per_epoch,).
 
     Linear from exactly 0 to exactly `base` over the warm-up (both ends included), then a cosine from `base` towards
-    `final`, which is approached and never reached. ValueError if the warm-up is longer than the run.
+    `final`, which is approached and never reached. With a warm-up ratio the cosine lasts the whole run, times the
+    factor of `_warmed_up`. ValueError if the warm-up is longer than the run.
     """
     total, warmup = _lengths(epochs, steps_per_epoch, warmup_epochs)
-    rising = np.linspace(0, base, warmup)
-    t = np.arange(total - warmup)
-    falling = final + 0.5 * (base - final) * (1 + np.cos(np.pi * t / max(total - warmup, 1)))
-    return np.concatenate([rising, falling])
+
+    def falling(steps):
+        return final + 0.5 * (base - final) * (1 + np.cos(np.pi * np.arange(steps) / max(steps, 1)))
+
+    return _after_warm_up(falling, base, total, warmup, warmup_ratio)
 
 
-def multistep_schedule(base, milestones, factor, epochs, steps_per_epoch, warmup_epochs=0.0):
+def polynomial_schedule(base, final, epochs, steps_per_epoch, warmup_epochs=0.0, warmup_ratio=None, power=1.0):
+    """The learning rate of every step, float64: final + (base - final) * (1 - t / steps) ** power at step t.
+
+    mmcv's "poly" policy, by step. The warm-up is as in `cosine_schedule`. ValueError if it is longer than the run.
+    """
+    total, warmup = _lengths(epochs, steps_per_epoch, warmup_epochs)
+
+    def falling(steps):
+        return final + (base - final) * (1 - np.arange(steps) / max(steps, 1)) ** power
+
+    return _after_warm_up(falling, base, total, warmup, warmup_ratio)
+
+
+def multistep_schedule(base, milestones, factor, epochs, steps_per_epoch, warmup_epochs=0.0, warmup_ratio=None):
     """The learning rate of every step, float64: `base`, times `factor` after each of the epochs in `milestones`.
 
     PyTorch's MultiStepLR, stepped after every epoch: the first epoch after milestone m is the first that is slower.
-    The warm-up rises linearly from 0 as in `cosine_schedule`. ValueError if it is longer than the run.
+    The warm-up takes the place of the first rates, rising linearly from 0 as in `cosine_schedule`; with a warm-up ratio
+    they are multiplied by the factor of `_warmed_up`. ValueError if it is longer than the run.
     """
     total, warmup = _lengths(epochs, steps_per_epoch, warmup_epochs)
     finished = np.arange(total) // steps_per_epoch
     rates = base * float(factor) ** np.sum(np.asarray(milestones, int)[:, None] <= finished, axis=0)
+    if warmup_ratio is not None:
+        return _warmed_up(rates, warmup, warmup_ratio)
     rates[:warmup] = np.linspace(0, base, warmup)
     return rates
 
 
-def make_schedule(optim, epochs, steps_per_epoch):
-    """The learning rate of every step for a recipe's `optim` section; ValueError for an unknown schedule."""
+def make_schedule(optim, epochs, steps_per_epoch, batch_size=1):
+    """The learning rate of every step for a recipe's `optim` section; batch_size: for a warm-up given in examples.
+
+    Raises ValueError for an unknown schedule and for a warm-up that is given in two units or is longer than the run.
+    """
+    total = round(epochs * steps_per_epoch)
+    fields = {f"optim.warmup_{unit}": optim[f"warmup_{unit}"] for unit in UNITS}
+    warmup = round(steps_of(fields, batch_size, steps_per_epoch * batch_size, total))
+    if not 0 <= warmup <= total or total < 1:
+        field, value = given(fields) or (WARMUP[0], 0)
+        raise ValueError(f"{field}={value:g} does not fit a run of {epochs:g} epochs, {total} steps.")
+    when = (total, 1, warmup, optim.warmup_ratio)  # counted in steps: in epochs of one step each
     if optim.schedule == "cosine":
-        return cosine_schedule(optim.lr, optim.min_lr, epochs, steps_per_epoch, optim.warmup_epochs)
+        return cosine_schedule(optim.lr, optim.min_lr, *when)
+    if optim.schedule == "polynomial":
+        return polynomial_schedule(optim.lr, optim.min_lr, *when, optim.power)
     if optim.schedule == "multistep":
-        return multistep_schedule(
-            optim.lr, optim.milestones, optim.milestone_factor, epochs, steps_per_epoch, optim.warmup_epochs
-        )
-    raise ValueError(f"optim.schedule={optim.schedule!r} is not known; expected 'cosine' or 'multistep'.")
+        milestones = [epoch * steps_per_epoch for epoch in optim.milestones]
+        return multistep_schedule(optim.lr, milestones, optim.milestone_factor, *when)
+    raise ValueError(
+        f"optim.schedule={optim.schedule!r} is not known; expected 'cosine' or 'multistep' or 'polynomial'."
+    )
 
 
 def _lengths(epochs, steps_per_epoch, warmup_epochs):
@@ -56,37 +89,58 @@ def _lengths(epochs, steps_per_epoch, warmup_epochs):
     return total, warmup
 
 
+def _after_warm_up(falling, base, total, warmup, ratio):
+    """The rates of `falling(steps)` after a warm-up from 0, or, with a ratio, all the time and warmed up."""
+    if ratio is None:
+        return np.concatenate([np.linspace(0, base, warmup), falling(total - warmup)])
+    return _warmed_up(falling(total), warmup, ratio)
+
+
+def _warmed_up(rates, warmup, ratio):
+    """Rates times a factor that rises linearly from `ratio` at step 0 to 1 at step `warmup`, as mmcv warms up."""
+    rates[:warmup] *= ratio + (1 - ratio) * np.arange(warmup) / max(warmup, 1)
+    return rates
+
+
 class ParameterGroup(NamedTuple):
-    """What one tensor gets: layer id 0..13, factor on the learning rate, weight decay."""
+    """What one tensor gets: layer id 0..layer_groups + 1, factor on the learning rate, weight decay."""
 
     layer: int
     lr_scale: float
     weight_decay: float
 
 
-def parameter_groups(params, layer_decay=1.0, weight_decay=0.0):
-    """A tree like `params` of `ParameterGroup`s: lr_scale = layer_decay ** (13 - layer id)."""
+def parameter_groups(params, layer_decay=1.0, weight_decay=0.0, layer_groups=12):
+    """A tree like `params` of `ParameterGroup`s: lr_scale = layer_decay ** (layer_groups + 1 - layer id).
+
+    Raises ValueError if a layer of the trunk is above the last group: it would learn faster than the head.
+    """
+    head = layer_groups + 1
 
     def group(path, leaf):
-        layer = layer_id("/".join(key.key for key in path))
-        return ParameterGroup(layer, layer_decay ** (LAST_LAYER - layer), weight_decay if decays(path, leaf) else 0.0)
+        name = "/".join(key.key for key in path)
+        layer = layer_id(name, layer_groups)
+        if layer > layer_groups and _TRUNK.match(name):
+            raise ValueError(f"optim.layer_groups={layer_groups} are too few: {name} belongs to group {layer}.")
+        return ParameterGroup(layer, layer_decay ** (head - layer), weight_decay if decays(path, leaf) else 0.0)
 
     return jax.tree_util.tree_map_with_path(group, params)
 
 
-def layer_id(path):
-    """The layer, 0 (stem) to 13 (head), of a parameter "stages_2_7/pwconv1/kernel", a leading "backbone/" ignored.
+def layer_id(path, layer_groups=12):
+    """The layer, 0 (stem) to layer_groups + 1 (head), of a parameter "stages_2_7/pwconv1/kernel".
 
-    The original's twelve groups, whatever the depths: three blocks of the third stage share one; what is not of the
-    backbone's stages and downsamplers belongs to the last.
+    A leading "backbone/" is ignored. As in the original, whatever the depths: three blocks of the third stage share a
+    group, the last stage and what leads to it are the last one; what is not of the backbone's stages and downsamplers
+    belongs to the head.
     """
-    found = re.match(r"(?:backbone/)?(?:downsample_layers_(\d)|stages_(\d)_(\d+))/", path)
+    found = _TRUNK.match(path)
     if not found:
-        return LAST_LAYER
+        return layer_groups + 1
     downsample, stage, block = (None if part is None else int(part) for part in found.groups())
     if downsample is not None:
-        return (0, 2, 3, 12)[downsample]
-    return (1, 2, 3 + block // 3, 12)[stage]
+        return (0, 2, 3, layer_groups)[downsample]
+    return (1, 2, 3 + block // 3, layer_groups)[stage]
 
 
 def decays(path, leaf):
@@ -111,7 +165,7 @@ def make_optimizer(config, schedule):
         decay = _lookup(cosine_schedule(decay, config.weight_decay_end, 1, len(schedule)))
 
     def scale_layers(updates, params):
-        groups = parameter_groups(params, config.layer_decay)
+        groups = parameter_groups(params, config.layer_decay, layer_groups=config.layer_groups)
         return jax.tree.map(lambda update, group: update * group.lr_scale, updates, groups)
 
     def mask(tree):

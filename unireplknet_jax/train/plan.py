@@ -15,8 +15,9 @@ import jax
 
 from unireplknet_jax.models.program import QUICK_ELSEWHERE, announced, compile_lowered
 from unireplknet_jax.train.collectives import count_collectives
+from unireplknet_jax.train.durations import RUN, WARMUP
 from unireplknet_jax.train.program_cache import without_program_cache
-from unireplknet_jax.train.recipe import completed
+from unireplknet_jax.train.recipe import completed, set_field
 from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh
 from unireplknet_jax.train.slices import libtpu_version, open_slice
@@ -87,6 +88,10 @@ class _Compiler:
 
     def _compile(self, batch_size):
         config = self._config.copy_and_resolve_references()
+        if batch_size != config.batch_size or not config.data.train_examples:
+            for field in (*RUN, *WARMUP):  # which may not fit so few steps; the program is the same
+                set_field(config, field, 0)
+            config.epochs = 1.0
         config.batch_size, config.eval_batch_size = batch_size, self._mesh.size
         run = set_up(config, self._task, self._mesh, max(config.data.train_examples, batch_size))
         batch = abstract_batch(self._task, batch_size, config.accumulate, self._mesh)

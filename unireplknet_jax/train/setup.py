@@ -1,6 +1,6 @@
 """From a recipe to the parts of a run: what the loop trains with, and `plan` compiles."""
 
-import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,9 @@ import optax
 
 from unireplknet_jax.models.complexity import program_macs
 from unireplknet_jax.tasks.base import Task, check_number, get_task
-from unireplknet_jax.train.optimizer import make_optimizer, make_schedule
+from unireplknet_jax.train.durations import DURATIONS, EVAL_EVERY, RUN, given, steps_of
+from unireplknet_jax.train.optimizer import make_optimizer, make_schedule, parameter_groups
+from unireplknet_jax.train.recipe import evaluation_options, value_of
 from unireplknet_jax.train.sharding import micro_batch_sharding
 from unireplknet_jax.train.step import abstract_state, make_train_step
 
@@ -17,8 +19,7 @@ _NUMBERS = {
     "batch_size": "1 or more",
     "accumulate": "1 or more",
     "eval_batch_size": "1 or more",
-    "epochs": "above 0",
-    "eval_every_epochs": "above 0",
+    **{field: "0 or more" for fields in DURATIONS for field in fields},
     "log_every": "1 or more",
     "data.train_examples": "0 or more",
     "data.num_threads": "0 or more",
@@ -27,14 +28,17 @@ _NUMBERS = {
     "checkpoint.keep": "1 or more",
     "mesh.fsdp": "1 or more",
     "ema.decay": "0 or more and below 1",
+    "ema.ramp_steps": "1 or more",
     "stop.patience": "0 or more",
     "optim.lr": "above 0",
     "optim.min_lr": "0 or more",
-    "optim.warmup_epochs": "0 or more",
+    "optim.warmup_ratio": "from 0 to 1",
     "optim.milestone_factor": "above 0 and at most 1",
+    "optim.power": "above 0",
     "optim.weight_decay": "0 or more",
     "optim.weight_decay_end": "0 or more",
     "optim.layer_decay": "above 0 and at most 1",
+    "optim.layer_groups": "1 or more",
     "optim.clip_norm": "0 or more",
     "optim.b1": "0 or more and below 1",
     "optim.b2": "0 or more and below 1",
@@ -49,6 +53,7 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     schedule: np.ndarray  # the learning rate of every step
     steps_per_epoch: int
+    eval_every: int  # steps
     state: dict[str, Any]  # ShapeDtypeStructs with shardings
     train_step: Any  # jitted, (state, batch) -> (state, scalars)
 
@@ -60,10 +65,16 @@ class Run(NamedTuple):
 def make_task(config):
     """The task of a recipe; ValueError where the recipe's numbers cannot be."""
     for field, allowed in _NUMBERS.items():
-        value = functools.reduce(lambda node, name: node[name], field.split("."), config)
-        if value is not None:  # weight_decay_end
+        value = value_of(config, field)
+        if value is not None:  # weight_decay_end, warmup_ratio
             check_number(field, value, allowed)
-    return get_task(config.task.name, **config.task.options.to_dict(), labels=tuple(config.task.get("labels", ())))
+    for fields in DURATIONS:
+        duration = _values(config, fields)
+        if not given(duration) and fields in (RUN, EVAL_EVERY):
+            raise ValueError(f"{fields[0]}={duration[fields[0]]} must be above 0, unless {' or '.join(fields[1:])} is.")
+    options = config.task.options.to_dict() | {"labels": tuple(config.task.get("labels", ()))}
+    get_task(config.task.name, **options | evaluation_options(config))  # so that wrong ones are refused now
+    return get_task(config.task.name, **options)
 
 
 def set_up(config, task, mesh, examples):
@@ -78,13 +89,20 @@ def set_up(config, task, mesh, examples):
         raise ValueError(
             f"batch_size={config.batch_size} is larger than the training set of {examples} examples; lower it."
         )
-    optim = config.optim
-    schedule = make_schedule(optim, config.epochs, steps_per_epoch)
+    steps = round(steps_of(_values(config, RUN), config.batch_size, examples))
+    eval_every = math.ceil(steps_of(_values(config, EVAL_EVERY), config.batch_size, examples, steps))
+    optim, ema = config.optim, config.ema
+    schedule = make_schedule(optim, steps / steps_per_epoch, steps_per_epoch, config.batch_size)
     optimizer = make_optimizer(optim, schedule)
-    ema = config.ema.decay or None
-    state = abstract_state(task, optimizer, mesh, ema is not None)
-    train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema)
-    return Run(task, optimizer, schedule, steps_per_epoch, state, train_step)
+    state = abstract_state(task, optimizer, mesh, ema.decay > 0)
+    if optim.layer_decay != 1:  # so that too few groups are refused now
+        parameter_groups(state["params"], optim.layer_decay, layer_groups=optim.layer_groups)
+    train_step = make_train_step(task, optimizer, mesh, state, config.seed, ema.decay or None, ema.ramp, ema.ramp_steps)
+    return Run(task, optimizer, schedule, steps_per_epoch, eval_every, state, train_step)
+
+
+def _values(config, fields):
+    return {field: value_of(config, field) for field in fields}
 
 
 def check_batch(name, size, divisor, what):

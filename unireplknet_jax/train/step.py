@@ -59,7 +59,15 @@ def variables_of(state):
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
-def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
+# How the decay of a moving average grows: (decay, t steps done before this one) -> the share of the new variables.
+RAMPS = {
+    "": lambda decay, t, steps: 1 - decay,
+    "count": lambda decay, t, steps: jnp.maximum(1 - decay, 9 / (10 + t)),  # 1 - (1 + t) / (10 + t)
+    "exponential": lambda decay, t, steps: 1 - decay + decay * jnp.exp(-(1 + t) / steps),
+}
+
+
+def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None, ema_ramp="", ema_ramp_steps=1):
     """The jitted (state, batch) -> (state, scalars); the old state is donated. `state`: as `abstract_state` gives it.
 
     batch: {name: (k, n, ...)}, k micro-batches of n examples over all devices. Their gradients are averaged; each has
@@ -67,7 +75,11 @@ def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
     "grad_norm" and the norm below every first name of the parameter tree, "grad_norm/stages_0_0"; "update_norm/..."
     likewise, of what is added to the parameters, which is not finite where they would stop being so.
     Randomness is a function of (seed, step), so a resumed run draws what the uninterrupted one would have drawn.
+    ema_decay: of the moving average, which grows to it as a recipe's `ema.ramp` says.
+    Raises ValueError for an unknown ramp.
     """
+    if ema_ramp not in RAMPS:
+        raise ValueError(f"ema.ramp={ema_ramp!r} is not known; expected one of {', '.join(map(repr, RAMPS))}.")
     module = task.module()
 
     def gradients_of(params, batch_stats, batch, rng):
@@ -104,7 +116,8 @@ def make_train_step(task, optimizer, mesh, state, seed, ema_decay=None):
         model = {"params": optax.apply_updates(state["params"], updates), "batch_stats": batch_stats}
         new_state = {**model, "opt": opt, "step": state["step"] + 1}
         if ema_decay is not None:
-            new_state["ema"] = optax.incremental_update(model, state["ema"], 1 - ema_decay)
+            share = RAMPS[ema_ramp](ema_decay, state["step"].astype(jnp.float32), ema_ramp_steps)
+            new_state["ema"] = optax.incremental_update(model, state["ema"], share)
         scalars = {name: total / jnp.maximum(count, 1) for name, (total, count) in sums.items()}
         squares = _squares(gradients)
         norms = {"grad_norm": jnp.sqrt(sum(squares.values()))}

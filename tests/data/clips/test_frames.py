@@ -19,6 +19,7 @@ from unireplknet_jax.data.clips.frames import (
     why_broken,
 )
 from unireplknet_jax.data.clips.moving_shapes import write_video
+from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.pictures.randaugment import RandAugment
 
 OFFSETS = [0, 4, 8, 12, 17, 21, 25, 29, 34, 38, 42, 46, 51, 55, 59, 63]  # of 16 frames in 64, by the original's formula
@@ -86,6 +87,21 @@ def test_frames_are_those_that_were_asked_for(kind, tmp_path):
     assert frames.dtype == np.uint8
     np.testing.assert_array_equal(indices(frames), [0, 7, 7, 39, 20])
     assert why_broken({"path": str(path)}) is None
+
+
+def test_bytes_and_frames_give_what_the_file_gives(tmp_path):
+    path = write(tmp_path / "a.mp4", 20, KINDS["h264.mp4"])
+    frames = read_frames(path, every)
+    taken = np.array([3, 3, 19])
+    for source in (EncodedFile(path.read_bytes(), "b.mp4"), frames):
+        np.testing.assert_array_equal(read_frames(source, lambda count: taken * count // 20), frames[taken])
+    with pytest.raises(ValueError, match=r"^b\.mp4 is not a video that FFmpeg can read"):
+        read_frames(EncodedFile(path.read_bytes()[:500], "b.mp4"), every)
+    with pytest.raises(ValueError, match=r"^c\.mp4 is empty"):
+        read_frames(EncodedFile(b"", "c.mp4"), every)
+    for array in (frames / 255, frames[0], frames[:0], frames[..., :1]):
+        with pytest.raises(ValueError, match=r"is not a video; expected uint8 \(t, h, w, 3\)"):
+            read_frames(array, every)
 
 
 def test_colours_are_in_the_order_of_rgb(tmp_path):

@@ -241,18 +241,6 @@ def test_a_missing_or_truncated_shard_is_named_at_once(written):
         open_source("array_record", "train", written)
 
 
-def test_the_shards_are_looked_at_once_until_the_card_changes(written, monkeypatch):
-    looked, check = [], array_records._check_size
-    monkeypatch.setattr(array_records, "_check_size", lambda path, size: (looked.append(path.name), check(path, size)))
-    sources = [open_source("array_record", "train", written) for _ in range(3)]
-    assert sorted(looked) == [shard(written, k).name for k in range(3)]
-    assert [source[4]["id"] for source in sources] == [4] * 3
-    card = written / "train/records.json"
-    card.write_text(card.read_text() + "\n")
-    assert len(open_source("array_record", "train", written)) == 11
-    assert len(looked) == 6
-
-
 def test_shards_are_looked_at_beside_each_other(written, monkeypatch):
     barrier = threading.Barrier(3, timeout=30)  # one after the other they would wait for each other in vain
     monkeypatch.setattr(array_records, "_check_size", lambda path, size: barrier.wait())

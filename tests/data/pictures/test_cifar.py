@@ -1,7 +1,6 @@
 """CIFAR from its binary version: an archive or a folder of the published layout, generated here."""
 
 import io
-import os
 import tarfile
 
 import numpy as np
@@ -75,16 +74,6 @@ def test_planes_become_pictures_in_the_order_of_the_files(tmp_path, offline, nam
 
 def test_the_unpacked_folder_itself_may_be_given(tmp_path, offline):
     assert len(open_source("cifar100", "test", write_folder(tmp_path, "cifar100"))) == 4
-
-
-def test_files_are_read_once_until_they_change(tmp_path, offline):
-    folder = write_folder(tmp_path, "cifar100")
-    first = open_source("cifar100", "train", tmp_path)
-    assert open_source("cifar100", "train", tmp_path) is first
-    assert not first.images.flags.writeable
-    (folder / "train.bin").write_bytes(rows("cifar100", 8, 0)[0])
-    os.utime(folder / "train.bin", ns=(1, 1))  # two changes within the clock's tick look alike
-    assert len(open_source("cifar100", "train", tmp_path)) == 8
 
 
 @pytest.mark.parametrize(

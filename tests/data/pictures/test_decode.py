@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.pictures.decode import read_image
+from unireplknet_jax.data.pictures.decode import picture_of, read_image
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (5, 7, 3), np.uint8)
@@ -161,3 +161,30 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(ValueError, match=r"the image given as .* bytes holds more than 20 pixels"):
         read_image(data)
+
+
+def test_an_array_is_the_picture_of_its_pixels(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    alpha = np.concatenate([PICTURE, np.zeros((5, 7, 1), np.uint8)], axis=-1)
+    for source, expected in (
+        (PICTURE, PICTURE),
+        (PICTURE[:, ::-1], PICTURE[:, ::-1]),
+        (PICTURE[..., 0], grey(PICTURE[..., 0])),
+        (PICTURE[..., :1], grey(PICTURE[..., 0])),
+        (alpha, np.full_like(PICTURE, 255)),
+        (tmp_path / "a.png", PICTURE),
+        (Image.fromarray(PICTURE), PICTURE),
+    ):
+        picture = picture_of(source)
+        assert picture.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [PICTURE / 255, PICTURE[..., :2], PICTURE[None], PICTURE[:0], PICTURE[0, 0]],
+    ids=["float", "two channels", "a batch", "empty", "a row"],
+)
+def test_an_array_that_is_no_picture_is_one_sentence(array):
+    with pytest.raises(ValueError, match=r"^an array of \w+ \(.*\) is not a picture; expected uint8 \(h, w, 3\)"):
+        picture_of(array)

@@ -3,7 +3,6 @@
 import functools
 import gzip
 import http.server
-import os
 import threading
 
 import numpy as np
@@ -78,17 +77,6 @@ def test_fashion_mnist_checks_that_images_and_labels_belong_together(tmp_path, o
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.zeros((6, 8, 8)))))
     with pytest.raises(ValueError, match=r"t10k-images.*\(6, 8, 8\); expected \(n, 28, 28\)"):
         open_source("fashion_mnist", "test", tmp_path)
-
-
-def test_fashion_mnist_is_read_once_until_its_files_change(tmp_path, offline):
-    write_fashion(tmp_path)
-    first = open_source("fashion_mnist", "test", tmp_path)
-    assert open_source("fashion_mnist", "test", tmp_path) is first
-    assert not first.images.flags.writeable
-    write_fashion(tmp_path, 4)
-    for path in tmp_path.iterdir():
-        os.utime(path, ns=(1, 1))  # two changes within the clock's tick look alike
-    assert len(open_source("fashion_mnist", "test", tmp_path)) == 4
 
 
 @pytest.mark.skipif(not fashion_mnist.DEBIAN_FASHION_MNIST.is_dir(), reason="needs the package dataset-fashion-mnist")

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from tables import hours, write
 
+from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.series.time_features import season_basis, time_features
-from unireplknet_jax.data.series.windows import Series, Windows, checked, continued, read_table, without_gaps
+from unireplknet_jax.data.series.windows import (
+    Series,
+    Windows,
+    checked,
+    continued,
+    read_stations,
+    read_table,
+    without_gaps,
+)
 
 
 def test_rows_that_are_left_out_come_back_empty():
@@ -86,6 +95,29 @@ def test_a_table_with_missing_values_and_offsets(tmp_path):
     np.testing.assert_array_equal(times, hours(3))
     assert names == ("a", "b")
     np.testing.assert_array_equal(values, [[1.5, np.nan], [np.nan, 2], [3, np.nan]])
+
+
+def test_stations_are_found_by_their_names_in_a_file_or_its_bytes(tmp_path):
+    path = write(tmp_path / "x.csv", "time,b,c,a\n2024-01-01,2,9,1\n2024-01-02,4,9,3\n")
+    for source in (path, str(path), EncodedFile(path.read_bytes(), "x")):
+        series = read_stations(source, ("a", "b"), 86_400)
+        assert series.names == ("a", "b")
+        np.testing.assert_array_equal(series.values, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.csv", "there is no file nowhere.csv; expected a CSV"),
+        (EncodedFile(b"time,a\n2024-01-01,1\n", "x"), "x has no column for b; expected the 2 stations"),
+        (EncodedFile(b"time,a,b\n2024-01-01,1,2\n2024-01-02,1,2\n", "x"), "x has a row every 86400 s; .* 3600 s"),
+        (EncodedFile(b"time,a,b\n2024-01-01,1\n", "x"), "x, line 2: 2 cells, but the header has 3"),
+        (np.zeros((5, 2)), r"cannot read the array of shape \(5, 2\); expected a table of stations, CSV: its path"),
+    ],
+)
+def test_what_is_no_table_of_these_stations_is_one_sentence(source, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        read_stations(source, ("a", "b"), 3600)
 
 
 @pytest.mark.parametrize(

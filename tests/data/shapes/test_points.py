@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.shapes.points import (
+    MESHES,
     SUFFIXES,
     fixed_poses,
     in_unit_sphere,
@@ -61,6 +63,27 @@ def test_files_of_points_are_read_as_they_are(tmp_path):
         found = read_points(path, 5, rng()).astype(np.float32)
         np.testing.assert_array_equal(found, points[:, :3], err_msg=path.name)
     assert {path.suffix for path in tmp_path.iterdir()} | {".off", ".obj", ".stl"} == {*SUFFIXES}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_bytes_give_what_the_file_gives(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    if suffix in MESHES:
+        CUBE.export(str(path))
+    elif suffix in (".npy", ".npz"):
+        (np.save if suffix == ".npy" else np.savez)(path, rng().standard_normal((20, 3)))
+    else:
+        np.savetxt(path, rng().standard_normal((20, 3)))
+    content = path.read_bytes()
+    found = read_points(EncodedFile(content, f"b{suffix}"), 50, rng())
+    np.testing.assert_array_equal(found, read_points(path, 50, rng()))
+    with pytest.raises(ValueError, match=rf"^b\{suffix} "):
+        read_points(EncodedFile(content[: len(content) // 2] + b"x", f"b{suffix}"), 50, rng())
+
+
+def test_bytes_without_an_ending_are_no_shape():
+    with pytest.raises(ValueError, match=r"^upload is no shape that can be read; expected a file that ends in \.off"):
+        read_points(EncodedFile(b"0 0 0", "upload"), 5, rng())
 
 
 def test_a_shape_far_from_the_origin_keeps_its_digits(tmp_path):

@@ -167,6 +167,28 @@ def test_sixteen_bits_are_divided_by_32768(tmp_path):
     np.testing.assert_array_equal(read_sound(EncodedFile(path.read_bytes(), "a"), 16_000), values / 32768)
 
 
+def test_an_array_is_a_waveform_of_the_rate_that_is_wanted():
+    samples = np.linspace(-1, 1, 9, dtype=np.float32)
+    found = read_sound(samples, 16_000)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, samples)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 9)), r"an array of float64 \(2, 9\) is not a waveform"),
+        (np.zeros(9, np.int16), r"an array of int16 \(9,\) is not a waveform"),
+        (np.zeros(0), r"an array of float64 \(0,\) is not a waveform"),
+        (np.array([0, 32767.0]), r"the waveform of 2 samples reaches 32767"),
+        (np.array([0, np.nan]), r"the waveform of 2 samples reaches nan"),
+    ],
+)
+def test_an_array_that_is_no_waveform_is_one_sentence(array, message):
+    with pytest.raises(ValueError, match=rf"^{message}; expected floats .* from -1 to 1, 16,000 of them a second$"):
+        read_sound(array, 16_000)
+
+
 @pytest.mark.parametrize("stated", [0, 2**31 - 1, 2**32 - 1, "of the file", "one more"])
 def test_a_wrong_length_of_the_whole_file_does_not_matter_where_all_samples_are_there(tmp_path, stated):
     path = tmp_path / "a.wav"

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.files import EncodedFile, file_name, opened
 from unireplknet_jax.data.pictures.randaugment import RandAugment
 from unireplknet_jax.data.pictures.transforms import random_resized_crop, shorter_side_to
 
@@ -70,19 +71,29 @@ def clips_over_time(count: int, frames: int, stride: int, sampling: str, segment
 # ---- decoding
 
 
-def read_frames(path: str | os.PathLike, choose: Callable[[int], np.ndarray]) -> np.ndarray:
-    """Frames of a video file, (k, h, w, 3) uint8, whatever container and codec FFmpeg knows.
+def read_frames(
+    source: str | os.PathLike | EncodedFile | np.ndarray, choose: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """Frames of a video, (k, h, w, 3) uint8: of a file in whatever container and codec FFmpeg knows.
 
+    source: the path of the file, its bytes with a name, or all frames, (t, h, w, 3) uint8.
     choose: (number of frames) -> the indices (k,) that are wanted, in any order, repeated or not. All frames have the
     size of the first one. Decoding ends with the last frame that is wanted.
     Raises ValueError with the file's name where it is no video, has no video stream or frame, is truncated or damaged;
     ImportError without PyAV.
     """
-    av, name = _pyav(), os.fspath(path)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 4 or source.shape[-1] != 3 or not source.size:
+            raise ValueError(
+                f"an array of {source.dtype} {source.shape} is not a video; expected uint8 (t, h, w, 3) from 0 to 255"
+            )
+        return source[np.asarray(choose(len(source)))]
+    av, name = _pyav(), file_name(source, "a video file")
     try:
-        with open(name, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
+        with opened(source) as file:
+            if not file.seek(0, os.SEEK_END):
                 raise ValueError(f"{name} is empty; replace it with a whole video file")
+            file.seek(0)
             # An open file and no protocol: a playlist cannot make FFmpeg fetch other files.
             options = {"metadata_errors": "ignore", "options": {"protocol_whitelist": "none"}}
             with av.open(file, **options) as container:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -82,12 +81,6 @@ def _read_list(path: Path) -> tuple[Sequence[str], Sequence[str]]:
     if not path.is_file():
         found = listed(sorted(each.name for each in path.parent.glob("*.csv"))) or "none"
         raise ValueError(f"there is no list {path}; the lists there are: {found}")
-    return _parse_list(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4)  # a run opens each split several times
-def _parse_list(path, changed):
-    del changed  # a part of the key: a list that was changed is read anew
     names, labels = [], []
     for number, line in enumerate(_lines(path, "a path and a label"), 1):
         words = line.strip().rsplit("," if "," in line else None, 1)

@@ -8,7 +8,6 @@ file), "label", "id" and "name" (where the picture came from).
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -150,7 +149,7 @@ class ArrayRecordSource:
 def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
     """The split that `write_array_records` wrote to root/split: reads the card and the sizes of the shards, no more.
 
-    The sizes are looked at once in a process, until the card changes; a shard that is damaged later is named when read.
+    A shard that is damaged later is named when read.
     Raises ValueError where there is no such split, or one of its shards is missing or not of the size in the card.
     """
     from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -164,8 +163,7 @@ def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
             f"{path} holds no picture records (no {CARD}); the splits in {root} are: {listed(found) or 'none'}; "
             "`unireplknet shards` writes them"
         )
-    stamp = (path / CARD).stat()
-    card = _checked_card(path, split, (stamp.st_mtime_ns, stamp.st_size))
+    card = _checked_card(path, split)
     counts, shards = card["records"], len(card["records"])
     files = tuple(_file(split, k, shards) for k in range(shards))
     instructions = [_Instruction(str(path / file), 0, count, count) for file, count in zip(files, counts, strict=True)]
@@ -174,10 +172,8 @@ def open_array_records(split: str, root: Path | None) -> ArrayRecordSource:
     )
 
 
-@functools.lru_cache(maxsize=8)  # a run opens each split several times, and a bucket answers slowly
-def _checked_card(path: Path, split: str, stamp: tuple[int, ...]) -> dict[str, Any]:
+def _checked_card(path: Path, split: str) -> dict[str, Any]:
     """The card of a split whose shards are all there and whole."""
-    del stamp  # a part of the key: another card is read anew
     card = _read_card(path / CARD)
     shards = len(card["bytes"])
     with ThreadPoolExecutor(16) as pool:

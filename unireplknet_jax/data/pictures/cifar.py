@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import tarfile
 import zlib
@@ -59,7 +58,7 @@ def open_cifar(name: str, split: str, data_dir: Path | None) -> ImageSource:
         for place in (data_dir, data_dir / version.folder, data_dir / version.archive):
             found = place.is_file() if place.name.endswith(".tar.gz") else (place / version.names).is_file()
             if found:
-                return _read(place, name, split, _changed(place, version, split))
+                return _read(place, name, split)
     try:
         return _from_tfds(name, split, data_dir)
     except Exception as error:  # a download fails in as many ways as there are networks
@@ -70,20 +69,18 @@ def open_cifar(name: str, split: str, data_dir: Path | None) -> ImageSource:
         ) from error
 
 
-def _changed(place: Path, version: Version, split: str) -> tuple[int, ...]:
-    """When the files were changed last; a missing one is a FileNotFoundError."""
+def _check_whole(place: Path, version: Version, split: str) -> None:
+    """Raise FileNotFoundError where one of the files is missing."""
     files = [place] if place.is_file() else [place / file for file in (version.names, *version.files[split])]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"{missing[0]} is missing; unpack {version.archive} again")
-    return tuple(file.stat().st_mtime_ns for file in files)
 
 
-@functools.lru_cache(maxsize=2)  # a run opens each split several times
-def _read(place: Path, name: str, split: str, changed: tuple[int, ...]) -> ArraySource:
+def _read(place: Path, name: str, split: str) -> ArraySource:
     """place: the archive or the unpacked folder."""
-    del changed  # a part of the key: other files under the same names are read anew
     version = VERSIONS[name]
+    _check_whole(place, version, split)
     wanted = (version.names, *version.files[split])
     content = _unpack(place, wanted) if place.is_file() else {file: (place / file).read_bytes() for file in wanted}
     labels = tuple(content[version.names].decode("utf-8").split())
@@ -130,4 +127,4 @@ def _from_tfds(name: str, split: str, data_dir: Path | None) -> ImageSource:
         _log.info("%s is read from %s", name, builder.data_path)
         return open_tfds(builder, name, split)
     [archive] = download(builder, list(builder.url_infos))
-    return _read(archive, name, split, _changed(archive, VERSIONS[name], split))
+    return _read(archive, name, split)

@@ -41,6 +41,18 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     return _decode(lambda: Image.open(io.BytesIO(source)), name)
 
 
+def picture_of(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """As `read_image`, also of a uint8 array (h, w), or (h, w, c) with c = 1 (grey), 3 (RGB) or 4 (RGB and alpha)."""
+    if not isinstance(source, np.ndarray):
+        return read_image(source)
+    h, w, c = source.shape if source.ndim == 3 else (*source.shape, 1) if source.ndim == 2 else (0, 0, 0)
+    if source.dtype != np.uint8 or not h * w or c not in (1, 3, 4):
+        raise ValueError(
+            f"an array of {source.dtype} {source.shape} is not a picture; expected uint8 (h, w, 3) from 0 to 255"
+        )
+    return _flatten(Image.fromarray(source.reshape(h, w) if c == 1 else source))
+
+
 def why_broken(example: dict[str, Any]) -> str | None:
     """The sentence that names the picture of an example and says why it cannot be decoded; None where it can."""
     image = example["image"]

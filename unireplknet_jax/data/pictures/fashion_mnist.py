@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import logging
 import math
@@ -76,12 +75,6 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def _from_files(image_path: Path, label_path: Path) -> ArraySource:
-    return _read(image_path, label_path, image_path.stat().st_mtime_ns, label_path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=2)  # a run opens each split several times
-def _read(image_path: Path, label_path: Path, *changed: int) -> ArraySource:
-    del changed  # a part of the key: other files under the same names are read anew
     images, targets = read_idx(image_path), read_idx(label_path)
     if images.shape[1:] != (28, 28):
         raise ValueError(f"{image_path} has shape {images.shape}; expected (n, 28, 28)")

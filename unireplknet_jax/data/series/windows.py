@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.files import EncodedFile, file_name, opened, source_name
 from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
 
 _MISSING = frozenset({"", "na", "nan", "null", "none", "-"})
@@ -100,14 +103,15 @@ def _check_places(name: str, places: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
-def read_table(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """(times (t,), values (t, n), column names) of a CSV file: a header, then a timestamp and a value per column.
 
-    Timestamps are ISO 8601; those with an offset are brought to UTC. Empty cells, NA and NaN are missing values.
+    source: its path, or its bytes with a name. Timestamps are ISO 8601; those with an offset are brought to UTC. Empty
+    cells, NA and NaN are missing values.
     """
-    times, rows, header = [], [], []
+    times, rows, header, path = [], [], [], source_name(source)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(opened(source), encoding="utf-8-sig", newline="") as file:
             for line, row in enumerate(csv.reader(file), 1):
                 if not any(cell.strip() for cell in row):
                     continue
@@ -130,6 +134,26 @@ def read_table(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return np.array(times, "datetime64[s]"), np.array(rows, np.float64), names
 
 
+def read_stations(source: str | os.PathLike | EncodedFile, names: Sequence[str], step: int) -> Series:
+    """The stations of a model, found by their names in a CSV file with a row every `step` seconds.
+
+    Raises ValueError, one sentence, for another kind of source and for a file that misses a station or has other steps.
+    """
+    path = file_name(source, "a table of stations, CSV")
+    if not (isinstance(source, EncodedFile) or Path(path).is_file()):
+        raise ValueError(f"there is no file {path}; expected a CSV with time,STATION,... and a row for each time.")
+    times, values, found = read_table(source)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"{path} has no column for {listed(missing)}; expected the {len(names)} stations of the model."
+        )
+    series = checked(path, times, values[:, [found.index(name) for name in names]], names)
+    if series.step != step:
+        raise ValueError(f"{path} has a row every {series.step} s; the model expects one every {step} s.")
+    return series
+
+
 def parse_time(text: str, where: str) -> datetime.datetime:
     """An ISO 8601 text as a time of UTC, in which texts without an offset are. where: how the error begins."""
     try:
@@ -146,7 +170,7 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _parse_values(cells: Sequence[str], names: Sequence[str], path: Path, line: int) -> list[float]:
+def _parse_values(cells: Sequence[str], names: Sequence[str], path: str, line: int) -> list[float]:
     try:
         return [np.nan if cell.strip().lower() in _MISSING else float(cell) for cell in cells]
     except ValueError as error:

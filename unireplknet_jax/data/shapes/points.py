@@ -6,12 +6,15 @@ rotation: the original's Point/dataset/modelnet.py, util/rotate.py and dataset/d
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import re
 from typing import Any
 
 import numpy as np
+
+from unireplknet_jax.data.files import EncodedFile, file_name, opened
 
 MESHES = (".off", ".ply", ".obj", ".stl")
 CLOUDS = (".npy", ".npz", ".txt", ".xyz", ".csv", ".pts")
@@ -26,21 +29,24 @@ ANGLES = {1: VALIDATION_ANGLES[:1], 8: VALIDATION_ANGLES, 40: TEST_ANGLES}
 # ---- files
 
 
-def read_points(path: str | os.PathLike, count: int, rng: np.random.Generator) -> np.ndarray:
+def read_points(source: str | os.PathLike | EncodedFile, count: int, rng: np.random.Generator) -> np.ndarray:
     """(M, 3) float64: `count` points on the surface of a mesh, or all points of a file without faces, as they lie.
 
+    source: the path of a file, or its bytes with a name, whose ending tells their format.
     Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line,
     separated by blanks or commas; what follows the first three columns (normals, colours) is left out.
     Raises FileNotFoundError where there is no file, ImportError without trimesh, and ValueError, one sentence, for a
     file that cannot be read or holds no shape.
     """
-    path = str(path)
+    path = file_name(source, "a shape")
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path} is no shape that can be read; expected a file that ends in {', '.join(SUFFIXES)}")
-    if not os.path.isfile(path):
+    if not (isinstance(source, EncodedFile) or os.path.isfile(path)):
         raise FileNotFoundError(f"there is no file {path}")
-    return _mesh_points(path, count, rng) if suffix in MESHES else checked(_array_points(path, suffix), path)
+    if suffix in MESHES:
+        return _mesh_points(source, path, suffix, count, rng)
+    return checked(_array_points(source, path, suffix), path)
 
 
 def checked(points: np.ndarray, name: str) -> np.ndarray:
@@ -64,7 +70,7 @@ def checked(points: np.ndarray, name: str) -> np.ndarray:
     return points
 
 
-def _mesh_points(path, count, rng):
+def _mesh_points(source, path, suffix, count, rng):
     try:
         import trimesh
     except ImportError as error:
@@ -72,7 +78,10 @@ def _mesh_points(path, count, rng):
             "reading meshes needs trimesh, which is missing: pip install 'unireplknet_jax[points]'"
         ) from error
     try:
-        scene = trimesh.load_scene(path, process=False)
+        if isinstance(source, EncodedFile):
+            scene = trimesh.load_scene(opened(source), file_type=suffix[1:], process=False)
+        else:  # which may name other files beside it
+            scene = trimesh.load_scene(path, process=False)
         parts = scene.dump()
         vertices = np.concatenate([np.asarray(part.vertices) for part in parts] or [np.zeros((0, 3))])
         meshes = [part for part in parts if len(getattr(part, "faces", ()))]
@@ -83,7 +92,7 @@ def _mesh_points(path, count, rng):
         raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
     if not len(vertices):
         raise ValueError(f"{path} cannot be read as a mesh (it holds no vertices, or was cut short)")
-    declared = _declared(path)
+    declared = _declared(source, suffix)
     found = len(vertices), len(mesh.faces) if mesh else 0
     if any(there < said for there, said in zip(found, declared, strict=True)):
         raise ValueError(
@@ -100,28 +109,28 @@ def _mesh_points(path, count, rng):
     return trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))[0]
 
 
-def _declared(path):
+def _declared(source, suffix):
     """How many vertices and faces the header of an OFF or PLY file says there are; trimesh passes over missing ones."""
-    with open(path, "rb") as file:
+    with opened(source) as file:
         head = file.read(1 << 14).partition(b"end_header")[0]
-    if path.lower().endswith(".off"):
+    if suffix == ".off":
         counts = re.match(rb"\s*C?OFF\s*(\d+)\s+(\d+)", re.sub(rb"#.*", b"", head))
         return tuple(map(int, counts.groups())) if counts else (0, 0)
     said = dict(re.findall(rb"^element\s+(vertex|face)\s+(\d+)", head, re.MULTILINE)) if head[:3] == b"ply" else {}
     return tuple(int(said.get(kind, 0)) for kind in (b"vertex", b"face"))
 
 
-def _array_points(path, suffix):
+def _array_points(source, path, suffix):
     try:
         if suffix in (".npy", ".npz"):
-            found = np.load(path, allow_pickle=False)
+            found = np.load(opened(source) if isinstance(source, EncodedFile) else path, allow_pickle=False)
             if suffix == ".npy":
                 return found
             with found:
                 if len(found.files) != 1:
                     raise ValueError(f"it has {len(found.files)} arrays, not one")
                 return found[found.files[0]]
-        with open(path, encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(opened(source), encoding="utf-8-sig") as file:
             lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
         if suffix == ".pts" and lines and lines[0].isdigit():
             del lines[0]  # the number of points
@@ -145,11 +154,14 @@ def _reason(error):
 
 
 def points_of(example: dict[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
-    """The points (M, 3) of a source's example, upright, as `read_points` gives them; ValueError where it is broken."""
+    """The points (M, 3) of an example, upright, as `read_points` gives them; ValueError where it is broken.
+
+    example: {"path", "up"}, with "points" (N, 3) or the bytes "file" where they are at hand.
+    """
     if "points" in example:
         points = checked(example["points"], example["path"])
     else:
-        points = read_points(example["path"], count, rng)
+        points = read_points(example.get("file", example["path"]), count, rng)
     return upright(points, example["up"])
 
 

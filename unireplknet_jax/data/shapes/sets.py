@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 import os
@@ -104,10 +103,10 @@ def _open_modelnet(split, folder):
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         pickled, listing = place / f"modelnet40_{split}_8192pts_fps.dat", place / f"modelnet40_{split}.txt"
         if pickled.is_file():
-            return _read_pickle(pickled, pickled.stat().st_mtime_ns)
+            return _read_pickle(pickled)
         archives = sorted(place.glob(f"ply_data_{split}*.h5"))
         if archives:
-            clouds, targets = zip(*(_read_h5(path, path.stat().st_mtime_ns) for path in archives), strict=True)
+            clouds, targets = zip(*(_read_h5(path) for path in archives), strict=True)
             clouds = [*itertools.chain.from_iterable(clouds)]  # of one file or the other there may be more points
             return _from_arrays(str(place), clouds, np.concatenate(targets), labels)
         if listing.is_file():
@@ -143,9 +142,7 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-@functools.lru_cache(maxsize=2)  # a run opens each split several times
-def _read_pickle(path, changed):
-    del changed  # a part of the key: a file that was changed is read anew
+def _read_pickle(path):
     try:
         clouds, targets = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         clouds = [np.asarray(cloud)[:, :3].astype(np.float32) for cloud in clouds]
@@ -167,14 +164,12 @@ def _open_scans(name, split, folder):
     for place in (folder / "main_split", folder / "h5_files" / "main_split", folder):
         path = place / file
         if path.is_file():
-            return _from_arrays(str(path), *_read_h5(path, path.stat().st_mtime_ns), read_labels("scanobjectnn"))
+            return _from_arrays(str(path), *_read_h5(path), read_labels("scanobjectnn"))
     raise FileNotFoundError(f"{folder} has no main_split/{file}; give the folder that h5_files.zip unpacks to")
 
 
-@functools.lru_cache(maxsize=16)
-def _read_h5(path, changed):
+def _read_h5(path):
     """(clouds (n, N, 3) float32, labels (n,)) of a file with the datasets "data" and "label"."""
-    del changed  # a part of the key, as above
     try:
         import h5py
     except ImportError as error:

@@ -24,22 +24,34 @@ WINDOWS = ("hanning", "hamming", "povey")
 FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
 RATES = (100, 1_000_000)  # samples a second of a file; resampling others would fill the memory
 
+LOUDEST = 16.0  # of a waveform in an array: beyond what clips, and far below 16-bit numbers that nobody divided
+
 
 def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int) -> np.ndarray:
     """The waveform (samples,) float64 of a file of any rate, channels and length at `rate` samples a second.
 
-    source: a path, the bytes of a file, or a waveform that has the rate already. Channels are averaged, where the
-    original takes the first; other rates are resampled by a windowed-sinc polyphase filter, where the original
-    reads the samples as if they had its rate.
+    source: a path, the bytes of a file, or a waveform (samples,) of floats that has the rate already. Channels are
+    averaged, where the original takes the first; other rates are resampled by a windowed-sinc polyphase filter, where
+    the original reads the samples as if they had its rate.
 
     Raises ValueError with the file's name where it holds no readable, finite, non-empty sound, ImportError without the
     package soundfile.
     """
     if isinstance(source, np.ndarray):
-        return source
-    file = source if isinstance(source, EncodedFile) else read_file(source, "a sound file")
+        return _checked_waveform(source, rate)
+    file = read_file(source, "a sound file")
     samples, found = _decode(file, file.name)
     return _resample(samples.mean(axis=1), found, rate)
+
+
+def _checked_waveform(samples: np.ndarray, rate: int) -> np.ndarray:
+    expected = f"expected floats (samples,) from -1 to 1, {rate:,} of them a second"
+    if samples.dtype.kind != "f" or samples.ndim != 1 or not len(samples):
+        raise ValueError(f"an array of {samples.dtype} {samples.shape} is not a waveform; {expected}")
+    largest = float(np.max(np.abs(samples)))
+    if not largest <= LOUDEST:  # so written NaN is refused
+        raise ValueError(f"the waveform of {len(samples):,} samples reaches {largest:g}; {expected}")
+    return samples.astype(np.float64, copy=False)
 
 
 def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:

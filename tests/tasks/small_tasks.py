@@ -1,0 +1,62 @@
+"""A small task of every kind, with a checkpoint of random numbers and files that it reads."""
+
+import numpy as np
+from networks import lively
+
+from unireplknet_jax.tasks import made_up
+from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.checkpoint import Checkpoint
+
+TRUNK = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,), (7,), (0,), (3,))}
+MODEL = {**TRUNK, "num_classes": 6}
+OPTIONS = {
+    "classification": {"image_size": 32},
+    "audio": {"frames": 64, "seconds": 0},
+    "video": {"image_size": 16, "frames": 4, "segments": 2, "crops": 3},
+    "points": {"points": 32, "raw_points": 48, "view_size": 28, "neighbours": 4, "votes": 8},
+    "forecasting": {
+        "model": TRUNK,
+        "decoder": {"width": 16, "heads": 2, "hidden": 32, "layers": 1, "moving_average": 5},
+        **{"tree": (3,), "history": 24, "label": 12, "horizon": 6, "stations": 3, "unit": "degrees"},
+        **{"labels": ("north", "east", "west"), "mean": (10.0,) * 3, "std": (5.0,) * 3},
+    },
+}
+FILES = {
+    "classification": "picture.jpg",
+    "audio": "sound.wav",
+    "video": "clip.avi",
+    "points": "shape.xyz",
+    "forecasting": "table.csv",
+}
+
+
+def make_task(name, **options):
+    return get_task(name, **{"model": MODEL, **OPTIONS[name], **options})
+
+
+def make_checkpoint(name, **options):
+    task = make_task(name, **options)
+    return Checkpoint(task, lively(task.abstract_variables()), merged=False)
+
+
+def write_files(folder, name):
+    """Two different files that a task reads, as paths; the second is the first one changed."""
+    made_up.write(folder, [FILES[name]])
+    first = folder / FILES[name]
+    second = folder / f"other{first.suffix}"
+    if name == "audio":
+        import soundfile
+
+        soundfile.write(second, np.sin(np.arange(24_000) ** 1.3 * 0.01), 16_000)
+    elif name == "points":
+        np.savetxt(second, np.loadtxt(first)[:500] ** 3)
+    elif name == "forecasting":
+        second.write_text("\n".join(first.read_text().splitlines()[:60]) + "\n")
+    elif name == "classification":
+        made_up.write(folder, ["flowers"])
+        second = folder / "flowers" / "val" / "tulip" / "7.jpg"
+    else:
+        from unireplknet_jax.data.clips.moving_shapes import write_video
+
+        write_video(second, np.random.default_rng(1).integers(0, 256, (20, 90, 60, 3), np.uint8))
+    return [str(first), str(second)]

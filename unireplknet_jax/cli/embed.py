@@ -1,0 +1,54 @@
+"""`embed`: the pooled features of files in front of the classifier, as one .npz."""
+
+import argparse
+import pathlib
+import sys
+
+from unireplknet_jax.cli.form import add_form_argument, add_image_size_argument, check_image_size, in_form
+from unireplknet_jax.cli.output import print_file_error, print_notes
+
+
+def add_arguments(parser):
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="any checkpoint, or its name, with or without a classifier"
+    )
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="files, for example images of any format")
+    parser.add_argument(
+        "--out", required=True, metavar="OUT.npz", help='where "embeddings", (files, channels), and "files" are written'
+    )
+    add_image_size_argument(parser)
+    add_form_argument(parser)
+
+
+def run(args):
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint
+    from unireplknet_jax.tasks.embed import embed_files, write_embeddings
+    from unireplknet_jax.tasks.predict import with_image_size
+
+    _check(args)
+    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint, notes = with_image_size(checkpoint, checkpoint.path, args.image_size)
+    print_notes(notes)
+    files, vectors, failed = [], [], 0
+    for embedding in embed_files(in_form(checkpoint, args.form), args.inputs):
+        if embedding.error:
+            failed += 1
+            print_file_error("embed", embedding)
+            continue
+        files.append(embedding.source)
+        vectors.append(embedding.vector)
+    if vectors:
+        write_embeddings(args.out, files, vectors)
+        print(f"wrote {args.out}: {len(vectors)} x {len(vectors[0])}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _check(args):
+    check_image_size(args.image_size)
+    path = pathlib.Path(args.out)
+    if path.suffix != ".npz":
+        raise argparse.ArgumentError(None, f"--out is {args.out}; expected a name that ends in .npz.")
+    if path.resolve() in [pathlib.Path(source).resolve() for source in args.inputs]:
+        raise ValueError(f"--out {args.out} would overwrite an input; choose another name.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of --out {args.out} does not exist; create it first.")

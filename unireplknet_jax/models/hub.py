@@ -1,0 +1,123 @@
+"""Repositories of the Hugging Face hub: a checkpoint in one, and a folder that becomes one commit to one."""
+
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+
+from unireplknet_jax.models.directory import CARD, TENSORS
+
+PREFIX = "hf-hub:"
+_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def library(purpose: str, otherwise: str = "") -> ModuleType:
+    """The module huggingface_hub; ImportError, one sentence, where it is not installed.
+
+    purpose: what needs it, as in "fetching a.pth". otherwise: the end of the sentence, what else there is to do.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs huggingface_hub, which is not installed: pip install huggingface_hub{otherwise}."
+        ) from error
+    return huggingface_hub
+
+
+def fetch(name: str) -> Path:
+    """The folder of the checkpoint that "hf-hub:USER/REPO" names, or "hf-hub:USER/REPO@REVISION"; fetched once.
+
+    Raises ValueError for another name and for a repository without a checkpoint of ours, ConnectionError where a file
+    is not in the cache and could not be fetched, ImportError without huggingface_hub.
+    """
+    repository, revision = _parts(name)
+    hub = library(f"fetching {name}")
+    card = _fetched(hub, name, repository, CARD, revision)
+    if _COMMIT.fullmatch(card.parent.name):  # the tensors that belong to this card, whatever is pushed meanwhile
+        revision = card.parent.name
+    _fetched(hub, name, repository, TENSORS, revision)
+    return card.parent
+
+
+def push(folder: Path, repository: str, overwrite: bool = False, private: bool = False) -> str:
+    """Upload the files of a folder to "USER/REPO", as one commit; its URL. The repository is made if it is not there.
+
+    Raises ValueError for another name, and with `private` for a repository that is there, FileExistsError where it
+    holds such files already, unless `overwrite`, ConnectionError where nothing was uploaded for another reason.
+    """
+    repository, revision = _parts(PREFIX + repository.removeprefix(PREFIX))
+    if revision:
+        raise ValueError(f"files are pushed to the main revision of {repository}: leave out @{revision}.")
+    hub = library(f"pushing to {repository}")
+    try:
+        there = _files(hub, repository)
+        taken = [path.name for path in sorted(folder.iterdir()) if path.name in (there or ())]
+        if not taken or overwrite:
+            if there is None:
+                hub.create_repo(repository, private=private, exist_ok=True)
+            elif private:
+                raise ValueError(f"{repository} is there already, and its page says who may see it: leave out private.")
+            commit = hub.upload_folder(
+                repo_id=repository, folder_path=str(folder), commit_message="A checkpoint of unireplknet_jax"
+            )
+            return str(getattr(commit, "commit_url", commit))
+    except ValueError:
+        raise
+    # As in `zoo.download`, which exceptions there are depends on the version of huggingface_hub.
+    except Exception as error:
+        raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error)}).") from error
+    raise FileExistsError(f"{repository} holds {', '.join(taken)} already; ask for that to be overwritten.")
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    found = _NAME.fullmatch(name.removeprefix(PREFIX))
+    if not found:
+        raise ValueError(f"{name} is not the name of a repository; expected {PREFIX}USER/REPO.")
+    return found.groups()
+
+
+def _files(hub: ModuleType, repository: str) -> list[str] | None:
+    """The names of a repository's files; None where there is no such repository."""
+    try:
+        return hub.list_repo_files(repository)
+    except hub.errors.GatedRepoError:
+        raise
+    except hub.errors.RepositoryNotFoundError:
+        return None
+
+
+def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: str | None) -> Path:
+    try:
+        return Path(hub.hf_hub_download(repo_id=repository, filename=file, revision=revision))
+    except Exception as error:
+        errors = hub.errors
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise ValueError(
+                f"{name} has no {file}, so it is no checkpoint that `unireplknet push` wrote; fetch a file of it by "
+                "other means, and open that."
+            ) from error
+        raise ConnectionError(f"the {file} of {name} could not be fetched ({reason(error)}).") from error
+
+
+def reason(error: Exception) -> str:
+    """Why something that was asked of the hub failed, in a few words."""
+    errors = library("the hub").errors
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return "HF_HUB_OFFLINE is set and the file is not in the cache"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "the server cannot be reached and the file is not in the cache"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the server has no such file"
+    if isinstance(error, errors.GatedRepoError):
+        return "its page asks for an agreement first, and for `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository, or it is private and wants `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "there is no such revision"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403):
+        return "the server wants `hf auth login` with an account that may write there"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -1,0 +1,76 @@
+"""A checkpoint's network, compiled for batches of examples of a few shapes, and kept for the next ones."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from unireplknet_jax.models.program import AheadOfTime
+from unireplknet_jax.tasks.base import Example
+from unireplknet_jax.tasks.checkpoint import Checkpoint
+
+# Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
+_FEW_VALUES = 2**21
+_MOST_PADDING = 4  # full batches of padding that are cheaper than to compile for a smaller batch
+
+
+class Network:
+    """A function of a checkpoint's variables and inputs, compiled for batches of one size for each kind of example.
+
+    A kind is what has the same shapes. The program for the batch that came first serves later ones, too, padded or in
+    parts; another one is compiled for full batches, and for small ones that come again and again. A program that was
+    compiled quickly gives way to an optimized one when many examples come.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, function: Callable[..., Mapping[str, jax.Array]], batch_size: int = 8):
+        """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit."""
+        task, module = checkpoint.task, checkpoint.module
+        self._task, self._variables, self._batch_size = task, checkpoint.variables, batch_size
+        self._names = list(task.specs(train=False)[0].inputs)
+        self._jitted = jax.jit(lambda variables, inputs: function(module, variables, inputs))
+        self._programs = {}  # {(kind, rows): (program, whether it was compiled quickly)}
+        self._padding = collections.Counter()  # {kind: rows that were computed for nothing}
+
+    def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, np.ndarray]]:
+        """What the function gives for every example, {name: array}. sources: how many there will be at least."""
+        if not examples:
+            return []
+        found, groups = [None] * len(examples), {}
+        for index, example in enumerate(examples):
+            groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
+        quick = max(len(examples), sources) * sum(np.size(examples[0][name]) for name in self._names) <= _FEW_VALUES
+        for kind, own in groups.items():
+            rows = self._rows(kind, len(own), len(examples))
+            for start in range(0, len(own), rows):
+                some = own[start : start + rows]
+                result = self._apply(kind, rows, quick, [examples[index] for index in some])
+                for row, index in enumerate(some):
+                    found[index] = {name: value[row] for name, value in result.items()}
+        return found
+
+    def _rows(self, kind, count, of_all):
+        """The batch size for `count` examples of a kind, of so many that come together."""
+        known = sorted(rows for other, rows in self._programs if other == kind)
+        if not known or (count >= self._batch_size > known[-1]):
+            return min(self._batch_size, of_all)
+        rows = next((rows for rows in known if rows >= count), known[-1])
+        self._padding[kind] += max(rows - count, 0)
+        if self._padding[kind] <= _MOST_PADDING * self._batch_size:
+            return rows
+        del self._padding[kind]
+        return count
+
+    def _apply(self, kind, rows, quick, examples):
+        """{name: (rows, ...)}; the batch is filled up with zeros."""
+        inputs = {}
+        for name in self._names:
+            stacked = np.stack([example[name] for example in examples])
+            inputs[name] = np.pad(stacked, [(0, rows - len(stacked))] + [(0, 0)] * (stacked.ndim - 1))
+        program, was_quick = self._programs.get((kind, rows), (None, False))
+        if program is None or (was_quick and not quick):
+            program = AheadOfTime(self._jitted, f"the network of {self._task.name}", quick=quick)
+            self._programs[kind, rows] = program, quick
+        return jax.device_get(program(self._variables, inputs))

@@ -1,0 +1,110 @@
+"""Files for PyTorch as (task, variables): which task their tensors belong to, under which names, of which options."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+
+from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.models import torch_archive, torch_names, zoo
+from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.names import names_of_task, task_of_file
+
+_log = logging.getLogger(__name__)
+
+
+def read_tensors(path, ema=False):
+    """The state dict {name: tensor} in a file for PyTorch; ValueError where a tensor is more than numbers."""
+    state, notes = torch_archive.read_state_dict(path, ema)
+    for note in notes:
+        _log.warning("%s: %s", path, note)
+    opaque = [name for name, value in state.items() if getattr(value, "shape", None) is None]
+    if opaque:
+        raise ValueError(
+            f"{path} is refused: {', '.join(opaque)} can only be built by running code that the file names "
+            f"({', '.join(sorted({state[name].name for name in opaque}))})."
+        )
+    return state
+
+
+def variables_of(path, state, table, misfit):
+    """The variables of a table of names; ValueError, which begins with `misfit`, for other tensors than these."""
+    differences = torch_names.differences(table, {tensor: value.shape for tensor, value in state.items()})
+    if differences:
+        raise ValueError(f"{misfit}: {differences}.")
+    integers = [name for name in table if not jnp.issubdtype(state[name].dtype, jnp.floating)]
+    if integers:
+        raise ValueError(f"{path} is refused: {', '.join(integers)} are not floating-point (a quantized network?).")
+    arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
+    return flax.traverse_util.unflatten_dict(arrays)
+
+
+def open_torch(path, ema, name, options):
+    """(task, variables, whether they are in merged form) of a file for PyTorch.
+
+    name: of the task, None: the first that the tensors fit. options: of the task, that leave no trace in the file.
+    Raises ValueError, one sentence, that lists every missing, unexpected and mis-shaped tensor.
+    """
+    state = read_tensors(path, ema)
+    shapes = {tensor: value.shape for tensor, value in state.items()}
+    found = task_of_file(shapes)
+    if found is None:
+        some = ", ".join(list(shapes)[:5])
+        raise ValueError(
+            f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)."
+        )
+    try:
+        names = names_of_task(name or found)
+        state = canonical(names, state)
+        shapes = {tensor: value.shape for tensor, value in state.items()}
+        told, merged = names.options(shapes)
+        task = get_task(name or found, **told)
+        task = dataclasses.replace(task, **_adopted(task, options))
+        table = task.name_table(merged)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    variables = variables_of(path, state, table, f"{path} does not fit a UniRepLKNet")
+    return _with_zoo_facts(task, path), variables, merged
+
+
+def canonical(names, state):
+    """A state dict {name: tensor} under the names of the task alone; ValueError where two names mean one tensor and
+    the tensors differ.
+    """
+    found, without_use = {}, []
+    for name, tensor in state.items():
+        own = names.canonical(name)
+        if own is None:
+            without_use.append(name)
+        elif own in found and not np.array_equal(found[own].numpy(), tensor.numpy(), equal_nan=True):
+            raise ValueError(f"{name} and {own} are the same tensor in the original, but differ here.")
+        else:
+            found.setdefault(own, tensor)
+    if without_use:
+        _log.warning("without use and left out: %s", ", ".join(without_use))
+    return found
+
+
+def _adopted(task, options):
+    """Options for `dataclasses.replace`; those that are mappings add to the task's own. ValueError for unknown ones."""
+    unknown = sorted({*options} - {*task.options})
+    if unknown:
+        raise ValueError(f"the task {task.name} has no options {', '.join(unknown)}; it has {', '.join(task.options)}.")
+    return {
+        name: {**task.options[name], **value} if isinstance(value, Mapping) else value
+        for name, value in options.items()
+    }
+
+
+def _with_zoo_facts(task, path):
+    """The published preprocessing and labels, if the file has a published name and the classes and channels with it."""
+    weights = zoo.weights_of_file(path)
+    network = task.module() if weights else None
+    if weights and (network.num_classes, network.in_chans) == (weights.num_classes, len(weights.mean)):
+        labels = read_labels(weights.label_names)
+        facts = {"image_size": weights.image_size, "resize": weights.resize, "mean": weights.mean, "std": weights.std}
+        return dataclasses.replace(task, labels=labels, **{n: facts[n] for n in facts if n in task.options})
+    return task

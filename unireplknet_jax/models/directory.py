@@ -1,7 +1,5 @@
 """Checkpoints of ours: a directory with `card.json` and the variables as an Orbax tree."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -9,14 +7,10 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
-
-if TYPE_CHECKING:
-    import orbax.checkpoint as ocp
-
 
 CARD = "card.json"
 VARIABLES = "variables"
@@ -46,7 +40,7 @@ def write_directory(
         (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def this_process() -> ocp.options.MultiprocessingOptions:
+def this_process() -> Any:
     """Orbax options under which one process of several reads or writes alone."""
     import orbax.checkpoint as ocp
 

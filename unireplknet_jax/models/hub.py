@@ -75,7 +75,7 @@ def _parts(name: str) -> tuple[str, str | None]:
     found = _NAME.fullmatch(name.removeprefix(PREFIX))
     if not found:
         raise ValueError(f"{name} is not the name of a repository; expected {PREFIX}USER/REPO.")
-    return found.groups()
+    return found[1], found[2]
 
 
 def _files(hub: ModuleType, repository: str) -> list[str] | None:

@@ -1,12 +1,11 @@
 """Initial variables of a `UniRepLKNet`, all drawn at once (original: `_init_weights` and `head_init_scale`)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -14,14 +13,10 @@ from unireplknet_jax.models.shapes import variable_shapes
 from unireplknet_jax.nn.layers import KERNEL_STDDEV
 from unireplknet_jax.ops.random import can_draw, draw_normals
 
-if TYPE_CHECKING:
-    from unireplknet_jax.models.unireplknet import UniRepLKNet
-
-
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0, "beta": 0.0}
 
 
-def drawn_variables(model: UniRepLKNet, key: jax.Array, place: Sequence[Any] = ()) -> dict[str, Any] | None:
+def drawn_variables(model: nn.Module, key: jax.Array, place: Sequence[Any] = ()) -> dict[str, Any] | None:
     """{"params", "batch_stats"} with the numbers that the initializers of the layers give; None: leave it to Flax.
 
     key: of the "params" stream; place: names of the modules around the model. Flax would have a generator compiled for

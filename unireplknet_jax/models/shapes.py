@@ -1,19 +1,13 @@
 """The variables of a `UniRepLKNet` by its sizes alone: no network is traced to know what its tensors are called."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.nn.block import BRANCHES
-
-if TYPE_CHECKING:
-    from unireplknet_jax.models.unireplknet import UniRepLKNet
-
 
 STEM_CONV1 = ("downsample_layers_0", "conv1")  # the one layer between two sizes of maps
 _STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
@@ -31,7 +25,7 @@ def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     inputs: of the network around it, arrays or shapes, by default a small image; a `UniRepLKNet` by itself needs none.
     """
     if not hasattr(model, "backbone"):
-        return variable_shapes(cast("UniRepLKNet", model))
+        return variable_shapes(model)
     inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, model.in_chans), jnp.float32),)
     trunk = variable_shapes(model.backbone)
     outline = _Outline(model.backbone.dims, model.backbone.in_chans)
@@ -52,7 +46,7 @@ class _Outline(nn.Module):
         return jnp.zeros((n, *(-(-side // 32) for side in size), self.dims[-1]), x.dtype)
 
 
-def variable_shapes(model: UniRepLKNet) -> dict[str, Any]:
+def variable_shapes(model: nn.Module) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of `jax.ShapeDtypeStruct`, just as `model.init` returns arrays.
 
     model: a `UniRepLKNet` with any options. A merged one has no "batch_stats".
@@ -78,7 +72,7 @@ def variable_shapes(model: UniRepLKNet) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: leaf, tree)  # in the order of names, as every tree that JAX has seen
 
 
-def _block(model: UniRepLKNet, width: int, kernel_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _block(model: nn.Module, width: int, kernel_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, batch_stats) of a block."""
     params: dict[str, Any] = {
         "se": {"down": _kernel(1, 1, width, width // 4), "up": _kernel(1, 1, width // 4, width)},

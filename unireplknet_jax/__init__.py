@@ -2,6 +2,20 @@
 and its lower floors (`ops`, `nn`, `models`) need jax, flax and numpy alone."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers, which see no names in `_HOME`
+    from unireplknet_jax.data.files import EncodedFile as EncodedFile
+    from unireplknet_jax.models.prepare import prepare as prepare
+    from unireplknet_jax.models.reparameterize import reparameterize as reparameterize
+    from unireplknet_jax.models.variants import create_model as create_model
+    from unireplknet_jax.models.variants import list_models as list_models
+    from unireplknet_jax.tasks.checkpoint import load_checkpoint as load_checkpoint
+    from unireplknet_jax.tasks.checkpoint import load_pretrained as load_pretrained
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint as open_checkpoint
+    from unireplknet_jax.tasks.checkpoint import save_torch_checkpoint as save_torch_checkpoint
+    from unireplknet_jax.tasks.embed import embed as embed
+    from unireplknet_jax.tasks.predict import predict as predict
 
 __version__ = "0.1.0"
 
@@ -21,11 +35,11 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(set(globals()) | set(_HOME))

@@ -20,15 +20,15 @@ class EncodedFile(bytes):
 
     name: str
 
-    def __new__(cls, data: bytes, name: str):
+    def __new__(cls, data: bytes, name: str) -> EncodedFile:
         file = super().__new__(cls, data)
         file.name = name
         return file
 
-    def __getnewargs__(self):
+    def __getnewargs__(self) -> tuple[bytes, str]:  # type: ignore[override]  # `bytes` has one argument
         return bytes(self), self.name
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"EncodedFile({len(self)} bytes of {self.name})"
 
 
@@ -73,7 +73,7 @@ def read_file(source: str | os.PathLike | EncodedFile, expected: str) -> Encoded
         raise ValueError(f"cannot read {name} ({reason}); expected the path of {expected}") from error
 
 
-class Names(Sequence):
+class Names(Sequence[str]):
     """Many strings in one block of bytes: those of ImageNet take 40 MB and are pickled for a worker in no time."""
 
     def __init__(self, names: Sequence[str]):
@@ -84,7 +84,7 @@ class Names(Sequence):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
         index = range(len(self))[index]
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._block[start : int(self._ends[index])])

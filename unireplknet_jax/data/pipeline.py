@@ -22,9 +22,7 @@ Example = Mapping[str, Any]
 Batch = dict[str, Any]  # arrays (n, ...), and lists of what is not stacked
 
 
-def training_stream(
-    source: Sequence[Example], augment: Callable[[Example, np.random.Generator], Example], seed: int
-) -> grain.MapDataset:
+def training_stream(source: Any, augment: Callable[[Any, np.random.Generator], Any], seed: int) -> grain.MapDataset:
     """The endless, shuffled and augmented stream over a source: another order and other draws in every epoch.
 
     source: `__len__` and `__getitem__`, as `open_source` returns it, or a grain.MapDataset.

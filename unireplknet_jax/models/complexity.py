@@ -1,25 +1,32 @@
 """What a model costs, counted without running it: parameters and multiply-accumulates."""
 
+from __future__ import annotations
+
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
 
 from unireplknet_jax.models.shapes import STEM_CONV1, map_size, variable_shapes
 
+if TYPE_CHECKING:
+    from unireplknet_jax.models.unireplknet import UniRepLKNet
 
-def count_parameters(variables):
+
+def count_parameters(variables: Mapping[str, Any]) -> int:
     """The number of trained values in {"params": ...} (arrays or shapes); batch statistics do not count."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-def program_macs(function, *args):
+def program_macs(function: Callable[..., Any], *args: Any) -> int:
     """The multiply-accumulates of any traceable function; args: arrays or their shapes."""
     return _macs(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def costs(model, image_size):
+def costs(model: UniRepLKNet, image_size: int) -> tuple[int, int]:
     """(parameters, multiply-accumulates for one square image) of a `UniRepLKNet`, either form, by its sizes alone.
 
     Multiply-accumulates are those of all convolutions and matrix products. Every tap counts for every output, padding
@@ -32,11 +39,11 @@ def costs(model, image_size):
     return count_parameters(variables), macs
 
 
-def _macs_of_kernel(path, shape, image_size):
+def _macs_of_kernel(path: Sequence[str], shape: tuple[int, ...], image_size: int) -> int:
     module, within = path[0], path[1]
     if module == "head" or within == "se":
         return math.prod(shape)
-    stage = int(re.search(r"\d+", module)[0])  # of stages_I_J and downsample_layers_I
+    stage = int(re.findall(r"\d+", module)[0])  # of stages_I_J and downsample_layers_I
     side = map_size((image_size, image_size), stage)[0] if path[:2] != STEM_CONV1 else -(-image_size // 2)
     if within == "dwconv":
         dilation = int(path[2].rsplit("_", 1)[1]) if path[2].startswith("dil_conv_") else 1
@@ -45,11 +52,11 @@ def _macs_of_kernel(path, shape, image_size):
     return math.prod(shape) * side**2
 
 
-def _macs(jaxpr):
+def _macs(jaxpr: Any) -> int:
     return sum(_macs_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _macs_of_equation(equation):
+def _macs_of_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
@@ -67,7 +74,7 @@ def _macs_of_equation(equation):
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
-def _sub_jaxprs(params):
+def _sub_jaxprs(params: Mapping[str, Any]) -> Iterator[Any]:
     """The programs inside an equation (of jit, remat, custom_vjp_call, closed_call, scan, cond, ...)."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

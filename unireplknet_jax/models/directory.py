@@ -6,6 +6,8 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,12 +18,14 @@ TENSORS = "model.safetensors"  # in place of the variables where others than thi
 STATES = "checkpoints"  # in the workdir of a training: what it resumes from
 
 
-def is_directory(path):
+def is_directory(path: str | os.PathLike[str]) -> bool:
     """Whether a path holds a checkpoint of ours."""
     return (pathlib.Path(path) / CARD).is_file()
 
 
-def write_directory(path, variables, card, overwrite=False):
+def write_directory(
+    path: str | os.PathLike[str], variables: Mapping[str, Any], card: Mapping[str, Any], overwrite: bool = False
+) -> None:
     """Write variables and their card (a JSON-able dict) to a directory, whole or not at all.
 
     Raises FileExistsError if the path exists, unless `overwrite`; even then only a checkpoint of ours is replaced.
@@ -36,7 +40,7 @@ def write_directory(path, variables, card, overwrite=False):
         (staged / CARD).write_text(json.dumps(card, indent=2) + "\n")
 
 
-def this_process():
+def this_process() -> Any:
     """Orbax options under which one process of several reads or writes alone."""
     import orbax.checkpoint as ocp
 
@@ -48,7 +52,7 @@ def this_process():
     )
 
 
-def check_destination(path, overwrite=False):
+def check_destination(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Raise FileExistsError if a checkpoint may not be written to `path`: see `write_directory`."""
     path = pathlib.Path(path).absolute()
     if path.exists() and not overwrite:
@@ -60,7 +64,7 @@ def check_destination(path, overwrite=False):
 
 
 @contextlib.contextmanager
-def staging(path):
+def staging(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A fresh directory beside `path` that takes its place if the block succeeds and vanishes if it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -81,7 +85,7 @@ def staging(path):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _of_a_run(path):
+def _of_a_run(path: pathlib.Path) -> str:
     """The end of a sentence about a directory that is no checkpoint: where those are, if it belongs to a training."""
     workdir = next((place.parent for place in (path, *path.parents) if place.name == STATES), path)
     if not (workdir / STATES).is_dir():
@@ -91,7 +95,7 @@ def _of_a_run(path):
     return f"; {workdir} is the workdir of a training: {where}"
 
 
-def read_card(path):
+def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of a checkpoint of ours; ValueError if the directory is damaged or not one of ours."""
     path = pathlib.Path(path).absolute()
     if path.is_dir() and not is_directory(path):
@@ -102,7 +106,7 @@ def read_card(path):
         raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({error}).") from None
 
 
-def read_directory(path):
+def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """(variables as NumPy arrays, card) of a checkpoint of ours, whatever devices wrote it.
 
     The variables are None where the tensors lie in a file of their own, `TENSORS`.

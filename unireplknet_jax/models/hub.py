@@ -2,7 +2,10 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from unireplknet_jax.models.directory import CARD, TENSORS
 
@@ -11,7 +14,7 @@ _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def library(purpose: str, otherwise: str = ""):
+def library(purpose: str, otherwise: str = "") -> ModuleType:
     """The module huggingface_hub; ImportError, one sentence, where it is not installed.
 
     purpose: what needs it, as in "fetching a.pth". otherwise: the end of the sentence, what else there is to do.
@@ -63,14 +66,14 @@ def push(folder: Path, repository: str, overwrite: bool = False, private: bool =
     return str(getattr(commit, "commit_url", commit))
 
 
-def _parts(name):
+def _parts(name: str) -> tuple[str, str | None]:
     found = _NAME.fullmatch(name.removeprefix(PREFIX))
     if not found:
         raise ValueError(f"{name} is not the name of a repository; expected {PREFIX}USER/REPO.")
-    return found.groups()
+    return found[1], found[2]
 
 
-def _asked(repository, ask):
+def _asked(repository: str, ask: Callable[[], Any]) -> Any:
     """What the hub answers; ConnectionError, one sentence, if it does not."""
     try:
         return ask()
@@ -79,7 +82,7 @@ def _asked(repository, ask):
         raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error)}).") from error
 
 
-def _files(hub, repository):
+def _files(hub: ModuleType, repository: str) -> list[str] | None:
     """The names of a repository's files; None where there is no such repository."""
     try:
         return hub.list_repo_files(repository)
@@ -89,7 +92,7 @@ def _files(hub, repository):
         return None
 
 
-def _fetched(hub, name, repository, file, revision):
+def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: str | None) -> Path:
     try:
         return Path(hub.hf_hub_download(repo_id=repository, filename=file, revision=revision))
     except Exception as error:

@@ -1,8 +1,12 @@
 """Initial variables of a `UniRepLKNet`, all drawn at once (original: `_init_weights` and `head_init_scale`)."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import flax
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.models.shapes import variable_shapes
@@ -12,7 +16,7 @@ from unireplknet_jax.ops.random import can_draw, draw_normals
 _CONSTANTS = {"scale": 1.0, "var": 1.0, "bias": 0.0, "mean": 0.0, "beta": 0.0}
 
 
-def drawn_variables(model, key, place=()):
+def drawn_variables(model: nn.Module, key: jax.Array, place: Sequence[Any] = ()) -> dict[str, Any] | None:
     """{"params", "batch_stats"} with the numbers that the initializers of the layers give; None: leave it to Flax.
 
     key: of the "params" stream; place: names of the modules around the model. Flax would have a generator compiled for
@@ -29,14 +33,14 @@ def drawn_variables(model, key, place=()):
         kernel = normal * KERNEL_STDDEV
         values[path] = model.head_init_scale * kernel if path == ("params", "head", "kernel") else kernel
     for path in shapes.keys() - values.keys():
-        constant = _CONSTANTS.get(path[-1])
+        constant: Any = _CONSTANTS.get(path[-1])
         if constant is None:  # gamma: of GRN, or the layer scale
             constant = 0.0 if path[-2] == "grn" else model.layer_scale_init
         values[path] = jnp.full(shapes[path].shape, constant, jnp.float32)
     return flax.traverse_util.unflatten_dict(values)
 
 
-def _fold(modules):
+def _fold(modules: Sequence[str]) -> int:
     """What Flax folds into the key of a stream for the first draw of a module (`flax.core.scope.Scope.make_rng`)."""
     digest = hashlib.sha1()
     for name in modules:
@@ -45,5 +49,5 @@ def _fold(modules):
     return int.from_bytes(digest.digest()[:4], "big")
 
 
-def _separator():
+def _separator() -> bytes:
     return b"\0" if flax.config.flax_fix_rng_separator else b""

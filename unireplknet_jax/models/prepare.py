@@ -2,9 +2,12 @@
 
 import operator
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.models.reparameterize import is_merged
 from unireplknet_jax.models.shapes import map_size
@@ -13,7 +16,12 @@ from unireplknet_jax.ops.depthwise import prepare_kernel
 _PLATFORMS = ("cpu", "cuda", "gpu", "rocm", "tpu")
 
 
-def prepare(variables, image_size, platform=None, dtype=jnp.float32):
+def prepare(
+    variables: Mapping[str, Any],
+    image_size: int | Sequence[int],
+    platform: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> dict[str, Any]:
     """Merged variables and a collection "prepared": depthwise kernels in the form that their convolution eats.
 
     variables: as `reparameterize` gives them, of any module with UniRepLKNet stages at any depth; nothing is mutated.
@@ -31,7 +39,7 @@ def prepare(variables, image_size, platform=None, dtype=jnp.float32):
     return {**variables, "prepared": prepared}
 
 
-def _height_and_width(image_size):
+def _height_and_width(image_size: Any) -> tuple[int, ...]:
     sides = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
     try:
         size = tuple(operator.index(side) for side in sides if not isinstance(side, bool))
@@ -42,7 +50,13 @@ def _height_and_width(image_size):
     return size
 
 
-def _prepare_tree(params, image_size, platform, dtype, stage_size=None):
+def _prepare_tree(
+    params: Mapping[str, Any],
+    image_size: Sequence[int],
+    platform: str,
+    dtype: DTypeLike,
+    stage_size: Sequence[int] | None = None,
+) -> dict[str, Any]:
     """The "prepared" tree of a parameter tree; stage_size: of the maps of its stage, None outside of stages."""
     prepared = {}
     for name, child in params.items():

@@ -4,6 +4,8 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +13,13 @@ import jax.numpy as jnp
 _log = logging.getLogger(__name__)
 _SILENT = 2.0  # seconds that a wait may last before a line says what is waited for
 _AGAIN = 20.0  # seconds between the lines after that
-_compilations = []  # an event for each that goes on, which it sets at its end
+_compilations: list[threading.Event] = []  # an event for each that goes on, which it sets at its end
 # For a program that runs once: what the compiler saves is more than what the program then takes longer.
-_QUICK = {"cpu": {"xla_backend_optimization_level": "0"}}
-QUICK_ELSEWHERE = {"exec_time_optimization_effort": -1.0}
+_QUICK: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": "0"}}
+QUICK_ELSEWHERE: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
 
 
-def compile_program(function, *arguments, what, quick=False):
+def compile_program(function: Any, *arguments: Any, what: str, quick: bool = False) -> jax.stages.Compiled:
     """A jitted function compiled for arguments (arrays or their shapes); called with such arguments it gives the same.
 
     what: what is compiled, for the line that a wait of more than two seconds is announced with. quick: compile in half
@@ -31,11 +33,12 @@ def compile_program(function, *arguments, what, quick=False):
         return compile_lowered(function.lower(*arguments), options)
 
 
-def compile_lowered(lowered, options=None):
+def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
     """`lowered.compile(options)` in a thread of its own, so that signals are handled while it goes on."""
-    result, done = {}, threading.Event()
+    result: dict[str, Any] = {}
+    done = threading.Event()
 
-    def work():
+    def work() -> None:
         try:
             result["program"] = lowered.compile(compiler_options=options)
         except BaseException as error:  # raised where it is waited for
@@ -58,31 +61,32 @@ class AheadOfTime:
     As with `jax.jit`, shapes, types, shardings, the context mesh, the matmul precision and x64 make a kind.
     """
 
-    def __init__(self, function, what, quick=False):
+    def __init__(self, function: Any, what: str, quick: bool = False) -> None:
         self.function, self._what, self._quick = function, what, quick
-        self._compiled = {}
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
         kinds = ((jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "sharding", None)) for leaf in leaves)
-        config = jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64
-        key = structure, tuple(kinds), config, jax.sharding.get_abstract_mesh()
+        config = cast(Any, jax.config)
+        options = config.jax_default_matmul_precision, config.jax_enable_x64
+        key = structure, tuple(kinds), options, jax.sharding.get_abstract_mesh()
         if key not in self._compiled:
             self._compiled[key] = compile_program(self.function, *arguments, what=self._what, quick=self._quick)
         return self._compiled[key](*arguments)
 
 
-def is_compiling():
+def is_compiling() -> bool:
     """Whether a compilation goes on that nobody waits for any more: the interpreter cannot end before it does."""
     return bool(_compilations)
 
 
 @contextlib.contextmanager
-def announced(text, silent=_SILENT):
+def announced(text: str, silent: float = _SILENT) -> Iterator[None]:
     """Log that something goes on, and for how long already, where it takes longer than `silent` seconds."""
     began, done = time.monotonic(), threading.Event()
 
-    def beat():
+    def beat() -> None:
         wait = silent
         while not done.wait(wait):
             passed = time.monotonic() - began

@@ -1,6 +1,10 @@
 """Re-parameterization as a pure function: training variables in, merged-kernel inference variables out."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +13,11 @@ from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.ops.fold import fold_batch_norm, merge_branch
 from unireplknet_jax.ops.layers import BATCH_NORM_EPS
 
+if TYPE_CHECKING:
+    import flax.linen as nn
 
-def reparameterize(variables):
+
+def reparameterize(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Merge every UniRepLKNet block of a variable tree into its inference form.
 
     variables: {"params": ..., "batch_stats": ...} of any module that contains UniRepLKNet blocks, at any depth ->
@@ -41,17 +48,17 @@ def reparameterize(variables):
     return merged
 
 
-def has_blocks(variables):
+def has_blocks(variables: Mapping[str, Any]) -> bool:
     """Whether there is a UniRepLKNet block in a variable tree, that is something to merge."""
     return any(True for _ in _blocks(variables["params"]))
 
 
-def is_merged(variables):
+def is_merged(variables: Mapping[str, Any]) -> bool:
     """Whether the blocks of a variable tree (arrays or shapes) are in inference form."""
     return all("pwconv2_bn" not in block for block in _blocks(variables["params"]))
 
 
-def merge_error(model, variables, merged, *inputs):
+def merge_error(model: nn.Module, variables: Mapping[str, Any], merged: Mapping[str, Any], *inputs: Any) -> float:
     """The largest difference between the outputs of both forms, relative to the largest output; 0 is perfect.
 
     model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied
@@ -68,25 +75,25 @@ def merge_error(model, variables, merged, *inputs):
             outputs.append(compile_program(apply, tree, *inputs, what=what, quick=True)(tree, *inputs))
         before, after = outputs
 
-    def error(a, b):
+    def error(a: jax.Array, b: jax.Array) -> jax.Array:
         largest = jnp.max(jnp.abs(a))
         return jnp.max(jnp.abs(a - b)) / jnp.where(largest > 0, largest, 1.0)
 
     return float(jnp.max(jnp.stack(jax.tree.leaves(jax.tree.map(error, before, after)))))
 
 
-def _in_form(model, deploy):
+def _in_form(model: nn.Module, deploy: bool) -> nn.Module:
     """The model that computes in float32 in training or in merged form."""
     if hasattr(model, "backbone"):
         return model.clone(backbone=_in_form(model.backbone, deploy))
     return model.clone(deploy=deploy, dtype=jnp.float32)
 
 
-def _is_block(node):
+def _is_block(node: Mapping[str, Any]) -> bool:
     return "pwconv1" in node and "grn" in node and "pwconv2" in node
 
 
-def _blocks(node):
+def _blocks(node: Any) -> Iterator[Mapping[str, Any]]:
     if not hasattr(node, "items"):
         return
     if _is_block(node):
@@ -96,7 +103,7 @@ def _blocks(node):
             yield from _blocks(child)
 
 
-def _merge_tree(params, stats):
+def _merge_tree(params: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, stats) with every block merged; stats keeps what belongs to no block."""
     if _is_block(params) and "pwconv2_bn" in params:
         return _merge_block(params, stats), {}
@@ -110,19 +117,19 @@ def _merge_tree(params, stats):
     return merged, rest
 
 
-def _merge_block(params, stats):
+def _merge_block(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
     """One block in inference form; what is not folded passes through."""
     kept = {"se": params["se"], "pwconv1": params["pwconv1"], "grn": {"gamma": params["grn"]["gamma"]}}
     folded = {name: tree for name, tree in params.items() if name not in ("se", "pwconv1")}
     return kept | _where_the_arrays_are(_fold_block, folded, stats)
 
 
-def _fold_block(params, stats):
+def _fold_block(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
     merged = {"pwconv2": _merge_second_linear(params, stats["pwconv2_bn"])}
     return merged | ({"dwconv": _merge_depthwise(params, stats)} if "dwconv" in params else {})
 
 
-def _where_the_arrays_are(function, *trees):
+def _where_the_arrays_are(function: Callable[..., Any], *trees: Any) -> Any:
     """function(*trees) by NumPy for NumPy arrays and for those of one device, on which the results then are.
 
     JAX would compile some fifty programs for what takes milliseconds, or one large one under `jax.jit`. Other arrays
@@ -139,7 +146,7 @@ def _where_the_arrays_are(function, *trees):
     return jax.device_put(function(*jax.device_get(trees)), next(iter(places), None))
 
 
-def _merge_depthwise(params, stats):
+def _merge_depthwise(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
     """The depthwise part, (k, k, 1, c) with a bias: branches into the large kernel, then the block's norm into both."""
     dwconv = params["dwconv"]
     if "lk_origin" not in dwconv:
@@ -155,7 +162,7 @@ def _merge_depthwise(params, stats):
     return {"lk_origin": {"kernel": kernel, "bias": bias}}
 
 
-def _merge_second_linear(params, stats):
+def _merge_second_linear(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[str, Any]:
     """(4c, c) and (c,): GRN's beta, the batch norm and the layer scale folded into the second linear layer."""
     weight = _wide(params["pwconv2"]["kernel"])
     beta = _wide(params["grn"]["beta"]).reshape(-1)
@@ -167,12 +174,12 @@ def _merge_second_linear(params, stats):
     return {"kernel": kernel, "bias": bias}
 
 
-def _fold(kernel, bias, norm, stats):
+def _fold(kernel: Any, bias: Any, norm: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[Any, Any]:
     values = dict(scale=norm["scale"], shift=norm["bias"], mean=stats["mean"], var=stats["var"])
     return fold_batch_norm(
         _wide(kernel), bias, **{name: _wide(value) for name, value in values.items()}, eps=BATCH_NORM_EPS
     )
 
 
-def _wide(x):
+def _wide(x: Any) -> Any:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

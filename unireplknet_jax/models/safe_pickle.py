@@ -5,8 +5,12 @@ instructions that pickle protocols 2 to 5 emit, builds plain containers and scal
 or function named in the file is a `Placeholder`, which stays one when it is called, unless the caller serves that name.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pickletools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 # Far above any state dict (some 40 instructions a tensor), low enough that hostile bytes cannot exhaust the memory.
 MAX_INSTRUCTIONS = 5_000_000
@@ -17,7 +21,7 @@ _LITERALS = {
     *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
+_EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _HASHABLE = (str, bytes, int, float, bool, type(None))
 
@@ -32,7 +36,9 @@ class Placeholder:
     name: str
 
 
-def load(data, functions, persistent_load):
+def load(
+    data: bytes, functions: Mapping[str, Callable[[tuple[Any, ...]], Any]], persistent_load: Callable[[Any], Any]
+) -> tuple[Any, set[str]]:
     """Run a pickle's instructions; returns (the object, the set of names that were neither served nor imported).
 
     data: bytes. functions: {dotted name: function of the tuple of arguments}, called where the file calls that name.
@@ -41,7 +47,7 @@ def load(data, functions, persistent_load):
     Raises ValueError, which does not name the file, for anything damaged, unknown or absurdly large.
     """
     machine = _Machine(functions, persistent_load)
-    position = 0
+    position: int | None = 0
     try:
         for count, (opcode, argument, begin) in enumerate(pickletools.genops(data)):
             position = begin
@@ -55,15 +61,17 @@ def load(data, functions, persistent_load):
 
 
 class _Machine:
-    def __init__(self, functions, persistent_load):
+    def __init__(
+        self, functions: Mapping[str, Callable[[tuple[Any, ...]], Any]], persistent_load: Callable[[Any], Any]
+    ) -> None:
         self.functions = functions
         self.persistent_load = persistent_load
-        self.stack = []
-        self.outer = []  # the stacks below each open mark
-        self.memo = {}
-        self.foreign = set()
+        self.stack: list[Any] = []
+        self.outer: list[list[Any]] = []  # the stacks below each open mark
+        self.memo: dict[int, Any] = {}
+        self.foreign: set[str] = set()
 
-    def execute(self, name, argument):
+    def execute(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
             if isinstance(argument, int) and argument.bit_length() > MAX_INTEGER_BITS:
                 raise ValueError(f"an integer of {argument.bit_length()} bits")
@@ -79,97 +87,97 @@ class _Machine:
         else:
             raise ValueError(f"unsupported instruction {name}")
 
-    def top(self):
+    def top(self) -> Any:
         if not self.stack:
             raise ValueError("an instruction needs more values than there are")
         return self.stack[-1]
 
-    def pop(self):
+    def pop(self) -> Any:
         self.top()
         return self.stack.pop()
 
-    def pop_many(self, count):
+    def pop_many(self, count: int) -> list[Any]:
         if len(self.stack) < count:
             raise ValueError("an instruction needs more values than there are")
         values = self.stack[-count:]
         del self.stack[-count:]
         return values
 
-    def pop_mark(self):
+    def pop_mark(self) -> list[Any]:
         if not self.outer:
             raise ValueError("an instruction needs a mark and there is none")
         values, self.stack = self.stack, self.outer.pop()
         return values
 
-    def proto(self, version):
+    def proto(self, version: int) -> None:
         if version > 5:
             raise ValueError(f"pickle protocol {version}, and 2 to 5 are known")
 
-    def ignore(self, _):
+    def ignore(self, _: Any) -> None:
         pass
 
-    def mark(self, _):
+    def mark(self, _: Any) -> None:
         self.outer.append(self.stack)
         self.stack = []
 
-    def discard(self, _):
+    def discard(self, _: Any) -> None:
         # The instruction POP also removes a mark that has nothing above it.
         if self.stack or not self.outer:
             self.pop()
         else:
             self.pop_mark()
 
-    def discard_to_mark(self, _):
+    def discard_to_mark(self, _: Any) -> None:
         self.pop_mark()
 
-    def duplicate(self, _):
+    def duplicate(self, _: Any) -> None:
         self.stack.append(self.top())
 
-    def put(self, index):
+    def put(self, index: int) -> None:
         self.memo[index] = self.top()
 
-    def memoize(self, _):
+    def memoize(self, _: Any) -> None:
         self.memo[len(self.memo)] = self.top()
 
-    def get(self, index):
+    def get(self, index: int) -> None:
         if index not in self.memo:
             raise ValueError(f"memo {index} was never stored")
         self.stack.append(self.memo[index])
 
-    def bytearray_as_bytes(self, value):
+    def bytearray_as_bytes(self, value: Any) -> None:
         self.stack.append(bytes(value))
 
-    def new_tuple(self, _):
+    def new_tuple(self, _: Any) -> None:
         values = self.pop_mark()
         self.stack.append(tuple(values))
 
-    def new_list(self, _):
+    def new_list(self, _: Any) -> None:
         values = self.pop_mark()
         self.stack.append(values)
 
-    def new_dict(self, _):
+    def new_dict(self, _: Any) -> None:
         values = self.pop_mark()
         self.stack.append({})
         self._set_items(values)
 
-    def new_frozenset(self, _):
+    def new_frozenset(self, _: Any) -> None:
         values = self.pop_mark()
         self.stack.append(frozenset(value for value in values if type(value) in _HASHABLE))
 
-    def append(self, _):
+    def append(self, _: Any) -> None:
         self._extend(self.pop_many(1))
 
-    def appends(self, _):
+    def appends(self, _: Any) -> None:
         self._extend(self.pop_mark())
 
-    def _extend(self, values):
+    def _extend(self, values: list[Any]) -> None:
         target = self.top()
         if isinstance(target, list):
             target.extend(values)
         elif not isinstance(target, Placeholder):
             raise ValueError("values are appended to something that is not a list")
 
-    def add_items(self, _):
+    def add_items(self, _: Any) -> None:
         values = self.pop_mark()
         target = self.top()
         if isinstance(target, set):
@@ -177,13 +185,13 @@ class _Machine:
         elif not isinstance(target, Placeholder):
             raise ValueError("values are added to something that is not a set")
 
-    def set_item(self, _):
+    def set_item(self, _: Any) -> None:
         self._set_items(self.pop_many(2))
 
-    def set_items(self, _):
+    def set_items(self, _: Any) -> None:
         self._set_items(self.pop_mark())
 
-    def _set_items(self, values):
+    def _set_items(self, values: list[Any]) -> None:
         target = self.top()
         if len(values) % 2:
             raise ValueError("a key has no value")
@@ -194,43 +202,43 @@ class _Machine:
         elif not isinstance(target, Placeholder):
             raise ValueError("items are set on something that is not a dict")
 
-    def global_name(self, argument):
+    def global_name(self, argument: str) -> None:
         self._push_name(argument.replace(" ", ".", 1))
 
-    def stack_global(self, _):
+    def stack_global(self, _: Any) -> None:
         module, name = self.pop_many(2)
         if not (isinstance(module, str) and isinstance(name, str)):
             raise ValueError("a global's name is not a string")
         self._push_name(f"{module}.{name}")
 
-    def _push_name(self, name):
+    def _push_name(self, name: str) -> None:
         if name not in self.functions:
             name = (name if name.isprintable() else ascii(name))[:200]
             self.foreign.add(name)
         self.stack.append(Placeholder(name))
 
-    def call(self, _):
+    def call(self, _: Any) -> None:
         target, arguments = self.pop_many(2)
         if not (isinstance(target, Placeholder) and isinstance(arguments, tuple)):
             raise ValueError("something that is not a function is called")
         function = self.functions.get(target.name)
         self.stack.append(function(arguments) if function else target)
 
-    def call_with_keywords(self, _):
+    def call_with_keywords(self, _: Any) -> None:
         target, _, _ = self.pop_many(3)
         if not isinstance(target, Placeholder):
             raise ValueError("something that is not a class is instantiated")
         self.stack.append(target)
 
-    def set_state(self, _):
+    def set_state(self, _: Any) -> None:
         self.pop()
         self.top()
 
-    def load_persistent(self, _):
+    def load_persistent(self, _: Any) -> None:
         self.stack.append(self.persistent_load(self.pop()))
 
 
-_INSTRUCTIONS = {
+_INSTRUCTIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.proto,
     "FRAME": _Machine.ignore,
     "STOP": _Machine.ignore,

@@ -1,5 +1,8 @@
 """The variables of a `UniRepLKNet` by its sizes alone: no network is traced to know what its tensors are called."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,13 +13,13 @@ STEM_CONV1 = ("downsample_layers_0", "conv1")  # the one layer between two sizes
 _STEM_HALVINGS = 2  # of the input before the first stage; one more before each of the others
 
 
-def map_size(image_size, stage):
+def map_size(image_size: Sequence[int], stage: int) -> tuple[int, ...]:
     """(h, w) of a stage's maps for images of (h, w): every strided convolution halves and rounds up."""
     factor = 2 ** (_STEM_HALVINGS + stage)
     return tuple(-(-side // factor) for side in image_size)
 
 
-def abstract_variables(model, *inputs):
+def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     """The variables of a `UniRepLKNet`, or of a network around one called "backbone", as `jax.ShapeDtypeStruct`s.
 
     inputs: of the network around it, arrays or shapes, by default a small image; a `UniRepLKNet` by itself needs none.
@@ -37,13 +40,13 @@ class _Outline(nn.Module):
     dims: tuple[int, ...]
     in_chans: int
 
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         del train
         n, *size, _ = x.shape
         return jnp.zeros((n, *(-(-side // 32) for side in size), self.dims[-1]), x.dtype)
 
 
-def variable_shapes(model):
+def variable_shapes(model: nn.Module) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of `jax.ShapeDtypeStruct`, just as `model.init` returns arrays.
 
     model: a `UniRepLKNet` with any options. A merged one has no "batch_stats".
@@ -69,9 +72,9 @@ def variable_shapes(model):
     return jax.tree.map(lambda leaf: leaf, tree)  # in the order of names, as every tree that JAX has seen
 
 
-def _block(model, width, kernel_size):
+def _block(model: nn.Module, width: int, kernel_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, batch_stats) of a block."""
-    params = {
+    params: dict[str, Any] = {
         "se": {"down": _kernel(1, 1, width, width // 4), "up": _kernel(1, 1, width // 4, width)},
         "pwconv1": _kernel(width, 4 * width),
         "grn": {name: _leaf(1, 1, 1, 4 * width) for name in (("gamma",) if model.deploy else ("gamma", "beta"))},
@@ -95,17 +98,17 @@ def _block(model, width, kernel_size):
     return params, stats
 
 
-def _leaf(*shape):
+def _leaf(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def _kernel(*shape, bias=True):
+def _kernel(*shape: int, bias: bool = True) -> dict[str, Any]:
     return {"kernel": _leaf(*shape)} | ({"bias": _leaf(shape[-1])} if bias else {})
 
 
-def _norm(width):
+def _norm(width: int) -> dict[str, Any]:
     return {"scale": _leaf(width), "bias": _leaf(width)}
 
 
-def _statistics(width):
+def _statistics(width: int) -> dict[str, Any]:
     return {"mean": _leaf(width), "var": _leaf(width)}

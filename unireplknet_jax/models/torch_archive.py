@@ -1,16 +1,23 @@
 """PyTorch state dicts in `.pth` and `.safetensors` files, without PyTorch and without running anything in the file."""
 
+from __future__ import annotations
+
 import functools
 import os
 import shlex
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from unireplknet_jax.models.safe_pickle import Placeholder
 from unireplknet_jax.models.torch_zip import STORAGE_OF_DTYPE, StoredTensor, TorchZip, naming, native, write_zip
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
 
 __all__ = ["Placeholder", "StoredTensor", "read_state_dict", "write_state_dict"]
 
@@ -22,7 +29,9 @@ _SAFETENSORS_DTYPES = {
 }
 
 
-def read_state_dict(path, ema=False):
+def read_state_dict(
+    path: str | os.PathLike[str], ema: bool = False
+) -> tuple[dict[str, StoredTensor | Placeholder], list[str]]:
     """Read a state dict; returns ({name: StoredTensor | Placeholder}, notes), the notes being lines for a log.
 
     path: a `.pth` of PyTorch 1.6 or later, or a `.safetensors`. The state dict is the file's entry "model", else
@@ -49,16 +58,16 @@ def read_state_dict(path, ema=False):
     return entries, notes
 
 
-def _is_entry(name, value):
+def _is_entry(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, StoredTensor | Placeholder)
 
 
-def _listed(names, limit=50):
+def _listed(names: Sequence[str], limit: int = 50) -> str:
     shown = [name[:100] for name in names[:limit]]
     return ", ".join(shown) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _load(path, head):
+def _load(path: Path, head: bytes) -> tuple[Any, set[str]]:
     """(what the file holds, the foreign names in it)."""
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return TorchZip(path).load()
@@ -80,14 +89,14 @@ def _load(path, head):
     )
 
 
-def _resave_command(path):
+def _resave_command(path: Path) -> str:
     target = path.with_name(f"{path.stem}_zip{path.suffix}")
     code = f"import torch; torch.save(torch.load({str(path)!r}, map_location='cpu'), {str(target)!r})"
     special = set(code) & set('"$`!\\')
     return "python -c " + (shlex.quote(code) if special else f'"{code}"')
 
 
-def _safetensors():
+def _safetensors() -> Any:
     try:
         import safetensors
         import safetensors.numpy
@@ -97,9 +106,9 @@ def _safetensors():
     return safetensors
 
 
-def _load_safetensors(path):
+def _load_safetensors(path: Path) -> dict[str, StoredTensor | Placeholder]:
     library = _safetensors()
-    state = {}
+    state: dict[str, StoredTensor | Placeholder] = {}
     try:
         file = library.safe_open(path, framework="numpy")
         for name in file.keys():  # noqa: SIM118 (the handle is not iterable)
@@ -115,7 +124,7 @@ def _load_safetensors(path):
     return state
 
 
-def _read_safetensor(path, file, name):
+def _read_safetensor(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         return np.array(file.get_tensor(name))
     except (_safetensors().SafetensorError, OSError) as error:
@@ -124,13 +133,13 @@ def _read_safetensor(path, file, name):
         ) from error
 
 
-def _holds_tensors(value):
+def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(
         isinstance(name, str) and isinstance(item, StoredTensor) for name, item in value.items()
     )
 
 
-def _pick(root, ema):
+def _pick(root: Any, ema: bool) -> dict[Any, Any]:
     """The state dict in what a file holds."""
     if isinstance(root, Placeholder):
         raise ValueError(f"it holds a pickled {root.name} object and not tensors; save its state_dict() instead")
@@ -150,12 +159,12 @@ def _pick(root, ema):
     raise ValueError(f"no dict of tensors is at its top level or under {places}, {found}; save a state_dict()")
 
 
-def _described(key, value):
+def _described(key: Any, value: Any) -> str:
     kind = f" (a {value.name} object)" if isinstance(value, Placeholder) else ""
     return f"{ascii(key)[:100]}{kind}"
 
 
-def write_state_dict(path, arrays):
+def write_state_dict(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike]) -> None:
     """Write {name: array} as `{"model": OrderedDict}` in a `.pth` of PyTorch 1.6 or later, or as `.safetensors`.
 
     path: its suffix chooses the format; an existing file is replaced, and only when the new one is complete. arrays:
@@ -169,19 +178,19 @@ def write_state_dict(path, arrays):
         raise ValueError(f"cannot write {path}: its name ends neither in .pth nor in .safetensors, so choose another")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: its folder does not exist, so create {path.parent} first")
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
+    values = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in values.items():
         if array.dtype.name not in STORAGE_OF_DTYPE:
             known = ", ".join(sorted(STORAGE_OF_DTYPE))
             raise ValueError(f"cannot write {path}: {name!r} is {array.dtype}, so convert it to one of {known}")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        writers[path.suffix.lower()](temporary, arrays)
+        writers[path.suffix.lower()](temporary, values)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_safetensors(path, arrays):
+def _write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     # The library writes the buffers of strided arrays as they lie in memory, so `native` is not only for byte order.
     _safetensors().numpy.save_file({name: native(array) for name, array in arrays.items()}, path, {"format": "pt"})

@@ -8,6 +8,8 @@ import collections
 import dataclasses
 import itertools
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax
 import numpy as np
@@ -41,11 +43,11 @@ class Entry:
     flattened: tuple[int, int, int] | None = None
 
     @property
-    def is_kernel(self):
+    def is_kernel(self) -> bool:
         return self.path[-1] == "kernel"
 
 
-def torch_name(path, prefixes=None):
+def torch_name(path: tuple[str, ...], prefixes: Mapping[str, str] | None = None) -> str:
     """The official name of a backbone leaf, ("stages_0_1", "dwconv", "kernel") -> "stages.0.1.dwconv.weight".
 
     prefixes: {beginning of a path: name that takes its place} in a larger network, {"backbone": "v", ...}; of several
@@ -67,7 +69,7 @@ def torch_name(path, prefixes=None):
     return ".".join([*modules, leaf])
 
 
-def name_table(variables, prefixes=None):
+def name_table(variables: Mapping[str, Any], prefixes: Mapping[str, str] | None = None) -> dict[str, Entry]:
     """{torch name: Entry} for every leaf of a backbone's variables (arrays or `jax.ShapeDtypeStruct`s).
 
     prefixes: as of `torch_name`.
@@ -79,19 +81,19 @@ def name_table(variables, prefixes=None):
     return table
 
 
-def shapes_by_name(table, variables):
+def shapes_by_name(table: Mapping[str, Entry], variables: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """{torch name: PyTorch shape} of variables, named as in a table; a leaf that is not in it is named by its path."""
     names = {entry.path: name for name, entry in table.items()}
     flat = flax.traverse_util.flatten_dict(variables)
     return {names.get(path) or torch_name(path[1:]): _torch_shape(path, leaf.shape) for path, leaf in flat.items()}
 
 
-def counters(table):
+def counters(table: Mapping[str, Entry]) -> list[str]:
     """The names of PyTorch's batch counters: one per batch norm, int64 scalars that we do not keep."""
     return [name.replace("running_mean", COUNTER) for name, entry in table.items() if entry.path[-1] == "mean"]
 
 
-def from_torch(entry, array):
+def from_torch(entry: Entry, array: np.ndarray) -> np.ndarray:
     """An array in PyTorch's layout -> ours: (out, in, *spatial) -> (*spatial, in, out) for kernels."""
     if not entry.is_kernel:
         return array
@@ -101,7 +103,7 @@ def from_torch(entry, array):
     return np.transpose(array, (*range(2, array.ndim), 1, 0))
 
 
-def to_torch(entry, array):
+def to_torch(entry: Entry, array: np.ndarray) -> np.ndarray:
     """An array in our layout -> PyTorch's: (*spatial, in, out) -> (out, in, *spatial) for kernels."""
     if not entry.is_kernel:
         return array
@@ -111,7 +113,7 @@ def to_torch(entry, array):
     return np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
 
 
-def differences(table, shapes):
+def differences(table: Mapping[str, Entry], shapes: Mapping[str, Sequence[int]]) -> str:
     """One clause that lists all missing, unexpected and mis-shaped names of {name: shape} against a table, or ""."""
     ignored = set(counters(table))
     missing = [name for name in table if name not in shapes]
@@ -125,13 +127,13 @@ def differences(table, shapes):
     return "; ".join(f"{clause} ({len(names)}): {', '.join(names)}" for clause, names in clauses.items() if names)
 
 
-def infer_options(shapes):
+def infer_options(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The keyword arguments of `UniRepLKNet` that fit a backbone state dict {torch name: shape}, as far as it tells.
 
     Tensors that say the same are asked together and the majority counts, so that a file with holes and wrong shapes
     still gets a full list of them. Raises ValueError if the names are not those of a UniRepLKNet.
     """
-    blocks = {}
+    blocks: dict[tuple[int, int], dict[str, tuple[int, ...]]] = {}
     for name, shape in shapes.items():
         match = re.match(r"stages\.([0-3])\.(\d{1,3})\.(.+)", name)
         if match:
@@ -159,14 +161,14 @@ def infer_options(shapes):
     }
 
 
-def infer_trunk(shapes, prefix):
+def infer_trunk(shapes: Mapping[str, Sequence[int]], prefix: str) -> tuple[dict[str, Any], bool]:
     """(the sizes of a trunk whose tensors begin with a prefix, whether it is in merged form), as `infer_options`."""
     below = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
     options = infer_options(below)
     return {name: options[name] for name in ("depths", "dims", "kernel_sizes", "layer_scale_init")}, options["deploy"]
 
 
-def _width(blocks, stage):
+def _width(blocks: Mapping[tuple[int, int], Mapping[str, tuple[int, ...]]], stage: int) -> int:
     names = ("pwconv1.1.weight", "se.down.weight", "se.up.weight", "se.up.bias", "pwconv2.0.weight", "norm.weight")
     axes = dict(zip(names, (1, 1, 0, 0, 0, 0), strict=True))
     widths = collections.Counter(
@@ -180,7 +182,7 @@ def _width(blocks, stage):
     return widths.most_common(1)[0][0]
 
 
-def _classes(shapes, width):
+def _classes(shapes: Mapping[str, Sequence[int]], width: int) -> int | None:
     """The number of classes; 1 where only the rest of a classifier is there, so that its head is missed."""
     weight, bias = (tuple(shapes.get(f"head.{leaf}", ())) for leaf in ("weight", "bias"))
     if len(weight) == 2 and (weight[1] == width or len(bias) != 1):
@@ -190,9 +192,13 @@ def _classes(shapes, width):
     return 1 if any(name.startswith(("head.", "norm.")) for name in shapes) else None
 
 
-def _kernel_sizes(blocks, depths):
+def _kernel_sizes(
+    blocks: Mapping[tuple[int, int], Mapping[str, tuple[int, ...]]], depths: tuple[int, ...]
+) -> tuple[tuple[int, ...], ...]:
     """The kernel size of every block; of those that do not tell, as in the published size that the others fit."""
-    told = [[_kernel_size(blocks.get((i, j), {})) for j in range(depth)] for i, depth in enumerate(depths)]
+    told: list[list[Any]] = [
+        [_kernel_size(blocks.get((i, j), {})) for j in range(depth)] for i, depth in enumerate(depths)
+    ]
     for variant in VARIANTS.values():
         pairs = itertools.zip_longest(itertools.chain(*told), itertools.chain(*variant.kernel_sizes))
         if variant.depths == depths and all(size in (None, published) for size, published in pairs):
@@ -206,7 +212,7 @@ def _kernel_sizes(blocks, depths):
     return tuple(map(tuple, told))
 
 
-def _kernel_size(names):
+def _kernel_size(names: Mapping[str, tuple[int, ...]]) -> int | None:
     """The kernel size that a block's tensors {name: shape} tell, 0 without depthwise part, None where they do not."""
     if not names:
         return None
@@ -226,5 +232,5 @@ def _kernel_size(names):
     return 3 if "dwconv.weight" in names or "dwconv.bias" in names else None
 
 
-def _torch_shape(path, shape):
+def _torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[::-1][:2] + shape[:-2]) if path[-1] == "kernel" else tuple(shape)

@@ -13,7 +13,9 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -58,7 +60,7 @@ class StoredTensor:
     dtype: np.dtype
     read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         """Read the values: a new, C-contiguous array. Raises ValueError where the file is damaged there."""
         return self.read()
 
@@ -71,7 +73,7 @@ class _Storage:
 
 
 @contextlib.contextmanager
-def naming(path):
+def naming(path: Path) -> Iterator[None]:
     """Add the path to the ValueErrors raised within."""
     try:
         yield
@@ -85,7 +87,7 @@ class TorchZip:
     Raises ValueError, which does not name the file, if it is damaged or not an archive of torch.save.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.length = path.stat().st_size
         try:
@@ -109,7 +111,7 @@ class TorchZip:
             raise ValueError(f"its byte order is {byteorder!r}, and little or big is expected; download it again")
         self.swap = byteorder != sys.byteorder.encode()
 
-    def load(self):
+    def load(self) -> tuple[Any, set[str]]:
         """(the object in data.pkl with `StoredTensor`s as its tensors, the set of foreign names in it)."""
         functions = {
             "collections.OrderedDict": _ordered_dict,
@@ -125,7 +127,7 @@ class TorchZip:
         root, foreign = safe_pickle.load(data, functions, self._storage)
         return root, foreign - _KNOWN_NAMES
 
-    def _read_member(self, member, limit=None):
+    def _read_member(self, member: zipfile.ZipInfo, limit: int | None = None) -> bytes:
         name, size, packed = member.filename, member.file_size, member.compress_size
         if limit is not None and size > limit:
             raise ValueError(f"its {name!r} has {size} bytes, more than any state dict's {limit}; save a state_dict()")
@@ -145,7 +147,7 @@ class TorchZip:
             raise ValueError(f"its {name!r} ends after {len(data)} of {size} bytes; download or copy it again")
         return data
 
-    def _storage(self, identity):
+    def _storage(self, identity: Any) -> _Storage | Placeholder:
         """The storage of a persistent id ("storage", class, key, device, number of elements)."""
         match identity:
             case ("storage", Placeholder(name), str(key), _, int(size)):
@@ -162,7 +164,7 @@ class TorchZip:
             raise ValueError(f"the storage {key[:80]!r} has {member.file_size} bytes and its tensors claim otherwise")
         return _Storage(member, dtype, size)
 
-    def _tensor(self, arguments):
+    def _tensor(self, arguments: tuple[Any, ...]) -> StoredTensor | Placeholder:
         match arguments:
             case (Placeholder() as unknown, *_):
                 return unknown
@@ -172,13 +174,15 @@ class TorchZip:
                 return StoredTensor(shape, storage.dtype, read)
         raise ValueError("a tensor is not described as torch.save does it")
 
-    def _read_tensor(self, storage, offset, shape, strides):
+    def _read_tensor(
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> np.ndarray:
         dtype = storage.dtype
         step = dtype.itemsize
         if not math.prod(shape):
             return np.empty(shape, dtype)
         with naming(self.path):
-            data = self._read_member(storage.member)
+            data: bytes | np.ndarray = self._read_member(storage.member)
         if self.swap:
             data = np.frombuffer(data, f"u{step}").byteswap()
         # A byte other than 0 and 1 is no valid NumPy bool, so bools are converted from bytes.
@@ -187,7 +191,7 @@ class TorchZip:
         return np.array(view, dtype, order="C")
 
 
-def _check_layout(size, offset, shape, strides):
+def _check_layout(size: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
     """Refuse a view that leaves its storage of `size` elements or that would take more memory than it."""
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or len(shape) > _MAX_DIMS or not all(type(n) is int and n >= 0 for n in numbers):
@@ -201,7 +205,7 @@ def _check_layout(size, offset, shape, strides):
         raise ValueError(f"a tensor of shape {shape} does not fit into its storage of {size} elements")
 
 
-def _ordered_dict(arguments):
+def _ordered_dict(arguments: tuple[Any, ...]) -> dict[str, Any]:
     match arguments:
         case ():
             return {}
@@ -210,33 +214,33 @@ def _ordered_dict(arguments):
     raise ValueError("an OrderedDict is made from something that is not a list of pairs")
 
 
-def _size(arguments):
+def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     match arguments:
         case (tuple(size),):
             return size
     raise ValueError("a torch.Size is made from something that is not a tuple")
 
 
-def _parameter(arguments):
+def _parameter(arguments: tuple[Any, ...]) -> StoredTensor | Placeholder:
     match arguments:
         case (StoredTensor() | Placeholder() as data, *_):
             return data
     raise ValueError("a parameter is made from something that is not a tensor")
 
 
-def _rebuild_from_type(functions, arguments):
+def _rebuild_from_type(functions: Mapping[str, Callable[[tuple[Any, ...]], Any]], arguments: tuple[Any, ...]) -> Any:
     match arguments:
         case (Placeholder(name), _, tuple(inner), *_):
             return functions[name](inner) if name in functions else Placeholder(name)
     raise ValueError("a tensor of a sub-class is not described as torch.save does it")
 
 
-def native(array):
+def native(array: np.ndarray) -> np.ndarray:
     """The same values, C-contiguous and in this machine's byte order."""
     return np.asarray(array, STORAGES[STORAGE_OF_DTYPE[array.dtype.name]], order="C")
 
 
-def write_zip(path, arrays):
+def write_zip(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write {name: array of a dtype in `STORAGES`} as `{"model": OrderedDict}`, one array at a time."""
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         _add_member(archive, file, "data.pkl", _state_pickle(arrays))
@@ -246,7 +250,7 @@ def write_zip(path, arrays):
         _add_member(archive, file, "version", b"3\n")
 
 
-def _add_member(archive, file, name, data):
+def _add_member(archive: zipfile.ZipFile, file: IO[bytes], name: str, data: bytes | memoryview) -> None:
     """Store `data` so that it begins at a multiple of 64 bytes, because PyTorch can map storages from the file."""
     member = zipfile.ZipInfo(f"archive/{name}")
     large = len(data) >= _LARGE
@@ -258,7 +262,7 @@ def _add_member(archive, file, name, data):
         entry.write(data)
 
 
-def _state_pickle(arrays):
+def _state_pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The pickle, in protocol 2, of {"model": OrderedDict of tensors}; tensor number i is all of storage i."""
     ordered_dict = _global("collections.OrderedDict") + b")R"
     parts = [b"\x80\x02}", _pickled("model"), ordered_dict, b"("]
@@ -272,12 +276,12 @@ def _state_pickle(arrays):
     return b"".join([*parts, b"us."])
 
 
-def _global(name):
+def _global(name: str) -> bytes:
     module, _, attribute = name.rpartition(".")
     return f"c{module}\n{attribute}\n".encode()
 
 
-def _pickled(value):
+def _pickled(value: str | int | tuple[int, ...]) -> bytes:
     """The instructions that push a string, a count or a tuple of counts."""
     if isinstance(value, str):
         text = value.encode()

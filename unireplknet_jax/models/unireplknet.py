@@ -1,6 +1,8 @@
 """The UniRepLKNet backbone with its optional classifier (original: `unireplknet.py`; paper section 3.1)."""
 
 import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import flax
 import flax.linen as nn
@@ -44,7 +46,7 @@ class UniRepLKNet(nn.Module):
     bn_frozen: bool = False
     impl: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not all(isinstance(stage, (list, tuple)) for stage in self.kernel_sizes):
             raise ValueError(f"kernel_sizes must list the blocks of every stage, but is {self.kernel_sizes}.")
@@ -73,11 +75,11 @@ class UniRepLKNet(nn.Module):
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), but is {self.drop_path_rate}.")
 
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32; without classifier the last map."""
         return self._forward(x, train)[0]
 
-    def features(self, x, train=False):
+    def features(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """x: (n, h, w, in_chans) -> the 4 stage maps, (n, h/4, w/4, dims[0]) to (n, h/32, w/32, dims[3]), rounded up.
 
         A classifier's are the raw stage outputs; with `output_norms` each has gone through its own norm0..norm3.
@@ -85,7 +87,7 @@ class UniRepLKNet(nn.Module):
         return self._forward(x, train)[1]
 
     @nn.compact
-    def _forward(self, x, train):
+    def _forward(self, x: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         if x.ndim != 4 or x.shape[-1] != self.in_chans:
             raise ValueError(f"images must have shape (n, h, w, {self.in_chans}), but have {x.shape}.")
         if self.is_initializing():
@@ -115,26 +117,26 @@ class UniRepLKNet(nn.Module):
         y = LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
         return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), tuple(maps)
 
-    def _run_block(self, name, options, x, train):
+    def _run_block(self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool) -> jax.Array:
         block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
         return block(**options, name=name)(x, train)
 
-    def _run_block_program(self, name, options, x, train):
+    def _run_block_program(self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool) -> jax.Array:
         variables = {collection: tree[name] for collection, tree in self.variables.items() if name in tree}
         try:
             return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
         except flax.errors.FlaxError:  # of a tensor that is missing or has another shape: named by its whole path below
             return self._run_block(name, options, x, train)
 
-    def _may_run_programs(self, x, train):
+    def _may_run_programs(self, x: jax.Array, train: bool) -> bool:
         """Whether each block may be a program of its own: outside of `jax.jit`, in inference, unwatched."""
         # `nn.intercept_methods` would not reach into a program that is there already; it has no public question to ask.
-        watched = self.scope.mutable is not False or getattr(nn.module, "_global_interceptor_stack", True)
+        watched = cast(Any, self.scope).mutable is not False or getattr(nn.module, "_global_interceptor_stack", True)
         return not (train or watched or self.remat or isinstance(x, jax.core.Tracer))
 
-    def _initialize(self):
+    def _initialize(self) -> None:
         """Draw all variables at once, where the key allows it; the layers below draw what they do not find."""
-        stream = self.scope.rngs.get("params")
+        stream = cast(Any, self.scope).rngs.get("params")
         variables = (stream and drawn_variables(self, stream.rng, stream.suffix)) or {}
         for collection, tree in variables.items():
             for name, below in tree.items() if self.is_mutable_collection(collection) else ():
@@ -143,7 +145,7 @@ class UniRepLKNet(nn.Module):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _block_program(block, variables, x):
+def _block_program(block: nn.Module, variables: Mapping[str, Any], x: jax.Array) -> Any:
     """A block outside of `jax.jit`: compiled once for all of its kind, not operation by operation."""
     return block.apply(variables, x)
 
@@ -155,7 +157,7 @@ class Stem(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = StridedConv(self.features // 2, self.dtype, name="conv1")(x)
         x = gelu(LayerNorm(name="norm1")(x)).astype(self.dtype)
         x = StridedConv(self.features, self.dtype, name="conv2")(x)
@@ -169,12 +171,12 @@ class Downsample(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = StridedConv(self.features, self.dtype, name="conv")(x)
         return LayerNorm(name="norm")(x).astype(self.dtype)
 
 
-def drop_path_ramp(rate, depths):
+def drop_path_ramp(rate: float, depths: Sequence[int]) -> Iterator[float]:
     """Yield the drop-path rate of every block in order: linear from 0 at the first block to `rate` at the last."""
     last = max(sum(depths) - 1, 1)
     for block in range(sum(depths)):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from typing import Any
 
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 
@@ -17,7 +18,7 @@ class Variant:
     kernel_sizes: tuple[tuple[int, ...], ...]
 
 
-def _variant(width, stage3, others=2):
+def _variant(width: int, stage3: tuple[int, ...], others: int = 2) -> Variant:
     """Kernels are 3 in the first stage, 13 in the second and last; `stage3` lists those of the third."""
     kernel_sizes = ((3,) * others, (13,) * others, stage3, (13,) * others)
     return Variant(tuple(map(len, kernel_sizes)), tuple(width * 2**stage for stage in range(4)), kernel_sizes)
@@ -37,12 +38,12 @@ VARIANTS = {
 }
 
 
-def list_models():
+def list_models() -> list[str]:
     """The names that `create_model` knows, smallest first."""
     return list(VARIANTS)
 
 
-def create_model(name, **options):
+def create_model(name: str, **options: Any) -> UniRepLKNet:
     """A `UniRepLKNet` module of a published size; `options` override any of its fields (num_classes, dims, ...).
 
     Raises ValueError for an unknown name or option, and for depths that differ from the variant's without the kernel

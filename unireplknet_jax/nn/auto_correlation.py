@@ -6,6 +6,8 @@ product, the same sums, which every partitioner can split by rows.
 """
 
 import math
+from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -17,7 +19,7 @@ from unireplknet_jax.nn.causal_conv import CausalConvs, bias_uniform, fan_in_uni
 _EXACT = jax.lax.Precision.HIGHEST  # lags are chosen by comparing these sums
 
 
-def circular_correlation(q, k):
+def circular_correlation(q: jax.Array, k: jax.Array) -> jax.Array:
     """(..., l, e), (..., l, e) -> (..., l): for each lag, sum over t of q[(t + lag) % l] . k[t], averaged over e."""
     length = q.shape[-2]
     gram = jnp.einsum("...se,...te->...st", q, k, precision=_EXACT) / q.shape[-1]
@@ -25,33 +27,33 @@ def circular_correlation(q, k):
     return jnp.sum(gram[..., (t[None, :] + t[:, None]) % length, t[None, :]], axis=-1)
 
 
-def mix_shifts(weights, v):
+def mix_shifts(weights: jax.Array, v: jax.Array) -> jax.Array:
     """(..., l), (..., l, e) -> (..., l, e): sum over lags of weights[lag] * v[(t + lag) % l]."""
     t = np.arange(v.shape[-2])
     circulant = weights[..., (t[None, :] - t[:, None]) % len(t)]
     return jnp.einsum("...ts,...se->...te", circulant, v, precision=_EXACT)
 
 
-def _dense(features, name):
-    def apply(x):
+def _dense(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
+    def apply(x: jax.Array) -> jax.Array:
         bias = bias_uniform(x.shape[-1])
         return nn.Dense(features, kernel_init=fan_in_uniform, bias_init=bias, name=name)(x)
 
     return apply
 
 
-def _heads(x, heads):
+def _heads(x: jax.Array, heads: int) -> jax.Array:
     """(..., l, d) -> (..., heads, l, d / heads)."""
     return jnp.swapaxes(x.reshape(*x.shape[:-1], heads, -1), -2, -3)
 
 
-def _merged_heads(x):
+def _merged_heads(x: jax.Array) -> jax.Array:
     """(..., heads, l, e) -> (..., l, heads * e)."""
     x = jnp.swapaxes(x, -2, -3)
     return x.reshape(*x.shape[:-2], -1)
 
 
-def _of_length(x, length):
+def _of_length(x: jax.Array, length: int) -> jax.Array:
     """(..., s, d) -> (..., length, d): the end is cut off or filled with zeros."""
     missing = max(length - x.shape[-2], 0)
     return jnp.pad(x[..., :length, :], [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
@@ -66,7 +68,7 @@ class _Projected(nn.Module):
     layers: int = 1
 
     @nn.compact
-    def __call__(self, queries, keys, values, train=False):
+    def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, train: bool = False) -> jax.Array:
         """queries: (..., l, d), keys, values: (..., s, d) -> (..., l, d); keys and values are brought to length l."""
         length, width = queries.shape[-2:]
         q = _heads(_dense(width, "query_projection")(queries), self.heads)
@@ -82,7 +84,7 @@ class AutoCorrelation(_Projected):
     moves the values another 3 steps ahead); -1 moves them back to where the queries are.
     """
 
-    def _correlate(self, q, k, v, train):
+    def _correlate(self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool) -> jax.Array:
         del train
         length = v.shape[-2]
         count = min(max(int(self.factor * math.log(length)), 1), length)
@@ -99,7 +101,7 @@ class CrossCorrelation(_Projected):
     the nodes (a stable sort, where the original's may differ from run to run).
     """
 
-    def _correlate(self, q, k, v, train):
+    def _correlate(self, q: jax.Array, k: jax.Array, v: jax.Array, train: bool) -> jax.Array:
         groups, nodes, heads, length, width = v.shape
         convs = CausalConvs((width * length,) * self.layers, name="causal_fusion")
         pivot = jnp.broadcast_to(jnp.mean(q, axis=1, keepdims=True), q.shape)
@@ -115,7 +117,7 @@ class CrossCorrelation(_Projected):
             rows = jnp.take_along_axis(jnp.swapaxes(rows, 1, 2), jnp.argsort(order, axis=1), axis=1)
             fused = jnp.swapaxes(rows.reshape(groups, nodes, heads, width, length), -1, -2)
             found.append(mix_shifts(jax.nn.one_hot(lag, length), fused))
-        return sum(found) / self.factor
+        return cast(jax.Array, sum(found)) / self.factor
 
 
 class MultiCorrelation(nn.Module):
@@ -134,10 +136,10 @@ class MultiCorrelation(nn.Module):
     lag_sign: int = 1
 
     @nn.compact
-    def __call__(self, x, cross, train=False):
+    def __call__(self, x: jax.Array, cross: jax.Array, train: bool = False) -> jax.Array:
         """x: (b * leaves, l, d), cross: (b * leaves, s, d) -> (b * leaves, l, d); row = example * leaves + leaf."""
 
-        def drop(y):
+        def drop(y: jax.Array) -> jax.Array:
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         own = AutoCorrelation(self.heads, self.factor_temporal, self.lag_sign, name="auto_correlation")
@@ -151,4 +153,4 @@ class MultiCorrelation(nn.Module):
             )
             level = between(x_nodes, cross_nodes, cross_nodes, train)
             levels.append(jnp.repeat(level.reshape(-1, *x.shape[1:]), leaves_below, axis=0))
-        return drop(leaf) + drop(sum(levels) / len(levels))
+        return drop(leaf) + drop(cast(jax.Array, sum(levels)) / len(levels))

@@ -3,6 +3,7 @@
 import types
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.nn.layers import (
@@ -47,7 +48,7 @@ class DepthwiseConv(nn.Module):
     beside: int = 0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
         kernel = parameter(self, "kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c))
@@ -74,13 +75,13 @@ class DilatedReparamBlock(nn.Module):
     bn_frozen: bool = False
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c)."""
 
-        def conv(k, r, name):
+        def conv(k: int, r: int, name: str) -> jax.Array:
             return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, self.kernel_size, name=name)(x)
 
-        def norm(y, name):
+        def norm(y: jax.Array, name: str) -> jax.Array:
             return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train)
 
         y = conv(self.kernel_size, 1, "lk_origin")
@@ -109,7 +110,7 @@ class UniRepLKNetBlock(nn.Module):
     bn_frozen: bool = False
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
         y = self._spatial(x, train)
@@ -124,7 +125,7 @@ class UniRepLKNetBlock(nn.Module):
                 gamma = parameter(self, "gamma", nn.initializers.constant(self.layer_scale_init), (c,))
         return residual(x, DropPath(self.drop_path, name="drop_path")(y, train), gamma)
 
-    def _spatial(self, x, train):
+    def _spatial(self, x: jax.Array, train: bool) -> jax.Array:
         if self.kernel_size == 0:
             return x
         if self.kernel_size in BRANCHES:

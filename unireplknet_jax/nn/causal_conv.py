@@ -1,5 +1,7 @@
 """Causal convolutions with weight norm (original: Time-Series/layers, a temporal convolution network)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,10 +13,10 @@ DROPOUT = 0.2  # fixed in the original, whatever the rest of the network drops
 fan_in_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def bias_uniform(fan_in):
+def bias_uniform(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default for the bias of a layer with so many inputs to a unit."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
 
     return init
@@ -26,7 +28,7 @@ class CausalConvs(nn.Module):
     features: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, positions, c) -> (n, positions, features[-1]); no position sees a later one."""
         for j, width in enumerate(self.features):
             x = CausalBlock(width, KERNEL_SIZE**j, name=f"network_{j}")(x, train)
@@ -40,7 +42,7 @@ class CausalBlock(nn.Module):
     dilation: int
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, positions, c) -> (n, positions, features)."""
         y = x
         for name in ("conv1", "conv2"):
@@ -59,7 +61,7 @@ class CausalConv(nn.Module):
     dilation: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, positions, c) -> (n, positions, features)."""
         shape = (KERNEL_SIZE, x.shape[-1], self.features)
         kernel = self.param("kernel", fan_in_uniform, shape, jnp.float32)

@@ -4,6 +4,7 @@ Original: Time-Series/models/Corrformer.py, in which UniRepLKNet takes the place
 """
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ _INPUT_EPS, _AFFINE_EPS, _NORM_EPS = 1e-5, 1e-10, 1e-5
 _value_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
-def decompose(x, window):
+def decompose(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """x: (r, t, c) -> (what is left, moving average over `window` steps), the ends repeated; window is odd."""
     edge = (window - 1) // 2
     padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)), mode="edge")
@@ -34,7 +35,7 @@ class Embedding(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x, marks, places, train=False):
+    def __call__(self, x: jax.Array, marks: jax.Array, places: jax.Array, train: bool = False) -> jax.Array:
         """x: (b * nodes, t, c), marks: (b, t, m), places: (nodes, 3 c) -> (b * nodes, t, width)."""
         nodes, (examples, length, _) = len(places), marks.shape
         values = _circular(self.width, _value_init, "value_embedding")(x)
@@ -54,10 +55,10 @@ class DecoderLayer(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x, tokens, train=False):
+    def __call__(self, x: jax.Array, tokens: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x: (r, l, d), tokens: (r, s, d) -> (x, its share of the trend (r, l, channels))."""
 
-        def drop(y):
+        def drop(y: jax.Array) -> jax.Array:
             return nn.Dropout(self.dropout, deterministic=not train)(y)
 
         correlation = dict(self.correlation)
@@ -83,7 +84,9 @@ class Decoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x, tokens, trend, train=False):
+    def __call__(
+        self, x: jax.Array, tokens: jax.Array, trend: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """x: (r, l, d), tokens: (r, s, d), trend: (r, l, channels) -> (seasonal, trend), both as `trend`."""
         layer = nn.remat(DecoderLayer, static_argnums=(3,)) if self.remat else DecoderLayer
         for i in range(self.layers):
@@ -93,11 +96,11 @@ class Decoder(nn.Module):
         return _linear(self.channels, x.shape[-1], "projection")(x), trend
 
 
-def centred_norm(name):
+def centred_norm(name: str) -> Callable[[jax.Array], jax.Array]:
     """LayerNorm, less its mean over time: (r, l, d) -> (r, l, d)."""
     norm = nn.LayerNorm(epsilon=_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name=name)
 
-    def apply(x):
+    def apply(x: jax.Array) -> jax.Array:
         x = norm(x)
         return x - jnp.mean(x, axis=1, keepdims=True)
 
@@ -133,7 +136,7 @@ class Corrformer(nn.Module):
     readout: str = "tokens"
     lag_sign: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "tree", tuple(self.tree))
         if self.readout not in READOUTS:
@@ -155,11 +158,18 @@ class Corrformer(nn.Module):
             raise ValueError(f"tree={self.tree} must list the children of every level, 1 or more.")
 
     @property
-    def in_chans(self):
+    def in_chans(self) -> int:
         return self.backbone.in_chans
 
     @nn.compact
-    def __call__(self, history, history_marks, future_marks, places, train=False):
+    def __call__(
+        self,
+        history: jax.Array,
+        history_marks: jax.Array,
+        future_marks: jax.Array,
+        places: jax.Array,
+        train: bool = False,
+    ) -> jax.Array:
         """history: (b, t, series); marks: features of time, (b, t, m) and (b, label + horizon, m) ->
         (b, horizon, series) on the scale of the history.
 
@@ -181,7 +191,7 @@ class Corrformer(nn.Module):
         seasonal = jnp.concatenate([seasonal[:, first:], jnp.zeros_like(mean)], axis=1)
         trend = jnp.concatenate([trend[:, first:], mean], axis=1)
 
-        def by_node(y):
+        def by_node(y: jax.Array) -> jax.Array:
             """(b, t, series) -> (b * nodes, t, channels)."""
             y = jnp.swapaxes(y.reshape(examples, -1, nodes, channels), 1, 2)
             return y.reshape(examples * nodes, -1, channels)
@@ -194,7 +204,7 @@ class Corrformer(nn.Module):
         y = (seasonal + trend)[:, self.label :].reshape(examples, nodes, self.horizon, channels)
         return restore(jnp.swapaxes(y, 1, 2).reshape(examples, self.horizon, series))
 
-    def _normalized(self, x, channels):
+    def _normalized(self, x: jax.Array, channels: int) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
         """(x with mean 0 and variance 1 over each window, then an affine map; the function that undoes both)."""
         scale = self.param("affine_scale", nn.initializers.ones, (1, 1, channels), jnp.float32)
         bias = self.param("affine_bias", nn.initializers.zeros, (1, 1, channels), jnp.float32)
@@ -202,12 +212,12 @@ class Corrformer(nn.Module):
         mean = jax.lax.stop_gradient(jnp.mean(x, axis=1, keepdims=True))
         std = jnp.sqrt(jnp.var(x - mean, axis=1, keepdims=True) + _INPUT_EPS)
 
-        def restore(y):
+        def restore(y: jax.Array) -> jax.Array:
             return (y - bias) / (scale + _AFFINE_EPS) * std + mean
 
         return (x - mean) / std * scale + bias, restore
 
-    def _tokens(self, embedded, train):
+    def _tokens(self, embedded: jax.Array, train: bool) -> jax.Array:
         """(r, t, width) -> (r, s, width): the embedding as a picture through the trunk."""
         rows, steps, width = embedded.shape
         picture = embedded.reshape(rows, *picture_size(steps * width), 1)
@@ -221,7 +231,7 @@ class Corrformer(nn.Module):
         y = y.reshape(rows, -1, y.shape[-1])
         return y if y.shape[-1] == width else _linear(width, y.shape[-1], "token_projection")(y)
 
-    def _decoder(self, channels):
+    def _decoder(self, channels: int) -> Decoder:
         correlation = {
             "tree": self.tree,
             "heads": self.heads,
@@ -240,15 +250,15 @@ class Corrformer(nn.Module):
         return Decoder(channels, self.layers, layer, getattr(self.backbone, "remat", False), name="decoder")
 
 
-def picture_size(count):
+def picture_size(count: int) -> tuple[int, int]:
     """The (h, w) nearest to a square with h * w = count and h <= w."""
     height = next(h for h in range(math.isqrt(count), 0, -1) if count % h == 0)
     return height, count // height
 
 
-def _circular(features, init, name):
+def _circular(features: int, init: nn.initializers.Initializer, name: str) -> nn.Conv:
     return nn.Conv(features, (3,), padding="CIRCULAR", use_bias=False, kernel_init=init, name=name)
 
 
-def _linear(features, fan_in, name):
+def _linear(features: int, fan_in: int, name: str) -> nn.Dense:
     return nn.Dense(features, kernel_init=fan_in_uniform, bias_init=bias_uniform(fan_in), name=name)

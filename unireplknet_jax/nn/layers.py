@@ -12,7 +12,7 @@ KERNEL_STDDEV = 0.02
 kernel_init = nn.initializers.normal(stddev=KERNEL_STDDEV)
 
 
-def parameter(module, name, init, shape):
+def parameter(module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...]) -> jax.Array:
     """`module.param(name, init, shape)` in float32, at a fraction of its cost where the parameter is there already.
 
     Flax then traces the initializer to learn the shape that it would give, half of the time that tracing a network
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; ValueError if n is not a multiple of `group`."""
         n, c = x.shape[0], x.shape[-1]
         scale = parameter(self, "scale", nn.initializers.ones, (c,))
@@ -58,7 +58,7 @@ class BatchNorm(nn.Module):
             running_var.value = self._blend(running_var.value, var)
         return y
 
-    def _blend(self, running, batch):
+    def _blend(self, running: jax.Array, batch: jax.Array) -> jax.Array:
         return (self.momentum * running + (1 - self.momentum) * batch).astype(running.dtype)
 
 
@@ -66,7 +66,7 @@ class LayerNorm(nn.Module):
     """LayerNorm over the channels of (..., c), in float32 as every norm here."""
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (..., c) -> (..., c) in float32."""
         scale = parameter(self, "scale", nn.initializers.ones, x.shape[-1:])
         return layers.layer_norm(x, scale, parameter(self, "bias", nn.initializers.zeros, x.shape[-1:]))
@@ -81,16 +81,18 @@ class Linear(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (..., c) -> (..., features) of `dtype`."""
         values = kernel_and_bias(self, (x.shape[-1], self.features), self.use_bias, self.init_scale)
         return layers.linear(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))
 
 
-def kernel_and_bias(module, shape, use_bias=True, init_scale=1.0):
+def kernel_and_bias(
+    module: nn.Module, shape: tuple[int, ...], use_bias: bool = True, init_scale: float = 1.0
+) -> list[jax.Array]:
     """The parameters [kernel, bias] or [kernel] of a module, the kernel of that shape (..., features)."""
 
-    def init(key, shape, dtype):
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
         return init_scale * kernel_init(key, shape, dtype)
 
     kernel = parameter(module, "kernel", kernel_init if init_scale == 1 else init, shape)
@@ -103,7 +105,7 @@ class GlobalResponseNorm(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; norms in float32."""
         shape = (1, 1, 1, x.shape[-1])  # rank 4 on purpose: weight decay applies to tensors of rank above 1
         names = ("gamma", "beta") if self.use_bias else ("gamma",)
@@ -117,7 +119,7 @@ class _Pointwise(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self):
+    def __call__(self) -> list[jax.Array]:
         """-> [kernel (1, 1, channels, features), bias (features,)]."""
         return kernel_and_bias(self, (1, 1, self.channels, self.features))
 
@@ -128,7 +130,7 @@ class SqueezeExcite(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
         down, up = _Pointwise(c, c // 4, name="down")(), _Pointwise(c // 4, c, name="up")()
@@ -141,7 +143,7 @@ class DropPath(nn.Module):
     rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c); draws from the "dropout" stream when training."""
         if not train or self.rate == 0.0:
             return x
@@ -156,7 +158,7 @@ class StridedConv(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h/2, w/2, features) of `dtype`, sizes rounded up."""
         values = kernel_and_bias(self, (3, 3, x.shape[-1], self.features))
         return layers.strided_conv(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))

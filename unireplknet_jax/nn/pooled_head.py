@@ -1,6 +1,7 @@
 """A trunk whose last map is averaged, normalized and classified."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.nn.layers import Linear
@@ -21,12 +22,12 @@ class PooledClassifier(nn.Module):
     head_init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32."""
         y = jnp.mean(self.backbone(x, train), axis=(1, 2), dtype=jnp.float32)
         y = nn.LayerNorm(epsilon=HEAD_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name="head_norm")(y)
         return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y)
 
     @property
-    def in_chans(self):
+    def in_chans(self) -> int:
         return self.backbone.in_chans

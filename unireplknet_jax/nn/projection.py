@@ -6,6 +6,8 @@ coordinates) is seen by the features alone, where they lie in the pictures by th
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -30,7 +32,7 @@ GROUPS = 4
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def view_table(rows=DISTINCT):
+def view_table(rows: Sequence[int] = DISTINCT) -> jax.Array:
     """(10, 2, 3) float32: Euler angles in radians and translation of every view, those of `rows` first."""
     order = [*rows, *(row for row in range(len(VIEW_ANGLES)) if row not in rows)]
     angles = jnp.asarray([[math.pi / 4 * quarters for quarters in VIEW_ANGLES[row]] for row in order], jnp.float32)
@@ -48,15 +50,15 @@ class PointFeatures(nn.Module):
     neighbours: int
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        def conv(features, rank, use_bias=True):
+    def setup(self) -> None:
+        def conv(features: int, rank: int, use_bias: bool = True) -> nn.Conv:
             return nn.Conv(features, (1,) * rank, use_bias=use_bias, dtype=self.dtype, kernel_init=torch_default)
 
         self.input_trans, self.proj_layer = conv(self.trans_dim, 1), conv(self.graph_dim, 1)
         self.graph_conv = conv(self.graph_dim, 2, use_bias=False)
         self.graph_norm = nn.GroupNorm(GROUPS, epsilon=NORM_EPS, use_fast_variance=False, dtype=jnp.float32)
 
-    def __call__(self, points):
+    def __call__(self, points: jax.Array) -> jax.Array:
         """points: (n, N, 3) -> (n, N, graph_dim) in float32."""
         neighbours = nearest_points(points, self.neighbours)
         y = self.input_trans(points)
@@ -74,11 +76,13 @@ class ImageBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         c = x.shape[-1]
 
-        def conv(x, name, size=3, use_bias=False):
-            options = dict(padding="SAME", use_bias=use_bias, dtype=self.dtype, kernel_init=torch_default)
+        def conv(x: jax.Array, name: str, size: int = 3, use_bias: bool = False) -> jax.Array:
+            options: dict[str, Any] = dict(
+                padding="SAME", use_bias=use_bias, dtype=self.dtype, kernel_init=torch_default
+            )
             return nn.Conv(c, (size, size), **options, name=name)(x)
 
         x = x.astype(self.dtype)
@@ -96,18 +100,18 @@ class ViewFusion(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, v, h, w, c), h and w multiples of 7 -> (n, v, h, w, c)."""
         n, v, h, w, c = x.shape
 
-        def dense(features, name, use_bias=True):
+        def dense(features: int, name: str, use_bias: bool = True) -> nn.Dense:
             return nn.Dense(features, use_bias=use_bias, dtype=self.dtype, kernel_init=torch_default, name=name)
 
-        def conv(features, size, name, **options):
+        def conv(features: int, size: int, name: str, **options: Any) -> nn.Conv:
             options |= {"dtype": self.dtype, "kernel_init": torch_default}
             return nn.Conv(features, (size, size), **options, name=name)
 
-        def norm(x, name):
+        def norm(x: jax.Array, name: str) -> jax.Array:
             y = nn.LayerNorm(epsilon=NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name=name)(x)
             return y.astype(self.dtype)
 
@@ -116,7 +120,8 @@ class ViewFusion(nn.Module):
         tokens = patches.reshape(n, -1, TOKEN_DIM)
         heads = (n, tokens.shape[1], HEADS, HEAD_DIM)
         qkv = dense(3 * HEADS * HEAD_DIM, "to_qkv", use_bias=False)(norm(tokens, "attention_norm"))
-        attended = blockwise_attention(*(part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1)))
+        query, key, value = (part.reshape(heads) for part in jnp.split(qkv, 3, axis=-1))
+        attended = blockwise_attention(query, key, value)
         tokens = tokens + dense(TOKEN_DIM, "to_out")(attended.reshape(*heads[:2], -1))
         hidden = gelu(dense(MLP_DIM, "mlp_in")(norm(tokens, "mlp_norm")))
         tokens = tokens + dense(TOKEN_DIM, "mlp_out")(hidden)
@@ -128,7 +133,7 @@ class ViewFusion(nn.Module):
         return y.reshape(x.shape)
 
 
-def _inside_widened(x, axis):
+def _inside_widened(x: jax.Array, axis: int) -> jax.Array:
     """Every three entries along an axis as the seven of a patch: the first, five times the second, the third."""
     shape = x.shape
     first, inside, last = jnp.split(x.reshape(*shape[:axis], -1, 3, *shape[axis + 1 :]), 3, axis=axis + 1)
@@ -156,7 +161,7 @@ class RenderingEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, coordinates, positions, train=False):
+    def __call__(self, coordinates: jax.Array, positions: jax.Array, train: bool = False) -> jax.Array:
         """coordinates: (n, N, 3) of the features; positions: (n, v, N, 3) in the views -> (n, v, size, size, 3)."""
         block = nn.remat(ImageBlock, static_argnums=(2,)) if self.remat else ImageBlock
         fuse = nn.remat(ViewFusion) if self.remat else ViewFusion
@@ -192,16 +197,16 @@ class ProjectionClassifier(nn.Module):
     head_init_scale: float = 1.0
     bn_group: int | None = None
 
-    def __call__(self, coordinates, positions, train=False):
+    def __call__(self, coordinates: jax.Array, positions: jax.Array, train: bool = False) -> jax.Array:
         """coordinates, of the features, and positions, of the projection: (n, N, 3) -> logits (n, num_classes)."""
         return self._forward(coordinates, positions, train)[0]
 
-    def render(self, coordinates, positions, train=False):
+    def render(self, coordinates: jax.Array, positions: jax.Array, train: bool = False) -> jax.Array:
         """The pictures (n, v, h, w, 3) that the trunk sees, normalized."""
         return self._forward(coordinates, positions, train)[1]
 
     @nn.compact
-    def _forward(self, coordinates, positions, train):
+    def _forward(self, coordinates: jax.Array, positions: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         table = self.variable("batch_stats", "views", view_table, self.views)
         pictures = self.encoder(coordinates, view_points(positions, table.value[: len(self.views)]), train)
         n, v = pictures.shape[:2]
@@ -211,5 +216,5 @@ class ProjectionClassifier(nn.Module):
         return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), pictures
 
     @property
-    def in_chans(self):
+    def in_chans(self) -> int:
         return self.backbone.in_chans

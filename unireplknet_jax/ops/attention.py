@@ -6,7 +6,7 @@ import jax.numpy as jnp
 _BLOCK = 512  # queries whose scores are in memory at a time
 
 
-def blockwise_attention(query, key, value, block=_BLOCK):
+def blockwise_attention(query: jax.Array, key: jax.Array, value: jax.Array, block: int = _BLOCK) -> jax.Array:
     """softmax(q k^T / sqrt(d)) v: (n, t, heads, d), (n, s, heads, d), (n, s, heads, e) -> (n, t, heads, e).
 
     Exact; the softmax is in float32. The scores of `block` queries are computed at a time, and again for the gradient:
@@ -15,7 +15,7 @@ def blockwise_attention(query, key, value, block=_BLOCK):
     scale = query.shape[-1] ** -0.5
 
     @jax.checkpoint
-    def of_block(queries):
+    def of_block(queries: jax.Array) -> jax.Array:
         scores = jnp.einsum("nthd,nshd->nhts", queries, key, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
         return jnp.einsum("nhts,nshe->nthe", weights, value)

@@ -12,7 +12,13 @@ _TRIES = 10
 _LOG_ASPECT = (math.log(0.3), -math.log(0.3))
 
 
-def random_erasing(rng, images, probability, area=(0.02, 1 / 3), log_aspect=_LOG_ASPECT):
+def random_erasing(
+    rng: jax.Array,
+    images: jax.Array,
+    probability: float,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    log_aspect: tuple[float, float] = _LOG_ASPECT,
+) -> jax.Array:
     """Fill, with `probability`, one rectangle of each normalized image with standard normal noise.
 
     area: bounds of its share of the image, uniform; log_aspect: bounds of log(height / width), uniform. Of ten drawn
@@ -36,7 +42,17 @@ def random_erasing(rng, images, probability, area=(0.02, 1 / 3), log_aspect=_LOG
     return jnp.where(inside[..., None], noise, images)
 
 
-def mix_batch(rng, images, targets, *, mixup, cutmix, probability=1.0, switch_probability=0.5, group=None):
+def mix_batch(
+    rng: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    *,
+    mixup: float,
+    cutmix: float,
+    probability: float = 1.0,
+    switch_probability: float = 0.5,
+    group: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
     """Mixup or cutmix of every image with its mirror partner: example i of a group of m with example m - 1 - i.
 
     mixup, cutmix: the parameters of the symmetric Beta distributions, 0: never; with both, cutmix is taken with
@@ -74,7 +90,7 @@ def mix_batch(rng, images, targets, *, mixup, cutmix, probability=1.0, switch_pr
     return mixed.reshape(n, h, w, c), targets.reshape(n, -1)
 
 
-def cutmix_box(keys, weight, h, w):
+def cutmix_box(keys: jax.Array, weight: jax.Array, h: int, w: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Rectangles of relative side sqrt(1 - weight) around a uniform centre, clipped at the border.
 
     keys: two; weight: (g,) -> (top, left, bottom, right), each (g,).
@@ -89,7 +105,7 @@ def cutmix_box(keys, weight, h, w):
     return top, left, bottom, right
 
 
-def box_mask(top, left, bottom, right, h, w):
+def box_mask(top: jax.Array, left: jax.Array, bottom: jax.Array, right: jax.Array, h: int, w: int) -> jax.Array:
     """(g, h, w) bool: inside the rectangles given by their edges (g,), bottom and right not included."""
     rows, columns = jnp.arange(h), jnp.arange(w)
     vertical = (rows >= top[:, None]) & (rows < bottom[:, None])

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ PARAMETER_AXIS = "fsdp"
 SMALL = 2**12  # an array of fewer elements is never split
 
 
-def split_axis(shape, parts):
+def split_axis(shape: Sequence[int], parts: int) -> int | None:
     """The axis along which parameters of a shape are split into parts: the longest that divides; None: not at all."""
     axes = [axis for axis, length in enumerate(shape) if length % parts == 0]
     if parts == 1 or not axes or math.prod(shape) < SMALL:
@@ -20,7 +21,7 @@ def split_axis(shape, parts):
     return max(axes, key=lambda axis: shape[axis])
 
 
-def batch_axes():
+def batch_axes() -> tuple[str, ...]:
     """The axes of the context mesh (`jax.set_mesh`) that split a batch and are left to the partitioner, as a tuple.
 
     Raises ValueError if an axis has type Explicit, which `jax.make_mesh` gives by default.
@@ -35,22 +36,29 @@ def batch_axes():
     return tuple(name for name in BATCH_AXES if types.get(name) == AxisType.Auto)
 
 
-def batch_shards(batch):
+def batch_shards(batch: int) -> int:
     """Into how many parts the context mesh splits a batch of so many rows."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape[name] for name in _dividing(batch_axes(), batch))
 
 
-def _dividing(axes, batch):
+def _dividing(axes: Sequence[str], batch: int) -> tuple[str, ...]:
     """Those of the axes, the first ones preferred, that together divide a batch of so many rows, as a tuple."""
-    shape, found = jax.sharding.get_abstract_mesh().shape, ()
+    shape = jax.sharding.get_abstract_mesh().shape
+    found: tuple[str, ...] = ()
     for name in axes:
         if batch % math.prod(shape[other] for other in (*found, name)) == 0:
             found += (name,)
     return found
 
 
-def over_batch_shards(function, batched, shared, *, sum_output=False):
+def over_batch_shards(
+    function: Callable[..., jax.Array],
+    batched: Sequence[jax.Array],
+    shared: Sequence[jax.Array],
+    *,
+    sum_output: bool = False,
+) -> jax.Array:
     """function(*batched, *shared), each device computing on its own rows of `batched`; no data crosses devices.
 
     batched: arrays whose first axis is the batch; shared: arrays every device needs whole. The result is split like
@@ -62,7 +70,7 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
         return function(*batched, *shared)
     dividing = _dividing(axes, batched[0].shape[0])
 
-    def local(*operands):
+    def local(*operands: jax.Array) -> jax.Array:
         result = function(*varying_alike(*operands))
         return jax.lax.psum(result, dividing) if sum_output else result
 
@@ -75,7 +83,7 @@ def over_batch_shards(function, batched, shared, *, sum_output=False):
     )(*batched, *shared)
 
 
-def varying_alike(*arrays):
+def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """The arrays as they are, each varying over all mesh axes over which one of them does inside a `jax.shard_map`.
 
     What follows then is the business of one device; the gradient of an array that did not vary is added up here.
@@ -84,7 +92,7 @@ def varying_alike(*arrays):
         return arrays
     values = [jax.lax.stop_gradient(array.ravel()[0].real) for array in arrays]
 
-    def alike(array):
+    def alike(array: jax.Array) -> jax.Array:
         return functools.reduce(lambda kept, value: jnp.where(False, value.astype(kept.dtype), kept), values, array)
 
     return tuple(map(alike, arrays))

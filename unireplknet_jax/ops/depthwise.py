@@ -3,9 +3,11 @@
 import functools
 import math
 import types
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
 from unireplknet_jax.ops.batch import batch_shards, over_batch_shards, varying_alike
@@ -20,6 +22,7 @@ IMPLEMENTATIONS = types.MappingProxyType(
     }
 )
 
+_Row = tuple[int | None, int | None, int | None, int | None, str]
 # What `impl="auto"` takes, by platform and by what is computed: the first row that holds the kernel's larger side, the
 # map's larger side, the examples on a device and the dilation (None: any). `unireplknet benchmark depthwise` prints the
 # measurements. "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not
@@ -42,7 +45,7 @@ _GPU_SMALL = ((3, 40, None, None, "shift"), _GPU_CUDNN, (3, None, None, None, "s
 # Here `toeplitz` costs few examples memory, too.
 _TPU_FEW = (None, None, 31, None, "xla")
 _TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz"))
-_BEST = types.MappingProxyType(
+_BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
     {
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
         "gpu": {
@@ -64,7 +67,9 @@ _LOWERED_FOR = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
 
 
-def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
+def depthwise_conv2d(
+    x: jax.Array, kernel: jax.Array, *, dilation: int = 1, impl: str = "auto", beside: int = 0
+) -> jax.Array:
     """Convolve every channel with its own kernel: stride 1, zero "same" padding, float32 accumulation.
 
     x: (n, h, w, c) and kernel: (kh, kw, 1, c) of one floating-point dtype -> (n, h, w, c) of that dtype. kh and kw are
@@ -81,7 +86,9 @@ def depthwise_conv2d(x, kernel, *, dilation=1, impl="auto", beside=0):
     return _convolve(x, kernel, dilation, impl, beside)
 
 
-def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
+def prepare_kernel(
+    kernel: jax.Array, map_size: Sequence[int], *, dtype: DTypeLike, platform: str, dilation: int = 1
+) -> dict[str, jax.Array]:
     """What a convolution computes from its kernel alone, ahead of time: {implementation: array}, {} if nothing.
 
     kernel: (kh, kw, 1, c), map_size: (h, w) of the inputs, dtype and platform ("cpu", "tpu", "gpu", ...): those of the
@@ -95,11 +102,13 @@ def prepare_kernel(kernel, map_size, *, dtype, platform, dilation=1):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _prepare(kernel, name, map_size, dilation):
+def _prepare(kernel: jax.Array, name: str, map_size: tuple[int, ...], dilation: int) -> jax.Array:
     return IMPLEMENTATIONS[name].prepare(kernel, map_size, dilation)
 
 
-def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):
+def prepared_conv2d(
+    x: jax.Array, prepared: Mapping[str, jax.Array], kernel_shape: Sequence[int], *, dilation: int = 1
+) -> jax.Array:
     """`depthwise_conv2d` of x (n, h, w, c) with a kernel (kh, kw, 1, c) in the form that `prepare_kernel` gave.
 
     Raises ValueError if it was prepared for maps of another size.
@@ -109,7 +118,9 @@ def prepared_conv2d(x, prepared, kernel_shape, *, dilation=1):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _convolve_prepared(x, array, name, kernel_shape, dilation):
+def _convolve_prepared(
+    x: jax.Array, array: jax.Array, name: str, kernel_shape: tuple[int, ...], dilation: int
+) -> jax.Array:
     kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
     kernel = jax.eval_shape(lambda kernel: crop_kernel(kernel, x.shape[1:3], dilation), kernel)
     expected = jax.eval_shape(lambda kernel: IMPLEMENTATIONS[name].prepare(kernel, x.shape[1:3], dilation), kernel)
@@ -119,13 +130,13 @@ def _convolve_prepared(x, array, name, kernel_shape, dilation):
             f"not {expected.shape}): call unireplknet_jax.prepare for this input size."
         )
 
-    def convolve(x, array):
+    def convolve(x: jax.Array, array: jax.Array) -> jax.Array:
         return IMPLEMENTATIONS[name].convolve_prepared(x, array, kernel.shape, dilation)
 
     return over_batch_shards(convolve, (x,), (array,))
 
 
-def crop_kernel(kernel, map_size, dilation=1):
+def crop_kernel(kernel: jax.Array, map_size: Sequence[int], dilation: int = 1) -> jax.Array:
     """Drop the outer taps of kernel (kh, kw, 1, c) that see nothing but padding on a map of `map_size` (h, w)."""
     reach = [min(k // 2, (length - 1) // dilation) for k, length in zip(kernel.shape, map_size, strict=False)]
     rows, columns = (slice(k // 2 - r, k // 2 + r + 1) for k, r in zip(kernel.shape, reach, strict=False))
@@ -135,21 +146,25 @@ def crop_kernel(kernel, map_size, dilation=1):
 # Traced once for all blocks of the same shapes. What a trace depends on beside them (the context mesh, the matmul
 # precision, x64) jax.jit looks at itself, and the platform is left to the lowering.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _convolve(x, kernel, dilation, impl, beside):
+def _convolve(x: jax.Array, kernel: jax.Array, dilation: int, impl: str, beside: int) -> jax.Array:
     x, kernel = varying_alike(x, crop_kernel(kernel, x.shape[1:3], dilation))
     return _differentiable(x, kernel, dilation, impl, beside)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _differentiable(x, kernel, dilation, impl, beside):
+def _differentiable(x: jax.Array, kernel: jax.Array, dilation: int, impl: str, beside: int) -> jax.Array:
     return _dispatch("convolve", x, kernel, kernel.shape, dilation, impl, beside)
 
 
-def _convolve_forward(x, kernel, dilation, impl, beside):
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, dilation: int, impl: str, beside: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _differentiable(x, kernel, dilation, impl, beside), (x, kernel)
 
 
-def _convolve_backward(dilation, impl, beside, residuals, g):
+def _convolve_backward(
+    dilation: int, impl: str, beside: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # With stride 1 and "same" padding the input's gradient is the same convolution with the taps turned round.
     dx = _differentiable(g, kernel[::-1, ::-1], dilation, impl, beside)
@@ -159,7 +174,9 @@ def _convolve_backward(dilation, impl, beside, residuals, g):
 _differentiable.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
+def _dispatch(
+    function: str, x: jax.Array, other: jax.Array, kernel_shape: Sequence[int], dilation: int, impl: str, beside: int
+) -> jax.Array:
     """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process.
 
     Every device computes on its own examples. Left to itself, XLA's partitioner gathers the batch around a transform,
@@ -167,12 +184,12 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
     some axes of a mesh only once too often for every device along the others.
     """
 
-    def run(name, x, other):
+    def run(name: str, x: jax.Array, other: jax.Array) -> jax.Array:
         implementation = IMPLEMENTATIONS[name]
         if function == "convolve":
             return over_batch_shards(lambda x, kernel: implementation.convolve(x, kernel, dilation), (x,), (other,))
 
-        def gradient(x, g):
+        def gradient(x: jax.Array, g: jax.Array) -> jax.Array:
             return implementation.kernel_gradient(x, g, kernel_shape, dilation)
 
         return over_batch_shards(gradient, (x, other), (), sum_output=True).astype(x.dtype)
@@ -187,7 +204,15 @@ def _dispatch(function, x, other, kernel_shape, dilation, impl, beside):
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 
-def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0, dilation=1):
+def choose(
+    platform: str,
+    use: str,
+    kernel_shape: Sequence[int],
+    map_size: Sequence[int],
+    batch: float = math.inf,
+    beside: int = 0,
+    dilation: int = 1,
+) -> str:
     """The name of the implementation that a platform takes for `batch` examples on a device.
 
     use: "convolve", "kernel_gradient" or "prepared"; `beside` as in `depthwise_conv2d`.
@@ -202,7 +227,7 @@ def choose(platform, use, kernel_shape, map_size, batch=math.inf, beside=0, dila
     return "xla"
 
 
-def _check(x, kernel, dilation, impl):
+def _check(x: jax.Array, kernel: jax.Array, dilation: int, impl: str) -> None:
     if x.ndim != 4 or kernel.ndim != 4 or kernel.shape[2:] != (1, x.shape[-1]):
         raise ValueError(
             "depthwise_conv2d takes x of shape (n, h, w, c) and a kernel of shape (kh, kw, 1, c), "

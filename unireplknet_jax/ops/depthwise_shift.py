@@ -4,20 +4,22 @@ On a CPU a loop over the examples: what one example needs stays in a core's cach
 sum again in everything that reads it (a batch norm reads it five times). On a GPU one kernel computes all of them.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
 _UNROLLED = 25  # taps of the largest kernel that is unrolled: the compiled program grows with them
 
 
-def convolve(x, kernel, dilation):
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
     kh, kw = kernel.shape[:2]
 
-    def one(x, taps):
+    def one(x: jax.Array, taps: jax.Array) -> jax.Array:
         shifted = _shifts(x, kernel.shape, dilation)
 
-        def scaled(tap):  # `taps[tap]` by a number would be traced at length
+        def scaled(tap: int) -> jax.Array:  # `taps[tap]` by a number would be traced at length
             return shifted(tap) * jax.lax.slice_in_dim(taps, tap, tap + 1)[None]
 
         y = scaled(0)
@@ -36,11 +38,11 @@ def convolve(x, kernel, dilation):
     )
 
 
-def kernel_gradient(x, g, kernel_shape, dilation):
+def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     kh, kw = kernel_shape[:2]
 
-    def one(x, g):
+    def one(x: jax.Array, g: jax.Array) -> jax.Array:
         shifted, g = _shifts(x, kernel_shape, dilation), g.astype(jnp.promote_types(g.dtype, jnp.float32))
         if kh * kw <= _UNROLLED:
             return _sums([shifted(tap) * g for tap in range(kh * kw)])
@@ -50,15 +52,15 @@ def kernel_gradient(x, g, kernel_shape, dilation):
     return total.reshape(kernel_shape)
 
 
-def _shifts(x, kernel_shape, dilation):
+def _shifts(x: jax.Array, kernel_shape: Sequence[int], dilation: int) -> Callable[[int | jax.Array], jax.Array]:
     """The function from a tap to what it meets of x (h, w, c), in float32 at least."""
     rows, columns = (k // 2 * dilation for k in kernel_shape[:2])
     padded = jnp.pad(x, ((rows, rows), (columns, columns), (0, 0)))
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    def shifted(tap):
+    def shifted(tap: int | jax.Array) -> jax.Array:
         row, column = tap // kernel_shape[1] * dilation, tap % kernel_shape[1] * dilation
-        if isinstance(tap, int):
+        if isinstance(row, int) and isinstance(column, int):
             y = jax.lax.slice(padded, (row, column, 0), (row + x.shape[0], column + x.shape[1], x.shape[2]))
         else:
             y = jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
@@ -67,7 +69,7 @@ def _shifts(x, kernel_shape, dilation):
     return shifted
 
 
-def _sums(arrays):
+def _sums(arrays: Sequence[jax.Array]) -> jax.Array:
     """The sums of several (h, w, c) over h and w: (arrays, c). One reduction: it reads what they share only once."""
     zeros = [jnp.zeros((), arrays[0].dtype)] * len(arrays)
     return jnp.stack(jax.lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (0, 1)))

@@ -5,6 +5,7 @@ matrix made of the kernel's taps, is the tile. Small maps are a single tile, and
 """
 
 import typing
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,31 +15,31 @@ _ONE_TILE = 256  # outputs of a map that is not cut
 _TILE = 128  # outputs of a tile, at most: the width of a matrix unit
 
 
-def convolve(x, kernel, dilation):
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
     return convolve_prepared(x, prepare(kernel, x.shape[1:3], dilation), kernel.shape, dilation)
 
 
-def prepare(kernel, map_size, dilation):
+def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Array:
     """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w)."""
     tiling = _tile(map_size, kernel.shape, dilation)
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
-def convolve_prepared(x, matrix, kernel_shape, dilation):
+def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
     n, h, w, c = x.shape
     matrix = matrix.astype(x.dtype).reshape(c, tiling.window * w, tiling.tile * w)
     y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix).astype(x.dtype)
-    return y.reshape(c, n, tiling.count * tiling.tile, w)[:, :, :h].transpose(1, 2, 3, 0)
+    return y.reshape(c, n, tiling.number * tiling.tile, w)[:, :, :h].transpose(1, 2, 3, 0)
 
 
-def kernel_gradient(x, g, kernel_shape, dilation):
+def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     w, c = x.shape[2:]
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
-    if tiling.count > 1:  # else the windows, several times the map, would be kept from the forward pass
+    if tiling.number > 1:  # else the windows, several times the map, would be kept from the forward pass
         x = lax.optimization_barrier(x)
     matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
     matrix = matrix.reshape(c, tiling.window, w, tiling.tile, w)
@@ -53,10 +54,10 @@ class _Tiling(typing.NamedTuple):
     tile: int
     window: int
     above: int
-    count: int
+    number: int
 
 
-def _tile(map_size, kernel_shape, dilation):
+def _tile(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> _Tiling:
     (h, w), radius = map_size, kernel_shape[0] // 2 * dilation
     if h * w <= _ONE_TILE:
         return _Tiling(h, h, 0, 1)
@@ -64,14 +65,14 @@ def _tile(map_size, kernel_shape, dilation):
     return _Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
 
 
-def _matrix(taps, w, tiling, dilation):
+def _matrix(taps: jax.Array, w: int, tiling: _Tiling, dilation: int) -> jax.Array:
     """taps: (c, kh, kw) -> (c, window rows, w, tile rows, w): at [:, q, p] the tap at the offset q - p."""
     bands = _bands(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
     bands = _bands(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
     return bands.transpose(0, 3, 1, 4, 2)
 
 
-def _bands(taps, window, tile, above, dilation):
+def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -> jax.Array:
     """taps: (..., k) -> (..., window, tile): [a, i] is the tap at the offset a - above - i, 0 where there is none."""
     length = (taps.shape[-1] - 1) * dilation + 1
     before = tile - 1 + above - length // 2
@@ -81,24 +82,24 @@ def _bands(taps, window, tile, above, dilation):
     return jnp.stack([lax.slice_in_dim(line, i, i + window, axis=line.ndim - 1) for i in starts], axis=-1)
 
 
-def _windows(x, tiling):
+def _windows(x: jax.Array, tiling: _Tiling) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, window rows * w)."""
-    (n, h, w, c), (tile, window, above, count) = x.shape, tiling
+    (n, h, w, c), (tile, window, above, number) = x.shape, tiling
     x = x.transpose(3, 0, 1, 2).reshape(c, n, h * w)
-    below = (count - 1) * tile + window - above - h
+    below = (number - 1) * tile + window - above - h
     x = jnp.pad(x, ((0, 0), (0, 0), (above * w, below * w)))
-    starts = [t * tile * w for t in range(count)]
+    starts = [t * tile * w for t in range(number)]
     return jnp.stack([lax.slice_in_dim(x, i, i + window * w, axis=2) for i in starts], axis=2)
 
 
-def _tiles(x, tiling):
+def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, tile rows * w)."""
     n, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, tiling.count * tiling.tile - h), (0, 0), (0, 0)))
-    return x.transpose(3, 0, 1, 2).reshape(c, n, tiling.count, tiling.tile * w)
+    x = jnp.pad(x, ((0, 0), (0, tiling.number * tiling.tile - h), (0, 0), (0, 0)))
+    return x.transpose(3, 0, 1, 2).reshape(c, n, tiling.number, tiling.tile * w)
 
 
-def _product(equation, x, other):
+def _product(equation: str, x: jax.Array, other: jax.Array) -> jax.Array:
     """A product of matrices for every channel, accumulated in float32 at least."""
     return jnp.einsum(
         equation,

@@ -5,13 +5,15 @@ the operands first, and takes 5 to 200 times as long.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 
-def convolve(x, kernel, dilation):
+def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
     return lax.platform_dependent(
         x,
@@ -21,11 +23,11 @@ def convolve(x, kernel, dilation):
     )
 
 
-def kernel_gradient(x, g, kernel_shape, dilation):
+def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     kernel = jnp.broadcast_to(x[:1, :1, :1], kernel_shape)  # any values: the map is linear
 
-    def gradient(x, g, kernel):
+    def gradient(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
         linear = functools.partial(_convolve, x, dilation=dilation, accumulate=x.dtype)
         return jax.linear_transpose(linear, kernel)(g)[0].astype(_wide(x.dtype))
 
@@ -36,11 +38,11 @@ def kernel_gradient(x, g, kernel_shape, dilation):
     )
 
 
-def _wide(dtype):
+def _wide(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def _convolve(x, kernel, dilation, accumulate):
+def _convolve(x: jax.Array, kernel: jax.Array, dilation: int, accumulate: DTypeLike) -> jax.Array:
     padding = [(size // 2 * dilation, size // 2 * dilation) for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def farthest_points(points, count, start=0):
+def farthest_points(points: jax.Array, count: int, start: int = 0) -> jax.Array:
     """The indices (n, count) of points (n, N, d): each is the farthest from those before it; the first is `start`.
 
     Equally far points: the one that comes first. None is chosen twice, so of a cloud whose points are repeated, to fill
@@ -15,7 +15,7 @@ def farthest_points(points, count, start=0):
     if not 1 <= count <= total or not 0 <= start < total:
         raise ValueError(f"{count} points from number {start} on cannot be chosen out of {total}.")
 
-    def step(carry, _):
+    def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         distance, last = carry
         chosen = jnp.take_along_axis(points, last[:, None, None], axis=1)
         distance = jnp.minimum(distance, jnp.sum(jnp.square(points - chosen), axis=-1))

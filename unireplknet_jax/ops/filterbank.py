@@ -7,7 +7,9 @@ import numpy as np
 FLOOR = 1.1920929e-7  # float32's epsilon: Kaldi's smallest energy
 
 
-def log_filterbank(signal, window, weights, shift, preemphasis=0.97):
+def log_filterbank(
+    signal: jax.Array | np.ndarray, window: np.ndarray, weights: np.ndarray, shift: int, preemphasis: float = 0.97
+) -> jax.Array:
     """signal: (..., samples) -> (..., frames, bands) in float32, frames = 1 + (samples - width) // shift.
 
     window: (width,); weights: (bands, size / 2), a filter per row over the bins of a `size`-point transform without the
@@ -33,5 +35,5 @@ def log_filterbank(signal, window, weights, shift, preemphasis=0.97):
     return jnp.log(jnp.maximum(_matmul(power, weights.T), FLOOR))
 
 
-def _matmul(x, constants):
+def _matmul(x: jax.Array, constants: np.ndarray) -> jax.Array:
     return jnp.matmul(x, jnp.asarray(constants, jnp.float32), precision=jax.lax.Precision.HIGHEST)

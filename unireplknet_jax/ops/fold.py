@@ -4,8 +4,28 @@ Kernels are (*spatial, in, out) of any spatial rank, as Flax stores them: (k, k,
 convolution, (k, in, out) for a 1-D one, (in, out) for a Dense layer. NumPy arrays are folded by NumPy, JAX's by JAX.
 """
 
+from __future__ import annotations
 
-def fold_batch_norm(kernel, bias, *, scale, shift, mean, var, eps=1e-5, out_axis=-1):
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
+Array = TypeVar("Array", "np.ndarray", "jax.Array")
+
+
+def fold_batch_norm(
+    kernel: Array,
+    bias: Array | None,
+    *,
+    scale: Array,
+    shift: Array,
+    mean: Array,
+    var: Array,
+    eps: float = 1e-5,
+    out_axis: int = -1,
+) -> tuple[Array, Array]:
     """The kernel and bias of "convolution, then batch norm (inference form)" as one convolution.
 
     kernel: (*spatial, in, out); bias: (out,) or None; scale, shift, mean, var: (out,) of the batch norm -> kernel of
@@ -26,7 +46,7 @@ def fold_batch_norm(kernel, bias, *, scale, shift, mean, var, eps=1e-5, out_axis
     return kernel * factor.reshape(along_output), shift - offset * factor
 
 
-def dilate_kernel(kernel, dilation):
+def dilate_kernel(kernel: Array, dilation: int) -> Array:
     """Spread kernel (*spatial, in, out) by writing dilation - 1 zeros between its taps: k -> (k - 1) * dilation + 1."""
     if dilation < 1:
         raise ValueError(f"dilation must be at least 1, but is {dilation}.")
@@ -39,7 +59,7 @@ def dilate_kernel(kernel, dilation):
     return kernel
 
 
-def pad_kernel(kernel, size):
+def pad_kernel(kernel: Array, size: int) -> Array:
     """Center kernel (*spatial, in, out) in zeros so that every spatial axis has length `size`.
 
     Raises ValueError if an axis is longer than `size` or cannot be centered (the difference is odd).
@@ -50,7 +70,7 @@ def pad_kernel(kernel, size):
     return kernel.__array_namespace__().pad(kernel, [(m // 2, m // 2) for m in missing] + [(0, 0), (0, 0)])
 
 
-def merge_branch(kernel, branch, dilation):
+def merge_branch(kernel: Array, branch: Array, dilation: int) -> Array:
     """Add a parallel dilated branch (*spatial, in, out) to the center of a large kernel (*spatial, in, out).
 
     The sum acts on an input as both convolutions added up, each with "same" padding (paper section 3.1, "Dilated

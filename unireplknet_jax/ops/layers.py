@@ -6,6 +6,7 @@ programs instead of one for every operation. Within a larger program XLA sees th
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ GRN_EPS = 1e-6
 
 
 @jax.jit
-def gelu(x):
+def gelu(x: jax.Array) -> jax.Array:
     """GELU in its exact form, in float32: `jax.nn.gelu` is the tanh approximation, or one by erfc.
 
     erfc is no operation of XLA's: its hundred instructions become some 25 kernels on a GPU, erf a part of one.
@@ -26,14 +27,14 @@ def gelu(x):
 
 
 @jax.jit
-def linear(x, kernel, bias=None):
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """x: (..., c), kernel: (c, d), bias: (d,) -> (..., d), all of one dtype."""
     y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
     return y if bias is None else y + bias
 
 
 @jax.jit
-def strided_conv(x, kernel, bias):
+def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """3x3 convolution of stride 2: x (n, h, w, c), kernel (3, 3, c, d), bias (d,), all of one dtype ->
     (n, h/2, w/2, d), sizes rounded up. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1 on every side.
     """
@@ -42,7 +43,7 @@ def strided_conv(x, kernel, bias):
 
 
 @jax.jit
-def layer_norm(x, scale, bias):
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
     x, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
     mean = jnp.mean(x, axis=-1, keepdims=True)
@@ -52,14 +53,16 @@ def layer_norm(x, scale, bias):
 
 
 @jax.jit
-def batch_norm(x, mean, var, scale, bias):
+def batch_norm(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """x: (n, h, w, c) of any dtype, kept; the rest (c,), or what broadcasts against x; computed in float32."""
     mean, var, scale, bias, y = (jnp.asarray(a, jnp.float32) for a in (mean, var, scale, bias, x))
     return ((y - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnames="group")
-def batch_norm_by_groups(x, scale, bias, group):
+def batch_norm_by_groups(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, group: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Batch norm of x (n, h, w, c) where every `group` consecutive examples share their statistics.
 
     -> (y of x's shape and dtype, mean (c,), unbiased variance (c,)), both averaged over the groups, in float32.
@@ -75,7 +78,7 @@ def batch_norm_by_groups(x, scale, bias, group):
 
 
 @jax.jit
-def global_response_norm(x, gamma, beta=None):
+def global_response_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array | None = None) -> jax.Array:
     """GRN of ConvNeXt V2: x (n, h, w, c), each channel scaled by its share of the map's energy; x's dtype is kept.
 
     gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
@@ -89,13 +92,13 @@ def global_response_norm(x, gamma, beta=None):
 
 
 @jax.jit
-def residual(x, y, gamma=None):
+def residual(x: jax.Array, y: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
     """x + y, each channel of y (n, h, w, c) times the layer scale gamma (c,), where there is one."""
     return x + (y if gamma is None else gamma.astype(y.dtype) * y)
 
 
 @jax.jit
-def squeeze_excite(x, down, up):
+def squeeze_excite(x: jax.Array, down: Sequence[jax.Array], up: Sequence[jax.Array]) -> jax.Array:
     """Each channel of x (n, h, w, c) scaled by what two 1x1 convolutions make of the means of all.
 
     down, up: (kernel, bias), the kernels (1, 1, c, c / 4) and (1, 1, c / 4, c), of the dtype to compute in.

@@ -1,5 +1,7 @@
 """The nearest neighbours of every point among all points."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -8,7 +10,7 @@ from unireplknet_jax.ops.batch import over_batch_shards
 _BLOCK = 256  # points whose distances to all others are in memory at a time
 
 
-def nearest_points(points, count):
+def nearest_points(points: jax.Array, count: int) -> jax.Array:
     """The indices (n, N, count) of the nearest among points (n, N, d) of each of them, itself included, nearest first.
 
     Raises ValueError for more neighbours than there are points.
@@ -19,14 +21,14 @@ def nearest_points(points, count):
     return over_batch_shards(lambda own: _nearest_points(own, count), (points,), ())
 
 
-def _nearest_points(points, count):
+def _nearest_points(points: jax.Array, count: int) -> jax.Array:
     n, total, d = points.shape
     block = min(_BLOCK, total)
     padded = jnp.pad(points, ((0, 0), (0, -total % block), (0, 0)))
 
-    def of_block(queries):
+    def of_block(queries: jax.Array) -> jax.Array:
         # One coordinate after the other: |a|^2 - 2ab + |b|^2 would lose the small distances.
-        distance = sum(jnp.square(queries[..., None, i] - points[:, None, :, i]) for i in range(d))
+        distance = cast(jax.Array, sum(jnp.square(queries[..., None, i] - points[:, None, :, i]) for i in range(d)))
         # XLA has a fast form for matrices alone.
         return jax.lax.top_k(-distance.reshape(n * block, total), count)[1].reshape(n, block, count)
 

@@ -7,6 +7,8 @@ of a mesh draws its own part of what is split.
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +21,15 @@ from unireplknet_jax.ops.batch import PARAMETER_AXIS, split_axis
 _PIECE = 8192  # elements that are drawn at a time
 
 
-def can_draw(key):
+def can_draw(key: jax.Array) -> bool:
     """Whether a key is of the generator that `draw_normals` repeats, JAX's default one, typed or not."""
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    name = str(jax.random.key_impl(key)) if typed else str(jax.config.jax_default_prng_impl)
-    return name in ("fry", "threefry2x32") and bool(jax.config.jax_threefry_partitionable)
+    typed, config = jnp.issubdtype(key.dtype, jax.dtypes.prng_key), cast(Any, jax.config)
+    name = str(jax.random.key_impl(key)) if typed else str(config.jax_default_prng_impl)
+    return name in ("fry", "threefry2x32") and bool(config.jax_threefry_partitionable)
 
 
 @functools.partial(jax.jit, static_argnames=("shapes",))
-def draw_normals(key, folds, shapes):
+def draw_normals(key: jax.Array, folds: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
     """[`jax.random.normal(jax.random.fold_in(key, fold), shape)` for each], float32.
 
     key: one that `can_draw`; folds: (arrays,) uint32. Under a context mesh with an axis for parameters an array whose
@@ -52,7 +54,13 @@ def draw_normals(key, folds, shapes):
     )(*keys)
 
 
-def _draw_part(keys, shapes, axes, parts, part):
+def _draw_part(
+    keys: tuple[jax.Array, jax.Array],
+    shapes: Sequence[tuple[int, ...]],
+    axes: Sequence[int | None],
+    parts: int,
+    part: jax.typing.ArrayLike,
+) -> list[jax.Array]:
     """This part of every array: (a / parts, b) of (a, b) with the axis 0, whole with None."""
     owns, table = [], []
     for number, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
@@ -67,7 +75,7 @@ def _draw_part(keys, shapes, axes, parts, part):
         starts = np.arange(0, math.prod(own), _PIECE)
         table += [np.stack(np.broadcast_arrays(number, starts, length, stride), axis=-1)]
 
-    def piece(row):
+    def piece(row: jax.Array) -> jax.Array:
         number, start, length, stride = row[0], row[1], row[2], row[3]
         place = start + jax.lax.iota(jnp.uint32, _PIECE)
         place = place // length * stride + place % length + jnp.where(stride > length, length, 0) * jnp.uint32(part)
@@ -75,21 +83,23 @@ def _draw_part(keys, shapes, axes, parts, part):
 
     pool = jax.lax.map(piece, jnp.asarray(np.concatenate(table), jnp.uint32))
     drawn, row = [], 0
-    for own in owns:
-        rows = -(-math.prod(own) // _PIECE)
-        drawn.append(pool[row : row + rows].reshape(-1)[: math.prod(own)].reshape(own))
+    for shape in owns:
+        rows = -(-math.prod(shape) // _PIECE)
+        drawn.append(pool[row : row + rows].reshape(-1)[: math.prod(shape)].reshape(shape))
         row += rows
     return drawn
 
 
-def _threefry(first_key, second_key, high, low):
+def _threefry(
+    first_key: jax.Array, second_key: jax.Array, high: jax.Array, low: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """The two words (...,) of the generator for a key of two words and counters of two words (...,)."""
     words = threefry_2x32((first_key, second_key), jnp.concatenate([high.ravel(), low.ravel()]))
     first, second = jnp.split(words, 2)
     return first.reshape(low.shape), second.reshape(low.shape)
 
 
-def _normal(first, second):
+def _normal(first: jax.Array, second: jax.Array) -> jax.Array:
     """Normal numbers from the generator's two words, as `jax.random.normal` makes them: by the inverse of erf."""
     bits = ((first ^ second) >> 9) | jnp.uint32(0x3F800000)
     uniform = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1  # [0, 1)

@@ -4,11 +4,13 @@ Paper: section 3.3 of the journal version. Original: Audio/, after the pipeline 
 time, whatever the paper's text says; the weights depend on it.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +24,12 @@ from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sounds import waveforms as sounds
 from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
-from unireplknet_jax.tasks.base import Spec, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
+
+if TYPE_CHECKING:
+    import grain
+
 
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
@@ -94,7 +100,7 @@ class Audio(Labelled):
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS
     why_broken = staticmethod(sounds.why_broken)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss_kind not in ("bce", "ce"):
             raise ValueError(f"loss_kind is {self.loss_kind!r}; expected 'bce' or 'ce'.")
@@ -106,31 +112,31 @@ class Audio(Labelled):
             )
 
     @functools.cached_property
-    def _bank(self):
+    def _bank(self) -> sounds.FilterBank:
         return sounds.FilterBank(self.rate, self.mels, self.width, self.shift, window=self.window)
 
-    def module(self, deploy=False):
+    def module(self, deploy: bool = False) -> PooledClassifier:
         self.require_classes()
         model = dict(self.model)
         trunk = self.trunk(("head_init_scale",), num_classes=None, in_chans=1, deploy=deploy)
         return PooledClassifier(trunk, model["num_classes"], model.get("head_init_scale", 1.0))
 
-    def specs(self, train):
+    def specs(self, train: bool) -> tuple[Spec, ...]:
         del train
         spectrogram = jax.ShapeDtypeStruct((self.frames, self.mels), jnp.float32)
         target = jax.ShapeDtypeStruct((self.classes,), jnp.float32)
         return (Spec({"spectrogram": spectrogram}, {"target": target}),)
 
-    def inputs(self, batch):
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
         """(n, frames, mels) -> (n, mels, frames, 1)."""
         return (jnp.swapaxes(batch["spectrogram"], 1, 2)[..., None],)
 
     # ---- host
 
-    def open_source(self, data, split):
+    def open_source(self, data: Mapping[str, Any], split: str) -> Any:
         return open_sounds(data["name"], split, data.get("dir") or None)
 
-    def examples(self, split, train, seed=0):
+    def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         if not (train and self.balance):
             return super().examples(split, train, seed)
         self.check_classes(split)
@@ -138,15 +144,15 @@ class Audio(Labelled):
         balanced = sounds.Balanced(self.augmented_examples(split), rarity)
         return training_stream(range(len(split.source)), balanced, seed)
 
-    def augmented_examples(self, split):
+    def augmented_examples(self, split: Split) -> AugmentedExamples:
         transform = functools.partial(self._mixed, split.source, split.broken)
         return AugmentedExamples(split.source, transform, split.broken, self.why_broken)
 
-    def prepared(self, example):
+    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         waveform = sounds.read_sound(example["sound"], self.rate)
         return self._example(example, self._normalized(self._features(waveform)), self._target(example))
 
-    def _mixed(self, source, broken, example, rng):
+    def _mixed(self, source: Any, broken: str, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         waveform, target = sounds.read_sound(example["sound"], self.rate), self._target(example)
         if rng.random() < self.mixup:
             partner, share = source[int(rng.integers(len(source)))], rng.beta(self.mixup_alpha, self.mixup_alpha)
@@ -159,29 +165,29 @@ class Audio(Labelled):
         )
         return self._example(example, sounds.roll_frames(features, rng, self.roll), target)
 
-    def _features(self, waveform):
+    def _features(self, waveform: np.ndarray) -> np.ndarray:
         return sounds.fit_frames(self._first_frames(waveform, self.frames), self.frames, self.fill)
 
-    def _first_frames(self, waveform, most):
+    def _first_frames(self, waveform: np.ndarray, most: int) -> np.ndarray:
         """(frames', mels), at most `most`; the rest of a long file would only cost time and memory."""
         return self._bank(sounds.centred(waveform)[: self._bank.samples(most)])
 
-    def _normalized(self, features):
+    def _normalized(self, features: np.ndarray) -> np.ndarray:
         return (features - self.mean) / (2 * self.std)
 
-    def _target(self, example):
+    def _target(self, example: Mapping[str, Any]) -> np.ndarray:
         target = np.zeros(self.classes)
         target[list(example["classes"])] = 1
         return target
 
-    def _example(self, example, features, target):
+    def _example(self, example: Mapping[str, Any], features: np.ndarray, target: np.ndarray) -> dict[str, Any]:
         return {
             "spectrogram": features.astype(np.float32),
             "target": target.astype(np.float32),
             "id": example["id"],
         }
 
-    def read(self, source):
+    def read(self, source: Any) -> list[Example]:
         """A file, or a waveform (samples,) of floats from -1 to 1, `rate` of them a second."""
         waveform = sounds.read_sound(source, self.rate)
         size = int(self.seconds * self.rate) or self._bank.samples(self.frames)
@@ -193,28 +199,30 @@ class Audio(Labelled):
 
     # ---- device
 
-    def preview(self, batch, rng):
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
         del rng
         return jnp.clip(self.inputs(batch)[0][:, ::-1] / 3 + 0.5, 0, 1)
 
-    def _losses(self, logits, target):
+    def _losses(self, logits: jax.Array, target: jax.Array) -> jax.Array:
         """(n, classes) -> (n,)."""
         if self.loss_kind == "bce":
             return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target), axis=-1)
         return optax.softmax_cross_entropy(logits, target / jnp.maximum(jnp.sum(target, axis=-1, keepdims=True), 1e-6))
 
-    def loss(self, apply, variables, batch, rng):
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         logits, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         losses = self._losses(logits, batch["target"])
         scalars = {"loss": (jnp.sum(losses), jnp.float32(losses.size))}
         return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, inputs):
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         logits = apply(variables, *self.inputs(inputs))
         scores = jax.nn.sigmoid if self.loss_kind == "bce" else jax.nn.softmax
         return {"logits": logits, "scores": scores(logits)}
 
-    def totals(self, pred, batch):
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         mask, logits, target = batch["mask"], pred["logits"], batch["target"]
         return {
             "hits": jnp.sum(mask * (misses(logits, jnp.argmax(target, axis=-1)) < 1)),
@@ -224,13 +232,13 @@ class Audio(Labelled):
 
     # ---- host, afterwards
 
-    def record(self, pred, example):
+    def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         if "target" not in example:
             return super().record(pred, example)
         classes = np.flatnonzero(np.asarray(example["target"])).tolist()
         return {"id": int(example["id"]), "logits": np.asarray(pred["logits"], float).tolist(), "classes": classes}
 
-    def combined(self, records):
+    def combined(self, records: list[Record]) -> list[Record]:
         """The windows of one file as one record of their mean scores."""
         scores = np.zeros(self.classes)
         for record in records:
@@ -238,13 +246,13 @@ class Audio(Labelled):
                 scores[row["index"]] += row["score"] / len(records)
         return [self.ranked_record(records[0]["id"], scores)] if records else []
 
-    def metrics(self, totals, records):
+    def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         count = counted(totals)
         leading = {} if self.multilabel else {"accuracy": 100 * float(totals["hits"]) / count}
         ranking = ranking_metrics(*_stacked(records, self.classes))
         return {**leading, **ranking, "loss": float(totals["loss"]) / count, "count": count}
 
-    def draw(self, examples, records):
+    def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         from matplotlib import colormaps
 
         features = self._first_frames(examples[0]["sound"], 8 * self.frames)
@@ -253,7 +261,7 @@ class Audio(Labelled):
         return captioned(picture.resize((224, 224), Image.Resampling.BILINEAR), records[0]["predictions"])
 
 
-def _stacked(records, classes):
+def _stacked(records: list[Record], classes: int) -> tuple[np.ndarray, np.ndarray]:
     """((n, classes) logits, (n, classes) bool): what was said and what is so."""
     logits, truth = np.array([record["logits"] for record in records]), np.zeros((len(records), classes), bool)
     for row, record in enumerate(records):
@@ -261,7 +269,7 @@ def _stacked(records, classes):
     return logits, truth
 
 
-def ranking_metrics(scores, truth):
+def ranking_metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """{"mAP" in percent, "mAUC", "d_prime"} of scores (n, classes) and truth (n, classes) bool.
 
     Means over classes of scikit-learn's average_precision_score and roc_auc_score; d' = sqrt(2) times the normal
@@ -270,7 +278,7 @@ def ranking_metrics(scores, truth):
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    found = {}
+    found: dict[str, float] = {}
     some, both = truth.any(axis=0), truth.any(axis=0) & ~truth.all(axis=0)
     if not np.all(np.isfinite(scores)):
         return found

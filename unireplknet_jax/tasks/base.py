@@ -8,7 +8,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -44,6 +44,7 @@ TASKS = {
 
 Example = dict[str, Any]
 Record = dict[str, Any]
+Batch = Mapping[str, jax.Array]  # {name: (n, ...)} inside a jitted step
 Apply = Callable[..., Any]  # the network's `apply`
 
 
@@ -84,7 +85,7 @@ class Task:
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
     retired: ClassVar[Mapping[str, Any]] = {}  # options of older checkpoints, and the one value that they may have
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (Mapping, list, tuple)):
@@ -117,7 +118,7 @@ class Task:
 
         apart: what the option says of other layers. fixed: arguments that are not the option's to choose.
         """
-        options = {name: value for name, value in dict(self.model).items() if name not in apart} | fixed
+        options = {name: value for name, value in dict(cast(Any, self).model).items() if name not in apart} | fixed
         if "dtype" in options:
             options["dtype"] = jnp.dtype(options["dtype"])
         name = options.pop("name", None)
@@ -127,11 +128,11 @@ class Task:
         """The shapes of one example, for every kind of batch that gets compiled."""
         raise NotImplementedError
 
-    def inputs(self, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
         """What the network is applied to, of a batch of `specs(train=False)[0].inputs`; inside jit."""
         raise NotImplementedError
 
-    def init(self, key: jax.Array) -> dict[str, Any]:
+    def init(self, key: jax.Array) -> Mapping[str, Any]:
         """Random variables of the network, layers that only the loss uses among them; inside jit."""
         return self.module().init(key, *self.inputs(self._blank()))
 
@@ -143,7 +144,7 @@ class Task:
         """{PyTorch name: `torch_names.Entry`} of the whole network."""
         return self.names.table(self.abstract_variables(deploy))
 
-    def _blank(self, count=1):
+    def _blank(self, count: int = 1) -> dict[str, jax.Array]:
         """`count` examples of zeros."""
         shapes = self.specs(train=False)[0].inputs
         return {name: jnp.zeros((count, *leaf.shape), leaf.dtype) for name, leaf in shapes.items()}
@@ -176,6 +177,7 @@ class Task:
     def shape_keys(self, split: Split) -> Sequence[Hashable] | None:
         """For every example of an evaluation what tells its shapes apart, known without decoding; None: all alike."""
         del split
+        return None
 
     def read(self, source: Any) -> list[Example]:
         """A user's file, a path or bytes with a name, as examples with an "id", which windows or crops of it share.
@@ -187,19 +189,22 @@ class Task:
 
     # ---- device, pure, inside jit
 
-    def loss(self, apply: Apply, variables, batch, rng) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         """A scalar and {"batch_stats": tree, "scalars": {name: (sum, count)}}; owns the forward pass."""
         raise NotImplementedError
 
-    def preview(self, batch, rng) -> jax.Array | None:
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array | None:
         """(n, h, w, 1 or 3) in 0..1: what the network sees of a training batch, to be looked at; None: nothing."""
         del batch, rng
+        return None
 
-    def predict(self, apply: Apply, variables, inputs) -> dict[str, jax.Array]:
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """(n, ...) arrays of inputs alone, which end in what a user wants: scores, a map, a forecast."""
         raise NotImplementedError
 
-    def features(self, trunk: Apply, variables, inputs) -> jax.Array:
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         """(n, c) float32 of inputs alone: the trunk's last map, averaged over its positions and an input's views.
 
         trunk: as `apply` in `predict`, but gives the mean over the positions of that map, (rows, c). ValueError, one
@@ -207,7 +212,7 @@ class Task:
         """
         return trunk(variables, *self.inputs(inputs))
 
-    def totals(self, pred, batch) -> dict[str, jax.Array]:
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         """Masked sums of a batch, which are added up on the host in float64 and int64."""
         raise NotImplementedError
 
@@ -233,14 +238,15 @@ class Task:
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image | None:
         """A picture that shows what was predicted for a user's file, as `read` gave it; None: nothing."""
         del examples, records
+        return None
 
 
 @functools.lru_cache(maxsize=16)  # the layers around a trunk are traced
-def _abstract_variables(task, deploy):
+def _abstract_variables(task: Task, deploy: bool) -> dict[str, Any]:
     return abstract_variables(task.module(deploy), *task.input_shapes(1))
 
 
-def get_task(name: str, **options) -> Task:
+def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
@@ -276,7 +282,9 @@ def freeze(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, type(None))) else jnp.dtype(value).name
 
 
-def apply_training(apply: Apply, variables, inputs, rng) -> tuple[Any, Any]:
+def apply_training(
+    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array
+) -> tuple[Any, Any]:
     """(output, new batch statistics) of a network in training, for `Task.loss`."""
     output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
     return output, updates.get("batch_stats", {})

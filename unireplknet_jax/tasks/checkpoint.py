@@ -1,5 +1,7 @@
 """Checkpoints of any origin as (task, variables): official PyTorch files and directories of ours, in and out."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import logging
@@ -7,24 +9,26 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, Literal
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from unireplknet_jax import __version__
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
 from unireplknet_jax.tasks.names import names_of_task, task_of_variables
 from unireplknet_jax.tasks.torch_files import canonical, open_torch, read_tensors, variables_of
 
 _log = logging.getLogger(__name__)
-KEEP = "keep"
+KEEP: Final = "keep"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,35 +46,43 @@ class Checkpoint:
     path: pathlib.Path | None = None
 
     @property
-    def module(self):
+    def module(self) -> nn.Module:
         return self.task.module(deploy=self.merged)
 
     @property
-    def labels(self):
+    def labels(self) -> tuple[str, ...]:
         """The names of the classes, or of the stations, in the order of the outputs; () where they are not known."""
         return self.task.labels
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> dict[str, Any]:
         """{option: value} of the task that say how an input is prepared for the network."""
         return {name: self.task.options[name] for name in self.task.preparation}
 
     @functools.cached_property
-    def cache(self):
+    def cache(self) -> dict[Any, Any]:
         """What was made of this checkpoint and may be used again: its merged form, compiled programs."""
         return {}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "cache"}
 
-    def in_merged_form(self):
+    def in_merged_form(self) -> Checkpoint:
         """The checkpoint in inference form: itself if it is in it already, or if it has no block to merge."""
         if self.merged or not has_blocks(self.variables):
             return self
         return dataclasses.replace(self, variables=reparameterize(self.variables), merged=True)
 
 
-def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, options=None):
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int | Literal["keep"] | None = KEEP,
+    in_chans: int | Literal["keep"] = KEEP,
+    ema: bool = False,
+    dtype: DTypeLike | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, Mapping[str, Any]]:
     """(model, variables) of an official `.pth` or `.safetensors` file or of a checkpoint directory of ours.
 
     path: where it lies, or a name as in `open_checkpoint`.
@@ -87,7 +99,7 @@ def load_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
     return checkpoint.module, checkpoint.variables
 
 
-def load_pretrained(name, tag=None, **options):
+def load_pretrained(name: str, tag: str | None = None, **options: Any) -> tuple[nn.Module, Mapping[str, Any]]:
     """(model, variables) of a published file, `load_pretrained("unireplknet_s", "in22k_ft_in1k_384")`.
 
     Downloaded once from the Hugging Face repository of the authors (`models.zoo`); options as in `load_checkpoint`.
@@ -96,7 +108,16 @@ def load_pretrained(name, tag=None, **options):
     return load_checkpoint(zoo.located(name) if tag is None else zoo.download(zoo.find_weights(name, tag)), **options)
 
 
-def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=None, task=None, options=None):
+def open_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    num_classes: int | Literal["keep"] | None = KEEP,
+    in_chans: int | Literal["keep"] = KEEP,
+    ema: bool = False,
+    dtype: DTypeLike | None = None,
+    task: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Checkpoint:
     """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides.
 
     path: where it lies, or a name, by which it is fetched once from the Hugging Face hub: "unireplknet_a" where a size
@@ -111,7 +132,15 @@ def open_checkpoint(path, *, num_classes=KEEP, in_chans=KEEP, ema=False, dtype=N
         return _open(path, num_classes, in_chans, ema, dtype, task, options)
 
 
-def _open(path, num_classes, in_chans, ema, dtype, task, options):
+def _open(
+    path: pathlib.Path,
+    num_classes: int | Literal["keep"] | None,
+    in_chans: int | Literal["keep"],
+    ema: bool,
+    dtype: DTypeLike | None,
+    task: str | None,
+    options: Mapping[str, Any] | None,
+) -> Checkpoint:
     if path.is_dir():
         if ema:
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
@@ -138,7 +167,7 @@ def _open(path, num_classes, in_chans, ema, dtype, task, options):
     return dataclasses.replace(checkpoint, variables=variables, path=path)
 
 
-def initial_variables(task, path):
+def initial_variables(task: Task, path: str | os.PathLike[str]) -> Mapping[str, Any]:
     """A checkpoint's variables to start training a task from: fitted to its classes and channels, float32.
 
     path: a checkpoint's, or a name as in `open_checkpoint`. A fresh classifier is scaled by the task's
@@ -150,7 +179,7 @@ def initial_variables(task, path):
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
     if hasattr(module, "backbone"):
-        variables = fit_trunk(checkpoint, task)
+        variables: Mapping[str, Any] = fit_trunk(checkpoint, task)
     else:
         model = dict(checkpoint.task.model) | {"head_init_scale": module.head_init_scale}
         checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, model=model))
@@ -162,7 +191,7 @@ def initial_variables(task, path):
     return variables
 
 
-def save_checkpoint(path, checkpoint, overwrite=False):
+def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint, overwrite: bool = False) -> None:
     """Write a `Checkpoint` as a directory of ours: card.json and an Orbax tree."""
     card = {
         "task": checkpoint.task.name,
@@ -181,7 +210,7 @@ def save_checkpoint(path, checkpoint, overwrite=False):
     directory.write_directory(path, checkpoint.variables, card, overwrite)
 
 
-def save_torch_checkpoint(path, variables, overwrite=False):
+def save_torch_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, Any], overwrite: bool = False) -> None:
     """Write a network's variables, either form, for the original PyTorch code to load strictly.
 
     path ends in .pth (`{"model": state dict}`) or .safetensors. Storage dtypes are kept; the batch counters
@@ -211,7 +240,7 @@ def save_torch_checkpoint(path, variables, overwrite=False):
     torch_archive.write_state_dict(path, arrays)
 
 
-def _open_directory(path):
+def _open_directory(path: pathlib.Path) -> Checkpoint:
     variables, card = directory.read_directory(path)
     try:
         task = get_task(card["task"], labels=tuple(card["labels"]), **card["options"])
@@ -235,7 +264,7 @@ def _open_directory(path):
     return Checkpoint(task, variables, merged, data, card.get("source"))
 
 
-def _report_non_finite(path, variables):
+def _report_non_finite(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     bad = [name for name, leaf in flat.items() if not np.all(np.isfinite(np.asarray(leaf, np.float32)))]
     if bad:

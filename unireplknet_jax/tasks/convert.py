@@ -1,28 +1,33 @@
 """Checkpoints from one place and form to another: where they may be written, as what, and what is in them."""
 
 import dataclasses
+import os
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from unireplknet_jax.models import directory, torch_names
 from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.models.reparameterize import merge_error, reparameterize
 from unireplknet_jax.models.variants import VARIANTS
-from unireplknet_jax.tasks.checkpoint import save_checkpoint, save_torch_checkpoint
+from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint, save_torch_checkpoint
 
 TORCH_SUFFIXES = (".pth", ".safetensors")
 
 
-def is_torch(destination):
+def is_torch(destination: str | os.PathLike[str]) -> bool:
     """Whether a name stands for a file for PyTorch."""
     return Path(destination).suffix.lower() in TORCH_SUFFIXES
 
 
-def check_destination(source, destination, overwrite=False):
+def check_destination(
+    source: str | os.PathLike[str], destination: str | os.PathLike[str], overwrite: bool = False
+) -> None:
     """Raise FileExistsError or ValueError if `destination` may not be written, before the source costs any time.
 
     A name that ends in .pth or .safetensors is a file for PyTorch, any other a directory of ours.
@@ -43,7 +48,7 @@ def check_destination(source, destination, overwrite=False):
         raise FileExistsError(f"{destination} exists already; remove it, choose another name, or give --overwrite.")
 
 
-def write_checkpoint(destination, checkpoint, overwrite=False):
+def write_checkpoint(destination: str | os.PathLike[str], checkpoint: Checkpoint, overwrite: bool = False) -> None:
     """Write a `Checkpoint` as `check_destination` says, whole or not at all."""
     if is_torch(destination):
         save_torch_checkpoint(destination, checkpoint.variables, overwrite)
@@ -51,7 +56,7 @@ def write_checkpoint(destination, checkpoint, overwrite=False):
         save_checkpoint(destination, checkpoint, overwrite)
 
 
-def cast(checkpoint, dtype):
+def cast(checkpoint: Checkpoint, dtype: DTypeLike) -> Checkpoint:
     """The checkpoint with its floating-point tensors stored as `dtype`; ValueError if some do not fit into it."""
     before = flax.traverse_util.flatten_dict(jax.device_get(checkpoint.variables))
     with np.errstate(over="ignore"):
@@ -63,7 +68,7 @@ def cast(checkpoint, dtype):
     return dataclasses.replace(checkpoint, variables=flax.traverse_util.unflatten_dict(after))
 
 
-def merge(checkpoint, tolerance, seed=0, examples=2):
+def merge(checkpoint: Checkpoint, tolerance: float, seed: int = 0, examples: int = 2) -> tuple[Checkpoint, float]:
     """(the checkpoint in merged form, the largest difference that makes, relative to the largest output).
 
     The difference is over all outputs on random input of the network, of the size that the task hands to it. Raises
@@ -82,10 +87,10 @@ def merge(checkpoint, tolerance, seed=0, examples=2):
     return dataclasses.replace(checkpoint, variables=merged, merged=True), error
 
 
-def describe(checkpoint):
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """{name: value} of what a person wants to know about a checkpoint."""
     module, leaves = checkpoint.module, jax.tree.leaves(checkpoint.variables)
-    trunk = getattr(module, "backbone", module)
+    trunk: Any = getattr(module, "backbone", module)
     sizes = {"depths": trunk.depths, "dims": trunk.dims, "kernel_sizes": trunk.kernel_sizes}
     same = [name for name, variant in VARIANTS.items() if dataclasses.asdict(variant) == sizes]
     return {

@@ -3,13 +3,18 @@
 import dataclasses
 import os
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.data.files import source_name
+from unireplknet_jax.tasks.base import Batch
+from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.predict import log_skipped, merged_once
 from unireplknet_jax.tasks.sources import check_policy, in_chunks, sources_of
@@ -45,7 +50,13 @@ def embed(checkpoint: Any, inputs: Any, *, broken: str = "refuse", batch_size: i
     return vectors
 
 
-def embed_files(checkpoint, sources, batch_size=8, network=None, broken="skip"):
+def embed_files(
+    checkpoint: Checkpoint,
+    sources: Sequence[Any],
+    batch_size: int = 8,
+    network: Network | None = None,
+    broken: str = "skip",
+) -> Iterator[Embedding]:
     """Yield an `Embedding` for every source, in order, in the form of the checkpoint; arguments as `predict_files`."""
     network, count = network or embedder(checkpoint, batch_size), len(sources)
     for chunk in in_chunks(checkpoint.task, sources, batch_size, broken):
@@ -55,21 +66,21 @@ def embed_files(checkpoint, sources, batch_size=8, network=None, broken="skip"):
             yield Embedding(source_name(source), np.mean(vectors, axis=0) if vectors else None, error)
 
 
-def embedder(checkpoint, batch_size=8):
+def embedder(checkpoint: Checkpoint, batch_size: int = 8) -> Network:
     """The network of a checkpoint as it embeds."""
     task = checkpoint.task
 
-    def apply(module, variables, inputs):
+    def apply(module: nn.Module, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         return {"features": task.features(lambda *arguments: _pooled(module, *arguments), variables, inputs)}
 
     return Network(checkpoint, apply, batch_size)
 
 
-def _trunk(module):
+def _trunk(module: nn.Module) -> Any:
     return getattr(module, "backbone", module)
 
 
-def _pooled(module, variables, *inputs):
+def _pooled(module: nn.Module, variables: Mapping[str, Any], *inputs: jax.Array) -> jax.Array:
     """(rows, c) float32: the mean over the positions of the last map of a network's trunk."""
     if _trunk(module) is module:
         last = module.apply(variables, *inputs, method="features")[-1]
@@ -84,7 +95,7 @@ def _pooled(module, variables, *inputs):
     return jnp.mean(last, axis=(1, 2), dtype=jnp.float32)
 
 
-def write_embeddings(path, files, vectors):
+def write_embeddings(path: str | os.PathLike[str], files: Sequence[str], vectors: Sequence[np.ndarray]) -> None:
     """Write "embeddings" (n, c) and "files" (n,), the names of what they are of, to one .npz, whole or not at all."""
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:

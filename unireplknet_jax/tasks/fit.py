@@ -1,18 +1,25 @@
 """Fitting a checkpoint to another number of classes or of input channels."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
 import numpy as np
+
+if TYPE_CHECKING:
+    from unireplknet_jax.tasks.base import Task
 
 _log = logging.getLogger(__name__)
 _HEAD = ("norm", "head")
 _OUTPUT_NORMS = ("norm0", "norm1", "norm2", "norm3")
 
 
-def fit_classes(checkpoint, num_classes):
+def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     """A checkpoint with `num_classes` outputs: a fresh classifier if the number differs, none for None.
 
     The final norm is kept where there is one, as the original's fine-tuning does; output norms have no place in a
@@ -50,7 +57,7 @@ def fit_classes(checkpoint, num_classes):
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
 
 
-def fit_channels(checkpoint, in_chans):
+def fit_channels(checkpoint: Any, in_chans: int) -> Any:
     """A checkpoint with `in_chans` input channels: the stem's kernels summed (1), else repeated in turn and scaled."""
     old = checkpoint.module.in_chans
     if in_chans == old:
@@ -76,7 +83,7 @@ def fit_channels(checkpoint, in_chans):
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
 
 
-def fit_trunk(checkpoint, task):
+def fit_trunk(checkpoint: Any, task: Task) -> dict[str, Any]:
     """The variables to start a task from whose network has layers of its own around a trunk called "backbone".
 
     A checkpoint of such a network gives all of it but the layers of another shape; any other gives its trunk, with the
@@ -84,15 +91,15 @@ def fit_trunk(checkpoint, task):
     """
     if "backbone" not in checkpoint.variables["params"]:
         checkpoint = fit_channels(checkpoint, task.module().backbone.in_chans)
-        taken = {
+        found: Mapping[str, Any] = {
             name: {
                 "backbone": {layer: leaves for layer, leaves in tree.items() if layer not in (*_HEAD, *_OUTPUT_NORMS)}
             }
             for name, tree in checkpoint.variables.items()
         }
     else:
-        taken = checkpoint.variables
-    taken, own = flax.traverse_util.flatten_dict(taken), _fresh_layers(task)
+        found = checkpoint.variables
+    taken, own = flax.traverse_util.flatten_dict(found), _fresh_layers(task)
     kept = {path: taken[path] for path, leaf in own.items() if path in taken and taken[path].shape == leaf.shape}
     made = sorted({path[1] for path in own.keys() - kept.keys()})
     _log.warning("taken: the backbone; made: %s.", ", ".join(made) or "nothing")
@@ -100,10 +107,10 @@ def fit_trunk(checkpoint, task):
     return flax.traverse_util.unflatten_dict(trunk | own | kept)
 
 
-def _fresh_layers(task):
+def _fresh_layers(task: Task) -> dict[tuple[str, ...], jax.Array]:
     """{path: array} of the layers around the trunk, alone: compiled, the trunk's are never made."""
 
-    def make():
+    def make() -> dict[str, jax.Array]:
         flat = flax.traverse_util.flatten_dict(task.init(jax.random.key(0)))
         return {"/".join(path): leaf for path, leaf in flat.items() if path[1] != "backbone"}
 

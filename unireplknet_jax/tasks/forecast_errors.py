@@ -1,6 +1,7 @@
 """The errors of forecasts, over all, for each lead and for each station, from sums over a data set."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,7 +9,7 @@ _ERRORS = ("mse", "mae", "rmse")
 _BASELINES = ("persistence", "climatology")
 
 
-def metrics(totals, stations):
+def metrics(totals: Mapping[str, np.ndarray], stations: Sequence[str]) -> dict[str, float]:
     """{metric: value} of sums (horizon, stations) each: "squared" and "absolute" errors, squared ones of the baselines,
     "count".
 
@@ -28,12 +29,12 @@ def metrics(totals, stations):
     return {name: float(value) for name, value in found.items()}
 
 
-def _errors(sums, of=""):
+def _errors(sums: Mapping[str, np.ndarray], of: str = "") -> dict[str, float]:
     """{"mse" + of: ..., ...} of sums of any shape."""
     count = sums["count"].sum()
     mse, mae = _share(sums["squared"].sum(), count), _share(sums["absolute"].sum(), count)
     return {name + of: value for name, value in zip(_ERRORS, (mse, mae, math.sqrt(mse)), strict=True)}
 
 
-def _share(total, count):
+def _share(total: float, count: float) -> float:
     return total / count if count else math.nan

@@ -1,5 +1,8 @@
 """One picture of a forecast: what was, what is expected, what the baselines say."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -14,7 +17,15 @@ _STYLES = {
 }
 
 
-def draw_forecast(record, times, values, climatology, names, history, unit):
+def draw_forecast(
+    record: Mapping[str, Any],
+    times: np.ndarray,
+    values: np.ndarray,
+    climatology: np.ndarray,
+    names: Sequence[str],
+    history: int,
+    unit: str,
+) -> Image.Image:
     """A PIL image with a panel for each of the first few stations.
 
     record: as `Forecasting.combined` makes it. times (t,), values (t, stations) of the user's file; climatology

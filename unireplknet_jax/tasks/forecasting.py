@@ -4,24 +4,30 @@ Paper: table 12 of the journal version. Original: Time-Series/, which crashes as
 to be decided.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.series.sets import open_series
 from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
 from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
-from unireplknet_jax.data.series.windows import Windows, check_measured, continued, read_stations
+from unireplknet_jax.data.series.windows import Series, Windows, check_measured, continued, read_stations
 from unireplknet_jax.nn.corrformer import Corrformer
 from unireplknet_jax.tasks import forecast_errors
-from unireplknet_jax.tasks.base import Spec, Split, Task, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task, apply_training
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
+
+if TYPE_CHECKING:
+    import grain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Forecasting(Task):
     model: Mapping[str, Any]
     tree: tuple[int, ...]
     labels: tuple[str, ...] = ()
-    decoder: Mapping[str, Any] = ()
+    decoder: Mapping[str, Any] | tuple[()] = ()
     history: int = 48
     label: int = 24
     horizon: int = 24
@@ -70,7 +76,7 @@ class Forecasting(Task):
         **dict.fromkeys(("label", "stations"), "0 or more"),
     }
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.label > self.history:
             raise ValueError(f"label={self.label} must not exceed history={self.history}, whose last steps it counts.")
@@ -85,12 +91,12 @@ class Forecasting(Task):
         self._network(False)
 
     @property
-    def units(self):
+    def units(self) -> Mapping[str, str]:  # type: ignore[override]  # they depend on the data here
         skill = "1 - MSE / MSE of it"
         own = {"mse": f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
         return own | {"skill_persistence": skill, "skill_climatology": skill}
 
-    def fitted_to(self, train, evaluation):
+    def fitted_to(self, train: Split, evaluation: Split | None) -> Forecasting:
         """The task with the stations, scaling and climatology of the training data; coefficients that it has stay.
 
         Raises ValueError if the data have other stations than the task or than their evaluation split.
@@ -104,7 +110,7 @@ class Forecasting(Task):
             return self
         known = np.isfinite(found.values)
         check_measured(f"the {train.name} part of {train.data}", found.values, found.names)
-        mean, std = (f(found.values, axis=0, where=known, dtype=np.float64) for f in (np.mean, np.std))
+        mean, std = (np.asarray(f(found.values, axis=0, where=known, dtype=np.float64)) for f in (np.mean, np.std))
         orders, coefficients = fit_seasons(found.times, found.values)
         return dataclasses.replace(
             self,
@@ -120,7 +126,7 @@ class Forecasting(Task):
             climatology=coefficients.astype(np.float32).tolist(),
         )
 
-    def _check_stations(self, split):
+    def _check_stations(self, split: Split) -> None:
         names = split.source.names
         if self.stations and len(names) != self.stations:
             raise ValueError(
@@ -129,19 +135,19 @@ class Forecasting(Task):
         if self.labels:
             check_same_stations(self.labels, names, split.data)
 
-    def _network(self, deploy):
+    def _network(self, deploy: bool) -> Corrformer:
         trunk = self.trunk(num_classes=None, in_chans=1, deploy=deploy)
         return Corrformer(trunk, self.tree, self.label, self.horizon, **dict(self.decoder))
 
-    def module(self, deploy=False):
+    def module(self, deploy: bool = False) -> Corrformer:
         if not self.stations:
             raise ValueError("the number of stations is left to the data; give task.options.stations without any.")
         return self._network(deploy)
 
-    def specs(self, train):
+    def specs(self, train: bool) -> tuple[Spec, ...]:
         del train
 
-        def shape(*sizes):
+        def shape(*sizes: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
         inputs = {
@@ -153,24 +159,24 @@ class Forecasting(Task):
         future = shape(self.horizon, self.stations)
         return (Spec(inputs, {"future": future, "known": future}),)
 
-    def inputs(self, batch):
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
         offset, factor = self._scaling()
         places = standardized(np.array(self.places) if self.places else None, self.stations).astype(np.float32)
         history = (batch["history"] - offset) / factor
         return history, batch["history_marks"], batch["future_marks"], jnp.asarray(places)
 
     @property
-    def _marks(self):
+    def _marks(self) -> int:
         """How many features a timestamp has."""
         return time_features(np.zeros(1, "datetime64[s]"), frequency_of(self.step)).shape[1]
 
     # ---- host
 
-    def open(self, data, split, train=False):
+    def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
         del train
         return Split(open_series(data["name"], split, data.get("dir") or None), data["name"], split)
 
-    def examples(self, split, train, seed=0):
+    def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         import grain
 
         self._check_stations(split)
@@ -179,10 +185,10 @@ class Forecasting(Task):
         windows = self._windows(split.source)
         return training_stream(windows, _unchanged, seed) if train else grain.MapDataset.source(windows)
 
-    def _windows(self, series):
+    def _windows(self, series: Series) -> Windows:
         return Windows(series, self.history, self.label, self.horizon, self.seasons, np.array(self.mean))
 
-    def read(self, source):
+    def read(self, source: Any) -> list[Example]:
         """The window that ends a CSV file, to forecast what comes after it, and, if the file is long enough, the one
         `horizon` rows before, whose future the file knows. Columns are found by their names.
         """
@@ -200,24 +206,26 @@ class Forecasting(Task):
             for start in starts
         ]
 
-    def _times(self, windows, start):
+    def _times(self, windows: Windows, start: int) -> list[str]:
         now = start + self.history
         return [str(time) for time in windows.series.times[now : now + self.horizon]]
 
-    def _read_series(self, source):
+    def _read_series(self, source: Any) -> Series:
         if not self.labels:
             raise ValueError("this checkpoint does not name its stations; train a recipe from it (config.init) first.")
         return read_stations(source, self.labels, self.step)
 
     # ---- device
 
-    def _scaling(self):
+    def _scaling(self) -> tuple[np.ndarray, np.ndarray]:
         """(offset, factor), each (stations,): (value - offset) / factor goes through the network."""
         if self.scaling == "none" or not self.mean:
             return np.zeros(self.stations, np.float32), np.ones(self.stations, np.float32)
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
-    def loss(self, apply, variables, batch, rng):
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         out, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         offset, factor = self._scaling()
         squared = jnp.square(out - (batch["future"] - offset) / factor) * batch["known"]
@@ -225,7 +233,7 @@ class Forecasting(Task):
         scalars = {"loss": (total, count)}
         return total / jnp.maximum(count, 1), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, inputs):
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """(n, horizon, stations) each, in `unit`: the forecast, the last value and the climatology."""
         offset, factor = self._scaling()
         forecast = apply(variables, *self.inputs(inputs)) * factor + offset
@@ -237,16 +245,16 @@ class Forecasting(Task):
         }
         return {name: self.scale * value for name, value in pred.items()}
 
-    def features(self, trunk, variables, inputs):
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         raise ValueError(
             "a table of stations has no embedding: its trunk sees each group of stations as a map of its own."
         )
 
-    def totals(self, pred, batch):
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         weight = batch["known"] * batch["mask"][:, None, None]
         truth = self.scale * batch["future"]
 
-        def summed(values):
+        def summed(values: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(weight > 0, values, 0.0), axis=0)
 
         error = {name: pred[name] - truth for name in ("forecast", "persistence", "climatology")}
@@ -260,20 +268,20 @@ class Forecasting(Task):
 
     # ---- host, afterwards
 
-    def _truth(self, example):
+    def _truth(self, example: Mapping[str, Any]) -> np.ndarray:
         return np.where(np.asarray(example["known"]) > 0, self.scale * np.asarray(example["future"]), np.nan)
 
-    def saved(self, pred, batch):
+    def saved(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         return {**pred, "truth": self._truth(batch)}
 
-    def record(self, pred, example):
+    def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         if "times" not in example:
             return None
         shown = {**pred, "truth": self._truth(example)}
         shown = {name: np.asarray(value, np.float64) for name, value in shown.items()}
         return {"id": example["id"], "known": bool(np.any(example["known"])), "times": example["times"], **shown}
 
-    def combined(self, records):
+    def combined(self, records: list[Record]) -> list[Record]:
         """One record of a file: the forecast, a row for each time; the hindcast with its truth, if there is one."""
         merged = {"id": records[0]["id"], "unit": self.unit} if records else {}
         for record in records:
@@ -285,17 +293,17 @@ class Forecasting(Task):
                 merged["rmse of the hindcast"] = _short(np.sqrt(np.nanmean(error)))
         return [merged] if records else []
 
-    def _rows(self, record, name):
+    def _rows(self, record: Record, name: str) -> list[dict[str, Any]]:
         return [
             {"time": time, **dict(zip(self.labels, map(_short, row), strict=True))}
             for time, row in zip(record["times"], record[name], strict=True)
         ]
 
-    def metrics(self, totals, records):
+    def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         del records
         return forecast_errors.metrics(totals, self.labels)
 
-    def draw(self, examples, records):
+    def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         series = examples[0]["series"]
         basis = season_basis(continued(series, self.horizon).times, *self.seasons)
         return draw_forecast(
@@ -304,11 +312,11 @@ class Forecasting(Task):
         )  # fmt: skip
 
 
-def _unchanged(example, rng):
+def _unchanged(example: Example, rng: np.random.Generator) -> Example:
     del rng
     return example
 
 
-def _short(value):
+def _short(value: float) -> float:
     """Six digits: more than any forecast knows."""
     return float(f"{value:.6g}")

@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.tasks.names import Names
@@ -26,10 +28,10 @@ _STEPS = {6: 1, 5: 60, 4: 3600, 3: 86_400, 2: 7 * 86_400, 1: 28 * 86_400}  # fea
 
 
 class ForecastingNames(Names):
-    def matches(self, shapes):
+    def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         return any(name.startswith("encoder.stages.") for name in shapes) and "decoder.projection.weight" in shapes
 
-    def options(self, shapes):
+    def options(self, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], bool]:
         """As published where a state dict leaves no trace: tree, heads, readout, moving average, label and horizon."""
         model, decoder, channels, steps, seconds, merged = _infer(shapes)
         tree = _PUBLISHED_TREE if channels == 11 else (1,)
@@ -38,7 +40,7 @@ class ForecastingNames(Names):
         options = {"model": model, "tree": tree, "decoder": decoder, "stations": channels * math.prod(tree), **sizes}
         return options, merged
 
-    def table(self, variables):
+    def table(self, variables: Mapping[str, Any]) -> dict[str, torch_names.Entry]:
         table = {}
         for path, entry in ((entry.path, entry) for entry in torch_names.name_table(variables).values()):
             name = torch_names.torch_name(path[1:], {"backbone": "encoder"})
@@ -48,7 +50,7 @@ class ForecastingNames(Names):
             table[name] = entry
         return table
 
-    def canonical(self, name):
+    def canonical(self, name: str) -> str | None:
         """None for what the network has no use for (a classifier)."""
         if name.startswith(("encoder.head.", "encoder.norm.")):
             return None
@@ -57,7 +59,7 @@ class ForecastingNames(Names):
         name = name.replace("parametrizations.weight.original0", "weight_g")
         return name.replace("parametrizations.weight.original1", "weight_v")
 
-    def aliases(self, table):
+    def aliases(self, table: Mapping[str, torch_names.Entry]) -> dict[str, str]:
         """Without which the original does not load a file strictly."""
         found = filter(None, map(_CONVOLUTION.fullmatch, table))
         return {f"{match[1]}.{_TWINS[match[2]]}.{match[3]}": match[0] for match in found}
@@ -66,7 +68,7 @@ class ForecastingNames(Names):
 NAMES = ForecastingNames()
 
 
-def _infer(shapes):
+def _infer(shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], dict[str, Any], int, int, int, bool]:
     """({arguments of the trunk}, {of the decoder}, channels, steps, seconds, merged) from {name: PyTorch shape}.
 
     steps: label + horizon, for the published number of heads or, where that does not fit, the largest one that does.
@@ -97,7 +99,7 @@ def _infer(shapes):
     return options, decoder, channels, flat // (width // heads), seconds, merged
 
 
-def _size(shapes, name, axis):
+def _size(shapes: Mapping[str, Sequence[int]], name: str, axis: int) -> int:
     shape = shapes.get(name, ())
     if len(shape) <= axis:
         raise ValueError(f"it has no {name}, which tells the sizes of its decoder.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ from PIL import Image, ImageDraw
 from unireplknet_jax.data.base import check_order, check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.pipeline import training_stream
-from unireplknet_jax.tasks.base import Record, Split, Task
+from unireplknet_jax.tasks.base import Example, Record, Split, Task
+
+if TYPE_CHECKING:
+    import grain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,7 @@ class Labelled(Task):
     model: Mapping[str, Any]
     labels: tuple[str, ...] = ()
 
-    why_broken: ClassVar[Callable[[Mapping[str, Any]], str | None]]  # what is wrong with an example's file
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.waits and self.labels and self.classes != len(self.labels):
             raise ValueError(f"{len(self.labels)} labels do not fit a model of {self.classes} classes.")
@@ -52,6 +53,11 @@ class Labelled(Task):
 
     # ---- host
 
+    @staticmethod
+    def why_broken(example: dict[str, Any]) -> str | None:
+        """What is wrong with an example's file; None: nothing."""
+        raise NotImplementedError
+
     def open_source(self, data: Mapping[str, Any], split: str) -> Any:
         """A source with `labels` and examples that have a "label" or "classes" and an "id"."""
         raise NotImplementedError
@@ -64,13 +70,13 @@ class Labelled(Task):
         """An example of a source as one of training."""
         raise NotImplementedError
 
-    def open(self, data, split, train=False):
+    def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
         source, broken = self.open_source(data, split), data.get("broken", "refuse")
         if broken == "skip" and not train:
             source = without_broken(source, why=self.why_broken)
         return Split(source, data["name"], split, broken)
 
-    def fitted_to(self, train, evaluation):
+    def fitted_to(self, train: Split, evaluation: Split | None) -> Labelled:
         """The task with the classes of the training data, where it has none and they are as many as the model's.
 
         Raises ValueError if the training and the evaluation split have other classes or another order of them.
@@ -88,7 +94,7 @@ class Labelled(Task):
             raise ValueError(f"{split.data} has {len(split.source.labels)} classes, but the model has {self.classes}.")
         check_order(self.labels, split.source.labels, split.data)
 
-    def examples(self, split, train, seed=0):
+    def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         import grain
 
         self.check_classes(split)
@@ -101,7 +107,7 @@ class Labelled(Task):
 
     # ---- host, afterwards
 
-    def record(self, pred, example):
+    def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         """All classes, best first; None for an example whose class is known."""
         if "label" in example:
             return None

@@ -4,6 +4,8 @@ Every task has a file of its own for its names, `<task>_names.py`, with an objec
 """
 
 import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from unireplknet_jax.models import torch_names
 
@@ -20,43 +22,43 @@ NAMED = ("forecasting", "points", "video", "audio", "classification")
 class Names:
     """The original's names of a task's tensors. shapes: {PyTorch name: shape}."""
 
-    def matches(self, shapes):
+    def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         """Whether tensors of these names are this task's."""
         raise NotImplementedError
 
-    def options(self, shapes):
+    def options(self, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], bool]:
         """(the task's options that fit a state dict, whether it is in merged form); ValueError for what fits none."""
         raise NotImplementedError
 
-    def table(self, variables):
+    def table(self, variables: Mapping[str, Any]) -> dict[str, torch_names.Entry]:
         """{PyTorch name: `torch_names.Entry`} of a network's variables, arrays or shapes."""
         return torch_names.name_table(variables)
 
-    def canonical(self, name):
+    def canonical(self, name: str) -> str | None:
         """The name in `table` of a tensor that files have under other names, too; None: it has no use here."""
         return name
 
-    def aliases(self, table):
+    def aliases(self, table: Mapping[str, torch_names.Entry]) -> dict[str, str]:
         """{second name: name} of the tensors that the original registers twice."""
         del table
         return {}
 
 
-def names_of_task(name) -> Names:
+def names_of_task(name: str) -> Names:
     """The `Names` of a task; ValueError for an unknown one."""
     if name not in NAMED:
         raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(NAMED)}.")
     return importlib.import_module(f"unireplknet_jax.tasks.{name}_names").NAMES
 
 
-def task_of_file(shapes):
+def task_of_file(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """The name of the task whose tensors these are; None for those of no UniRepLKNet."""
     found = [name for prefix, name in _TRUNKS.items() if any(tensor.startswith(prefix) for tensor in shapes)]
     candidates = [name for name in NAMED if name in found or (name == "video" and "classification" in found)]
     return next((name for name in candidates if names_of_task(name).matches(shapes)), None)
 
 
-def task_of_variables(variables):
+def task_of_variables(variables: Mapping[str, Any]) -> tuple[str | None, dict[str, torch_names.Entry]]:
     """(the name of the task whose network these variables are, {PyTorch name: Entry} of them); (None, {}) for none."""
     for name in NAMED:
         names = names_of_task(name)

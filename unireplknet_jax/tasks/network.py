@@ -12,6 +12,7 @@ from unireplknet_jax.models.program import AheadOfTime
 from unireplknet_jax.tasks.base import Example
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 
+_Kind = tuple[tuple[int, ...], ...]  # the shapes of an example
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
 _MOST_PADDING = 4  # full batches of padding that are cheaper than to compile for a smaller batch
@@ -25,20 +26,25 @@ class Network:
     compiled quickly gives way to an optimized one when many examples come.
     """
 
-    def __init__(self, checkpoint: Checkpoint, function: Callable[..., Mapping[str, jax.Array]], batch_size: int = 8):
+    def __init__(
+        self, checkpoint: Checkpoint, function: Callable[..., Mapping[str, jax.Array]], batch_size: int = 8
+    ) -> None:
         """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit."""
         task, module = checkpoint.task, checkpoint.module
         self._task, self._variables, self._batch_size = task, checkpoint.variables, batch_size
         self._names = list(task.specs(train=False)[0].inputs)
         self._jitted = jax.jit(lambda variables, inputs: function(module, variables, inputs))
-        self._programs = {}  # {(kind, rows): (program, whether it was compiled quickly)}
-        self._padding = collections.Counter()  # {kind: rows that were computed for nothing}
+        self._programs: dict[
+            tuple[_Kind, int], tuple[AheadOfTime, bool]
+        ] = {}  # {(kind, rows): (program, whether it was compiled quickly)}
+        self._padding: collections.Counter[_Kind] = collections.Counter()  # {kind: rows that were computed for nothing}
 
     def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, np.ndarray]]:
         """What the function gives for every example, {name: array}. sources: how many there will be at least."""
         if not examples:
             return []
-        found, groups = [None] * len(examples), {}
+        found: list[dict[str, np.ndarray]] = [{}] * len(examples)
+        groups: dict[_Kind, list[int]] = {}
         for index, example in enumerate(examples):
             groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
         quick = max(len(examples), sources) * sum(np.size(examples[0][name]) for name in self._names) <= _FEW_VALUES
@@ -51,7 +57,7 @@ class Network:
                     found[index] = {name: value[row] for name, value in result.items()}
         return found
 
-    def _rows(self, kind, count, of_all):
+    def _rows(self, kind: _Kind, count: int, of_all: int) -> int:
         """The batch size for `count` examples of a kind, of so many that come together."""
         known = sorted(rows for other, rows in self._programs if other == kind)
         if not known or (count >= self._batch_size > known[-1]):
@@ -63,7 +69,7 @@ class Network:
         del self._padding[kind]
         return count
 
-    def _apply(self, kind, rows, quick, examples):
+    def _apply(self, kind: _Kind, rows: int, quick: bool, examples: Sequence[Example]) -> dict[str, np.ndarray]:
         """{name: (rows, ...)}; the batch is filled up with zeros."""
         inputs = {}
         for name in self._names:

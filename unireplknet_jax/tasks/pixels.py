@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from PIL import Image
 
+from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.ops.augment import mix_batch, random_erasing
-from unireplknet_jax.tasks.base import apply_training, check_number
+from unireplknet_jax.tasks.base import Apply, Batch, Record, apply_training, check_number
 from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
 
 
@@ -53,7 +54,7 @@ class PixelClassifier(Labelled):
         "mixup_switch_prob": "from 0 to 1",
     }
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.waits and not len(self.mean) == len(self.std) == self.module().in_chans:
             raise ValueError(f"mean and std need one value for each of {self.module().in_chans} channels.")
@@ -65,11 +66,11 @@ class PixelClassifier(Labelled):
         ):
             raise ValueError(f"crop_scale={self.crop_scale} must be two shares of the area, 0 < low <= high <= 1.")
 
-    def module(self, deploy=False):
+    def module(self, deploy: bool = False) -> UniRepLKNet:
         self.require_classes()
         return self.trunk(deploy=deploy)
 
-    def with_channels(self, picture):
+    def with_channels(self, picture: np.ndarray) -> np.ndarray:
         """(h, w, 1 or 3) uint8 -> (h, w, in_chans): luma for one channel, grey repeated for three."""
         if picture.shape[-1] == len(self.mean):
             return picture
@@ -81,21 +82,21 @@ class PixelClassifier(Labelled):
 
     # ---- device
 
-    def normalized(self, pixels):
+    def normalized(self, pixels: jax.Array) -> jax.Array:
         """(..., c) uint8 -> float32."""
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
         return (pixels.astype(jnp.float32) / 255 - mean) / std
 
-    def training_inputs(self, batch, rng):
+    def training_inputs(self, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What the network is trained on, normalized, erased and mixed, and its soft targets (n, classes)."""
         raise NotImplementedError
 
-    def erased_and_mixed(self, inputs, label, rng):
+    def erased_and_mixed(self, inputs: jax.Array, label: jax.Array, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Erased and mixed maps (n, h, w, c), normalized, and their soft targets (n, classes)."""
         network = self.module()
         if self.random_erasing:
             inputs = random_erasing(jax.random.fold_in(rng, 0), inputs, self.random_erasing)
-        targets = optax.smooth_labels(jax.nn.one_hot(label, network.num_classes), self.label_smoothing)
+        targets = optax.smooth_labels(jax.nn.one_hot(label, self.classes), self.label_smoothing)
         if not self._mixes:
             return inputs, targets
         return mix_batch(
@@ -110,14 +111,16 @@ class PixelClassifier(Labelled):
         )
 
     @property
-    def _mixes(self):
+    def _mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
-    def preview(self, batch, rng):
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
         inputs, _ = self.training_inputs(batch, rng)
         return jnp.clip(inputs * jnp.asarray(self.std) + jnp.asarray(self.mean), 0, 1)
 
-    def loss(self, apply, variables, batch, rng):
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         inputs, targets = self.training_inputs(batch, rng)
         logits, batch_stats = apply_training(apply, variables, (inputs,), rng)
         losses = optax.softmax_cross_entropy(logits, targets)
@@ -128,7 +131,7 @@ class PixelClassifier(Labelled):
             scalars["top1"] = (100 * jnp.sum(hits, dtype=jnp.float32), count)
         return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def totals(self, pred, batch):
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]
         missed = misses(logits, label)
         return {
@@ -140,7 +143,7 @@ class PixelClassifier(Labelled):
 
     # ---- host, afterwards
 
-    def metrics(self, totals, records):
+    def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         del records
         count = counted(totals)
         percent = {name: 100 * float(totals[name]) / count for name in ("top1", "top5")}

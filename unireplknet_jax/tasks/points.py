@@ -7,7 +7,7 @@ four views is a picture of its own; two of the four are mirror images of the oth
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier, RenderingEncoder, view_table
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
-from unireplknet_jax.tasks.base import Spec, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
 
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
@@ -71,7 +71,7 @@ class Points(Labelled):
     numbers: ClassVar[Mapping[str, str]] = {"label_smoothing": "0 or more and below 1"}
     why_broken = staticmethod(shapes_of_points.why_broken)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in _COUNTS:
             value = getattr(self, field)
             if value is not None and not (isinstance(value, int) and value > 0):
@@ -97,10 +97,10 @@ class Points(Labelled):
             self.module()
 
     @property
-    def _object_size(self):
+    def _object_size(self) -> int:
         return self.object_size or self.view_size
 
-    def module(self, deploy=False):
+    def module(self, deploy: bool = False) -> ProjectionClassifier:
         self.require_classes()
         model = dict(self.model)
         group = model.get("bn_group")
@@ -127,10 +127,10 @@ class Points(Labelled):
         )
         return ProjectionClassifier(trunk, rendering, views=self.views, bn_group=group, **head)
 
-    def specs(self, train):
+    def specs(self, train: bool) -> tuple[Spec, ...]:
         label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
 
-        def inputs(poses):
+        def inputs(poses: int) -> dict[str, jax.ShapeDtypeStruct]:
             return {
                 "points": jax.ShapeDtypeStruct((self.raw_points, 3), jnp.float32),
                 "poses": jax.ShapeDtypeStruct((poses, 3, 3), jnp.float32),
@@ -140,21 +140,21 @@ class Points(Labelled):
             return (Spec(inputs(1) | {"kept": jax.ShapeDtypeStruct((self.points,), jnp.int32)}, label),)
         return tuple(Spec(inputs(poses), label) for poses in dict.fromkeys((1, self.votes)))
 
-    def inputs(self, batch):
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
         """The points of the features and those of the projection in the first pose, (n, points, 3)."""
         coordinates = self._farthest(batch["points"], self.points)
         return coordinates, transformed(coordinates, batch["poses"][:, 0])
 
-    def abstract_variables(self, deploy=False):
+    def abstract_variables(self, deploy: bool = False) -> dict[str, Any]:
         few = dataclasses.replace(self, points=32, raw_points=32, neighbours=1, view_size=2 * PATCH, object_size=None)
         return super(Points, few).abstract_variables(deploy)  # sizes that no variable depends on, quick to trace
 
     # ---- host
 
-    def open_source(self, data, split):
+    def open_source(self, data: Mapping[str, Any], split: str) -> Any:
         return open_points(data["name"], split, data.get("dir") or None, self.up)
 
-    def _read(self, example, rng):
+    def _read(self, example: Mapping[str, Any], rng: np.random.Generator) -> np.ndarray:
         """(raw_points, 3) float32, in random order."""
         points = shapes_of_points.points_of(example, self.raw_points, rng)
         if self.unit_sphere:
@@ -163,7 +163,7 @@ class Points(Labelled):
             points = shapes_of_points.checked(points.astype(np.float32), example["path"])
         return shapes_of_points.resized(points, self.raw_points, rng).astype(np.float32)
 
-    def augmented(self, example, rng):
+    def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return {
             "points": self._read(example, rng),
             "poses": shapes_of_points.random_pose(rng, self.scale)[None],
@@ -173,15 +173,15 @@ class Points(Labelled):
         }
 
     @property
-    def _spread(self):
+    def _spread(self) -> int:
         """Of how many farthest points a training example keeps a random subset: 1200 of 1024, as in the original."""
         return min(self.points * 75 // 64, self.raw_points)
 
-    def prepared(self, example):
+    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         points = self._read(example, np.random.default_rng(0))
         return {"points": points, "poses": _poses(self.votes), "label": example["label"], "id": example["id"]}
 
-    def read(self, source):
+    def read(self, source: Any) -> list[Example]:
         """A file, or the points of a cloud, (N, 3) or more columns, of which `up` points upwards."""
         content = "points" if isinstance(source, np.ndarray) else "file"
         example = {"path": source_name(source), "up": self.up, content: source}
@@ -190,26 +190,28 @@ class Points(Labelled):
 
     # ---- device
 
-    def _farthest(self, points, count):
+    def _farthest(self, points: jax.Array, count: int) -> jax.Array:
         """(n, count, 3): all points if there are no more."""
         if count == points.shape[1]:
             return points
         return jnp.take_along_axis(points, farthest_points(points, count)[..., None], axis=1)
 
-    def _training_points(self, batch):
+    def _training_points(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """The points of the features and those of the projection, (n, points, 3)."""
         points = self._farthest(batch["points"], self._spread)
         points = jnp.take_along_axis(points, batch["kept"][..., None], axis=1)
         return points, transformed(points, batch["poses"][:, 0])
 
-    def preview(self, batch, rng):
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
         """The projections of all views side by side, brighter where more points are."""
         del rng
         seen = view_points(self._training_points(batch)[1], view_table(self.views))[:, : len(self.views)]
         shades = jnp.moveaxis(_densities(seen, self._object_size), 1, 2)
         return shades.reshape(*shades.shape[:2], -1, 1)
 
-    def loss(self, apply, variables, batch, rng):
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
         logits, batch_stats = apply_training(apply, variables, self._training_points(batch), rng)
         # As in the original, the smoothing goes to the other classes alone.
         others = self.label_smoothing / max(self.classes - 1, 1)
@@ -219,11 +221,11 @@ class Points(Labelled):
         scalars = {"loss": (jnp.sum(losses), count), "OA": (100 * jnp.sum(hits, dtype=jnp.float32), count)}
         return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
-    def predict(self, apply, variables, inputs):
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """logits, scores: (n, classes), of the mean over the poses; each: (n, poses, classes), logits."""
         coordinates, poses = self._farthest(inputs["points"], self.points), inputs["poses"]
 
-        def logits_of(pose):
+        def logits_of(pose: jax.Array) -> jax.Array:
             return apply(variables, coordinates, transformed(coordinates, pose))
 
         if poses.shape[1] == 1:
@@ -233,13 +235,13 @@ class Points(Labelled):
         logits = jnp.mean(each, axis=1)
         return {"logits": logits, "scores": jax.nn.softmax(logits), "each": each}
 
-    def features(self, trunk, variables, inputs):
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         coordinates, poses = self._farthest(inputs["points"], self.points), jnp.moveaxis(inputs["poses"], 1, 0)
         # (poses, n * views, c): the trunk sees every view as a picture of its own.
         each = jax.lax.map(lambda pose: trunk(variables, coordinates, transformed(coordinates, pose)), poses)
         return jnp.mean(each.reshape(len(poses), len(coordinates), len(self.views), -1), axis=(0, 2))
 
-    def totals(self, pred, batch):
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         mask, label, logits = batch["mask"], batch["label"], pred["logits"]
         hits = misses(logits, label) < 1
         single = jnp.mean(jax.vmap(misses, (1, None), 1)(pred["each"], label) < 1, axis=1)
@@ -254,7 +256,7 @@ class Points(Labelled):
 
     # ---- host, afterwards
 
-    def metrics(self, totals, records):
+    def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         """OA and mAcc: of all shapes and of the mean class, by votes; single: the mean accuracy of one pose."""
         del records
         count = counted(totals)
@@ -268,7 +270,7 @@ class Points(Labelled):
             "count": count,
         }
 
-    def draw(self, examples, records):
+    def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         """The projections of all views in the first pose, brighter where more points are, above the predictions."""
         from matplotlib import colormaps
 
@@ -282,13 +284,13 @@ class Points(Labelled):
         return captioned(picture, records[0]["predictions"])
 
 
-def _poses(votes):
+def _poses(votes: int) -> np.ndarray:
     if votes not in shapes_of_points.ANGLES:
         raise ValueError(f"votes is {votes!r}; expected one of {', '.join(map(str, shapes_of_points.ANGLES))}.")
     return shapes_of_points.fixed_poses(votes)
 
 
-def _densities(points, size):
+def _densities(points: jax.Array, size: int) -> jax.Array:
     """(n, v, size, size) in 0..1: how many points (n, v, N, 3) fall on each pixel, on a logarithmic scale."""
     flat = flat_pixels(pixels_of(points, size), size)
     counts = jax.vmap(jax.vmap(lambda index: jnp.bincount(index, length=size * size)))(flat)

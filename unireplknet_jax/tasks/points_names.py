@@ -1,5 +1,8 @@
 """The original's names of a classifier of shapes."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.tasks.names import Names
@@ -28,10 +31,10 @@ _TORCH_MODULES = {
 
 
 class PointsNames(Names):
-    def matches(self, shapes):
+    def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         return "enc.img_layer.weight" in shapes and any(name.startswith("base_model.stages.") for name in shapes)
 
-    def options(self, shapes):
+    def options(self, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], bool]:
         """Neighbours and sizes, which tensors do not tell, are those of the original's recipe."""
         model, merged = torch_names.infer_trunk(shapes, "base_model.")
         for name, tensor in (("trans_dim", "enc.input_trans.weight"), ("graph_dim", "enc.graph_layer.0.weight")):
@@ -43,7 +46,7 @@ class PointsNames(Names):
         known = {40: "modelnet40", 15: "scanobjectnn"}.get(model["num_classes"])
         return {"model": model, "labels": read_labels(known) if known else (), "views": views}, merged
 
-    def table(self, variables):
+    def table(self, variables: Mapping[str, Any]) -> dict[str, torch_names.Entry]:
         return torch_names.name_table(variables, _TORCH_MODULES)
 
 

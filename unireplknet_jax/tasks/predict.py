@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 import math
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ from PIL import Image
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
+from unireplknet_jax.tasks.base import Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.sources import check_policy, in_chunks, named, sources_of
 
 _log = logging.getLogger(__name__)
-_NAMES_BY_CLASSES = {1000: ("imagenet1k", "ImageNet-1K"), 21841: ("imagenet22k", "ImageNet-22K")}
+_NAMES_BY_CLASSES: dict[Any, tuple[str | None, str | None]] = {
+    1000: ("imagenet1k", "ImageNet-1K"),
+    21841: ("imagenet22k", "ImageNet-22K"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +35,9 @@ class Prediction:
     error: str | None = None
 
 
-def with_image_size(checkpoint, path, image_size=None):
+def with_image_size(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], image_size: int | None = None
+) -> tuple[Checkpoint, list[str]]:
     """(the checkpoint for inputs of another size, notes on how inputs are prepared if that is not known for certain).
 
     image_size: pixels, resized by the official rule for that size; None keeps the checkpoint's. path: its file.
@@ -48,7 +56,9 @@ def with_image_size(checkpoint, path, image_size=None):
     return dataclasses.replace(checkpoint, task=task), [f"inputs are prepared with {_preparation(task)}: {reason}."]
 
 
-def with_labels(checkpoint, path, labels=None):
+def with_labels(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
+) -> tuple[Checkpoint, list[str]]:
     """(the checkpoint with class names, notes on where they come from if that is a guess).
 
     labels: a file with one name a line. Without it, a file that names no classes gets those of ImageNet if it has as
@@ -65,12 +75,12 @@ def with_labels(checkpoint, path, labels=None):
     return dataclasses.replace(checkpoint, task=task), notes
 
 
-def _preparation(task):
+def _preparation(task: Task) -> str:
     shown = {name: task.options[name] for name in task.preparation}
     return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())
 
 
-def _read_names(path):
+def _read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -78,7 +88,7 @@ def _read_names(path):
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def require_classifier(checkpoint):
+def require_classifier(checkpoint: Checkpoint) -> None:
     """Raise ValueError for a network that ends in feature maps."""
     if getattr(checkpoint.module, "num_classes", 0) is None:
         raise ValueError(
@@ -87,7 +97,13 @@ def require_classifier(checkpoint):
         )
 
 
-def predict_files(checkpoint, sources, batch_size=8, network=None, broken="skip"):
+def predict_files(
+    checkpoint: Checkpoint,
+    sources: Iterable[Any],
+    batch_size: int = 8,
+    network: Network | None = None,
+    broken: str = "skip",
+) -> Iterator[Prediction]:
     """Yield a `Prediction` for every source, in order: what `Task.read` takes, a path, say, or bytes with a name.
 
     Examples of the same shapes go through the network together, padded to full batches, so that few programs are
@@ -96,7 +112,7 @@ def predict_files(checkpoint, sources, batch_size=8, network=None, broken="skip"
     """
     require_classifier(checkpoint)
     task, network = checkpoint.task, network or predictor(checkpoint, batch_size)
-    count, index = len(sources) if hasattr(sources, "__len__") else 0, 0
+    count, index = len(sources) if isinstance(sources, Sized) else 0, 0
     for chunk in in_chunks(task, sources, batch_size, broken):
         preds = iter(network([example for reading in chunk for example in reading.examples], count))
         for source, examples, error in chunk:
@@ -114,7 +130,7 @@ def predict_files(checkpoint, sources, batch_size=8, network=None, broken="skip"
             index += 1
 
 
-def predictor(checkpoint, batch_size=8):
+def predictor(checkpoint: Checkpoint, batch_size: int = 8) -> Network:
     """The network of a checkpoint as it predicts."""
     task = checkpoint.task
     return Network(
@@ -122,7 +138,7 @@ def predictor(checkpoint, batch_size=8):
     )
 
 
-def merged_once(checkpoint):
+def merged_once(checkpoint: Any) -> Checkpoint:
     """The checkpoint in inference form, merged when it is first asked for.
 
     How inputs are prepared is logged where it is a guess, as the commands print it.
@@ -136,7 +152,9 @@ def merged_once(checkpoint):
     return checkpoint.cache["merged"]
 
 
-def predict(checkpoint, inputs, *, top=5, broken="refuse", batch_size=8):
+def predict(
+    checkpoint: Checkpoint, inputs: Any, *, top: int | None = 5, broken: str = "refuse", batch_size: int = 8
+) -> list[list[Record]]:
     """What a checkpoint sees in inputs: for each, in order, the list of records of `unireplknet predict --json`.
 
     checkpoint: as `open_checkpoint` gives it. inputs: one or several of: the path of a file, its bytes (`EncodedFile`
@@ -162,7 +180,7 @@ def predict(checkpoint, inputs, *, top=5, broken="refuse", batch_size=8):
     return found
 
 
-def shown(task, records, top=None):
+def shown(task: Task, records: Sequence[Record], top: int | None = None) -> list[Record]:
     """Records without their ids, whose lists, where a task has them best first, hold at most `top` entries."""
     top = top if task.ranked else None
     return [
@@ -171,18 +189,18 @@ def shown(task, records, top=None):
     ]
 
 
-def log_skipped(source, index, error):
+def log_skipped(source: Any, index: int, error: str | None) -> None:
     """Say which source was passed over, if there is an error of it."""
     if error:
         _log.warning("skipped: %s", named(source, index, error))
 
 
-def _warn(notes):
+def _warn(notes: Iterable[str]) -> None:
     for note in notes:
         _log.warning("%s", note)
 
 
-def tile(pictures, gap=8):
+def tile(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image | None:
     """One PIL image with all pictures in a grid about as wide as high; None for none."""
     if not pictures:
         return None

@@ -1,12 +1,15 @@
 """A checkpoint of ours as a repository of the Hugging Face hub: tensors, card, and a model card for people."""
 
 import json
+import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.models import directory, hub
-from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_torch_checkpoint
+from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint, save_torch_checkpoint
 from unireplknet_jax.tasks.convert import describe
 
 MODEL_CARD = "README.md"
@@ -14,7 +17,7 @@ _SHOWN = 20  # class names, say, in the model card
 _SPLITS = {"trained": "train_split", "evaluated": "eval_split"}
 
 
-def push(path, repository, overwrite=False, private=False):
+def push(path: str | os.PathLike[str], repository: str, overwrite: bool = False, private: bool = False) -> str:
     """Upload a directory of ours to "USER/REPO", in one commit; the commit's URL.
 
     The tensors get the official names, `directory.TENSORS`; the card stays, without the folder that the data lay in;
@@ -37,7 +40,7 @@ def push(path, repository, overwrite=False, private=False):
         return hub.push(folder, repository, overwrite, private)
 
 
-def model_card(checkpoint, repository):
+def model_card(checkpoint: Checkpoint, repository: str) -> str:
     """The text of a README.md for a checkpoint: task, sizes, classes, data, preparation, and how to use it."""
     task, facts = checkpoint.task, describe(checkpoint)
     rows = {
@@ -75,26 +78,26 @@ def model_card(checkpoint, repository):
     )
 
 
-def _use(task, classes):
+def _use(task: Any, classes: int | None) -> str:
     ends_in_maps = classes is None and not task.labels
     result, function = ("vectors", "embed") if ends_in_maps else ("records", "predict")
     return f'{result} = urk.{function}(checkpoint, ["{task.sample}"])'
 
 
-def _outputs(labels, classes):
+def _outputs(labels: Sequence[str], classes: int | None) -> str:
     if labels:
         return f"{len(labels):,}: {listed(labels, _SHOWN)}"
     return "no classifier: feature maps" if classes is None else f"{classes:,} classes, which have no names"
 
 
-def _data(data):
+def _data(data: Mapping[str, Any] | None) -> str:
     if not data:
         return "not known"
     splits = [f"{what} on {data[key]}" for what, key in _SPLITS.items() if data.get(key)]
     return ", ".join([data["name"], *splits])
 
 
-def _value(value):
+def _value(value: Any) -> str:
     if isinstance(value, tuple):
         return listed([_value(item) for item in value], _SHOWN)
     if value is None:
@@ -102,5 +105,5 @@ def _value(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cell(text):
+def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())

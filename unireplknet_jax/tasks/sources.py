@@ -37,7 +37,7 @@ def sources_of(inputs: Any) -> list[Any]:
     return [_source(each, index) for index, each in enumerate(inputs)]
 
 
-def _source(given, index):
+def _source(given: Any, index: int) -> Any:
     if isinstance(given, str | os.PathLike | EncodedFile | np.ndarray | Image.Image):
         return given
     if isinstance(given, bytes | bytearray | memoryview):

@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import flax
 import jax.numpy as jnp
@@ -10,27 +12,30 @@ import numpy as np
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import torch_archive, torch_names, zoo
-from unireplknet_jax.tasks.base import get_task
-from unireplknet_jax.tasks.names import names_of_task, task_of_file
+from unireplknet_jax.models.torch_zip import Placeholder, StoredTensor
+from unireplknet_jax.tasks.base import Task, get_task
+from unireplknet_jax.tasks.names import Names, names_of_task, task_of_file
 
 _log = logging.getLogger(__name__)
 
 
-def read_tensors(path, ema=False):
+def read_tensors(path: Path, ema: bool = False) -> dict[str, StoredTensor]:
     """The state dict {name: tensor} in a file for PyTorch; ValueError where a tensor is more than numbers."""
     state, notes = torch_archive.read_state_dict(path, ema)
     for note in notes:
         _log.warning("%s: %s", path, note)
-    opaque = [name for name, value in state.items() if getattr(value, "shape", None) is None]
+    opaque = {name: value.name for name, value in state.items() if isinstance(value, Placeholder)}
     if opaque:
         raise ValueError(
             f"{path} is refused: {', '.join(opaque)} can only be built by running code that the file names "
-            f"({', '.join(sorted({state[name].name for name in opaque}))})."
+            f"({', '.join(sorted({*opaque.values()}))})."
         )
-    return state
+    return {name: value for name, value in state.items() if isinstance(value, StoredTensor)}
 
 
-def variables_of(path, state, table, misfit):
+def variables_of(
+    path: Path, state: Mapping[str, StoredTensor], table: Mapping[str, torch_names.Entry], misfit: str
+) -> dict[str, Any]:
     """The variables of a table of names; ValueError, which begins with `misfit`, for other tensors than these."""
     differences = torch_names.differences(table, {tensor: value.shape for tensor, value in state.items()})
     if differences:
@@ -42,7 +47,9 @@ def variables_of(path, state, table, misfit):
     return flax.traverse_util.unflatten_dict(arrays)
 
 
-def open_torch(path, ema, name, options):
+def open_torch(
+    path: Path, ema: bool, name: str | None, options: Mapping[str, Any]
+) -> tuple[Task, dict[str, Any], bool]:
     """(task, variables, whether they are in merged form) of a file for PyTorch.
 
     name: of the task, None: the first that the tensors fit. options: of the task, that leave no trace in the file.
@@ -70,11 +77,12 @@ def open_torch(path, ema, name, options):
     return _with_zoo_facts(task, path), variables, merged
 
 
-def canonical(names, state):
+def canonical(names: Names, state: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """A state dict {name: tensor} under the names of the task alone; ValueError where two names mean one tensor and
     the tensors differ.
     """
-    found, without_use = {}, []
+    found: dict[str, StoredTensor] = {}
+    without_use = []
     for name, tensor in state.items():
         own = names.canonical(name)
         if own is None:
@@ -88,7 +96,7 @@ def canonical(names, state):
     return found
 
 
-def _adopted(task, options):
+def _adopted(task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for `dataclasses.replace`; those that are mappings add to the task's own. ValueError for unknown ones."""
     unknown = sorted({*options} - {*task.options})
     if unknown:
@@ -99,11 +107,13 @@ def _adopted(task, options):
     }
 
 
-def _with_zoo_facts(task, path):
+def _with_zoo_facts(task: Any, path: Path) -> Task:
     """The published preprocessing and labels, if the file has a published name and the classes and channels with it."""
     weights = zoo.weights_of_file(path)
-    network = task.module() if weights else None
-    if weights and (network.num_classes, network.in_chans) == (weights.num_classes, len(weights.mean)):
+    if weights is None:
+        return task
+    network = task.module()
+    if (network.num_classes, network.in_chans) == (weights.num_classes, len(weights.mean)):
         labels = read_labels(weights.label_names)
         facts = {"image_size": weights.image_size, "resize": weights.resize, "mean": weights.mean, "std": weights.std}
         return dataclasses.replace(task, labels=labels, **{n: facts[n] for n in facts if n in task.options})

@@ -6,7 +6,7 @@ Paper: section 3.3 of the journal version (16 frames of 224 pixels become 896 x 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,15 @@ from PIL import Image
 from unireplknet_jax.data.clips import frames as clips
 from unireplknet_jax.data.clips.sets import open_videos
 from unireplknet_jax.data.files import source_name
-from unireplknet_jax.tasks.base import Spec
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
 from unireplknet_jax.tasks.labelled import captioned
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
+Frames = TypeVar("Frames", np.ndarray, jax.Array)
 LAYOUTS = ("grid", "reshape")
 
 
-def clip_to_map(clip, layout, rows):
+def clip_to_map(clip: Frames, layout: str, rows: int) -> Frames:
     """The frames of clips as one picture each: (n, t, h, w, c) -> (n, rows * h, t / rows * w, c).
 
     layout: "grid", frame t in row t // columns and column t % columns, as the paper's text says; or "reshape", the
@@ -64,14 +65,15 @@ class VideoClassification(PixelClassifier):
     preparation: ClassVar[tuple[str, ...]] = (
         *("image_size", "frames", "stride", "sampling", "segments", "crops", "layout", "mean", "std"),
     )
-    units: ClassVar[Mapping[str, str]] = PixelClassifier.units | {"count": "videos"}
-    numbers: ClassVar[Mapping[str, str]] = PixelClassifier.numbers | dict.fromkeys(
-        ("frames", "stride", "segments", "crops"), "1 or more"
-    )
+    units: ClassVar[Mapping[str, str]] = {**PixelClassifier.units, "count": "videos"}
+    numbers: ClassVar[Mapping[str, str]] = {
+        **PixelClassifier.numbers,
+        **dict.fromkeys(("frames", "stride", "segments", "crops"), "1 or more"),
+    }
     retired: ClassVar[Mapping[str, Any]] = {"resize": None, "crop_padding": 0}
     why_broken = staticmethod(clips.why_broken)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for field, known in (("layout", LAYOUTS), ("sampling", clips.SAMPLINGS)):
             if getattr(self, field) not in known:
@@ -80,10 +82,10 @@ class VideoClassification(PixelClassifier):
             raise ValueError(f"{self.frames} frames do not fill {self.rows} rows; give a divisor, or None.")
 
     @property
-    def _rows(self):
+    def _rows(self) -> int:
         return self.rows or max(rows for rows in range(1, math.isqrt(self.frames) + 1) if self.frames % rows == 0)
 
-    def specs(self, train):
+    def specs(self, train: bool) -> tuple[Spec, ...]:
         size = (self.frames, self.image_size, self.image_size, len(self.mean))
         label = {"label": jax.ShapeDtypeStruct((), jnp.int32)}
         if train:
@@ -91,25 +93,25 @@ class VideoClassification(PixelClassifier):
         counts = dict.fromkeys((1, self.segments * self.crops))
         return tuple(Spec({"views": jax.ShapeDtypeStruct((views, *size), jnp.uint8)}, label) for views in counts)
 
-    def inputs(self, batch):
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
         return (self._to_map(self.normalized(batch["views"][:, 0])),)
 
     # ---- host
 
-    def open_source(self, data, split):
+    def open_source(self, data: Mapping[str, Any], split: str) -> Any:
         return open_videos(data["name"], split, data.get("dir") or None)
 
-    def augmented(self, example, rng):
+    def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         clip = clips.read_frames(
             example["path"], lambda count: clips.one_clip(count, self.frames, self.stride, self.sampling, rng)
         )
         transform = clips.ClipTransform(self.image_size, self.crop_scale, self.flip, self.rand_augment)
         return {"clip": self._channels(transform(clip, rng)), "label": example["label"], "id": example["id"]}
 
-    def prepared(self, example):
+    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         return {"views": self._views(example["path"]), "label": example["label"], "id": example["id"]}
 
-    def _views(self, path):
+    def _views(self, path: Any) -> np.ndarray:
         """(segments * crops, frames, h, w, c) uint8 of a file, which is decoded once."""
         frames = clips.read_frames(path, lambda count: self._over_time(count, self.segments).ravel())
         cropped = clips.spatial_crops(frames, self.image_size, self.crops)
@@ -117,10 +119,10 @@ class VideoClassification(PixelClassifier):
         cropped = cropped.reshape(self.crops, self.segments, self.frames, *cropped.shape[2:]).swapaxes(0, 1)
         return self._channels(cropped.reshape(-1, *cropped.shape[2:]))
 
-    def _over_time(self, count, segments):
+    def _over_time(self, count: int, segments: int) -> np.ndarray:
         return clips.clips_over_time(count, self.frames, self.stride, self.sampling, segments)
 
-    def _channels(self, pixels):
+    def _channels(self, pixels: np.ndarray) -> np.ndarray:
         """(..., h, w, 3) uint8 -> (..., h, w, in_chans): luma for one channel."""
         if pixels.shape[-1] == len(self.mean):
             return pixels
@@ -128,27 +130,27 @@ class VideoClassification(PixelClassifier):
         flat = np.stack([self.with_channels(picture) for picture in flat])
         return flat.reshape(*pixels.shape[:-1], -1)
 
-    def read(self, source):
+    def read(self, source: Any) -> list[Example]:
         """A file, or all frames of a video, (t, h, w, 3) uint8."""
         return [{"views": self._views(source), "id": source_name(source)}]
 
     # ---- device
 
-    def training_inputs(self, batch, rng):
+    def training_inputs(self, batch: Batch, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
         # All frames of a clip side by side in the channels: one rectangle, one partner and one share for all of them.
         clip = jnp.moveaxis(self.normalized(batch["clip"]), 1, 3)
         n, h, w, t, c = clip.shape
         stacked, targets = self.erased_and_mixed(clip.reshape(n, h, w, t * c), batch["label"], rng)
         return self._to_map(jnp.moveaxis(stacked.reshape(n, h, w, t, c), 3, 1)), targets
 
-    def _to_map(self, clip):
+    def _to_map(self, clip: jax.Array) -> jax.Array:
         return clip_to_map(clip, self.layout, self._rows)
 
-    def predict(self, apply, variables, inputs):
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """logits: (n, classes), of several views the logarithm of the mean of their probabilities."""
         views = jnp.moveaxis(inputs["views"], 1, 0)
 
-        def logits_of(clip):
+        def logits_of(clip: jax.Array) -> jax.Array:
             return apply(variables, *self.inputs({"views": clip[:, None]}))
 
         if len(views) == 1:
@@ -158,14 +160,14 @@ class VideoClassification(PixelClassifier):
             logits = jax.nn.logsumexp(each, axis=0) - math.log(len(views))
         return {"logits": logits, "scores": jax.nn.softmax(logits)}
 
-    def features(self, trunk, variables, inputs):
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         views = jnp.moveaxis(inputs["views"], 1, 0)
         each = jax.lax.map(lambda clip: trunk(variables, *self.inputs({"views": clip[:, None]})), views)
         return jnp.mean(each, axis=0)
 
     # ---- host, afterwards
 
-    def draw(self, examples, records):
+    def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         """The frames of the view in the middle."""
         views = examples[0]["views"].reshape(self.segments, self.crops, *examples[0]["views"].shape[1:])
         frames = views[self.segments // 2, self.crops // 2]

@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def _reason(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def points_of(example: dict[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
+def points_of(example: Mapping[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:
     """The points (M, 3) of an example, upright, as `read_points` gives them; ValueError where it is broken.
 
     example: {"path", "up"}, with "points" (N, 3) or the bytes "file" where they are at hand.

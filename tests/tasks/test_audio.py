@@ -335,6 +335,12 @@ def test_balance_draws_rare_classes():
     assert len({int(stream[i]["id"]) for i in range(400)}) < 300  # with replacement: 1 - 1/e of them
 
 
+def test_balance_is_of_training_alone():
+    balanced, plain = (examples_of(make_task(balance=on), TONES_DATA, "test") for on in (True, False))
+    assert len(balanced) == len(plain)
+    assert [balanced[i]["id"] for i in range(len(plain))] == [plain[i]["id"] for i in range(len(plain))]
+
+
 # Losses and metrics.
 
 

@@ -17,7 +17,7 @@ from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
-from unireplknet_jax.tasks import convert
+from unireplknet_jax.tasks import convert, forecast_errors
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
@@ -326,6 +326,14 @@ def test_a_forecast_that_is_not_finite_is_no_good_forecast(fitted):
     assert np.isnan(fitted.metrics(jax.device_get(fitted.totals(pred, batch)), [])["mse"])
     with pytest.raises(ValueError, match="nothing to evaluate"):
         fitted.metrics(jax.device_get(fitted.totals(pred, {**batch, "known": 0 * batch["known"]})), [])
+
+
+def test_a_station_without_known_values_has_no_error():
+    sums = np.array([[4.0, 0.0], [8.0, 0.0]])
+    totals = {name: sums for name in ("squared", "absolute", "persistence", "climatology")}
+    found = forecast_errors.metrics({**totals, "count": np.array([[1, 0], [2, 0]])}, ("here", "there"))
+    assert (found["mse"], found["mse/here"], found["mse/lead 1"], found["mse/lead 2"]) == (4, 4, 4, 4)
+    assert all(np.isnan(found[f"{name}/there"]) for name in ("mse", "mae", "rmse"))
 
 
 def test_the_loss_is_over_known_values_alone(fitted):

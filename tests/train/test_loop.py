@@ -1,7 +1,9 @@
 """The whole loop on the digits recipe, a small network and few steps: what it leaves behind, and that it resumes."""
 
+import contextlib
 import errno
 import filecmp
+import itertools
 import json
 import math
 import os
@@ -183,6 +185,20 @@ def test_a_finished_run_only_measures_again(finished):
     assert rows_of(workdir) == rows
     assert saved_steps(workdir) == [5, 10]
     jax.tree.map(np.testing.assert_array_equal, variables_of(workdir), variables)
+
+
+def test_a_run_goes_on_with_the_micro_batches_that_come_next():
+    config = make_config(accumulate=2)
+    task = loop.make_task(config)
+    stream = task.examples(task.open({**config.data.to_dict(), "seed": 0}, "train", train=True), train=True, seed=0)
+    with contextlib.ExitStack() as stack:
+        (whole, first), (later, second) = (loop._batches(config, task, stream, step) for step in (0, 2))
+        for micro_batches in (first, second):
+            stack.enter_context(contextlib.closing(micro_batches))
+        expected, found = list(itertools.islice(whole, 3))[2], next(later)
+    assert found["image"].shape[:2] == (2, 120)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def test_a_run_does_not_resume_with_another_batch_size(finished):
@@ -416,6 +432,13 @@ def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_best(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     history = History(tmp_path, 10)
     assert [history.is_best("", {"top1": 50.0, "loss": loss}) for loss in (6.9, 7.0, 8.0)] == [True, False, False]
+
+
+def test_after_an_evaluation_that_is_not_a_number_there_is_a_best_again(tmp_path):
+    rows = [{"step": 5, "eval/top1": 50.0}, {"step": 10, "eval/top1": math.nan}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    history = History(tmp_path, 10)
+    assert [history.is_best("", {"top1": value}) for value in (50.1, 49.9, math.nan)] == [True, False, False]
 
 
 def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def test_the_originals_file_says_how_shapes_are_prepared(seen, shapes, tmp_path,
     np.testing.assert_array_equal(*table)
     capsys.readouterr()
     assert main(["predict", official, "gone.off"]) == 1
-    assert "points 4096, view_size 224, neighbours 32" in capsys.readouterr().err
+    assert "points 4096, raw_points 8192, view_size 224, neighbours 32" in capsys.readouterr().err
 
 
 def test_evaluation_prints_all_metrics(seen, capsys):

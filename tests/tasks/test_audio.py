@@ -269,6 +269,20 @@ def test_mixed_targets_add_up_and_follow_the_probability():
     assert shares.mean() < 0.65  # Beta(10, 10) stays near a half
 
 
+def test_a_target_is_mixed_by_the_share_of_its_sound(monkeypatch):
+    monkeypatch.setattr(
+        "unireplknet_jax.tasks.audio.sounds.mix", lambda first, second, share: shares.append(share) or first
+    )
+    shares, task = [], make_task(mixup=1.0, mixup_alpha=0.5)  # shares far from a half
+    stream = examples_of(task, TONES_DATA, "train", train=True)
+    labels = {example["id"]: example["classes"] for example in task.open(TONES_DATA, "train").source}
+    for i in range(20):
+        example = stream[i]
+        own = example["target"][list(labels[example["id"]])]
+        assert np.allclose(own, shares[-1], atol=1e-6) or np.allclose(own, 1)  # 1: a partner of the same class
+    assert np.ptp(shares) > 0.5
+
+
 def test_the_fill_is_what_is_masked_and_missing_before_normalization():
     for fill in (0.0, -15.0):
         task = make_task(frames=120, time_mask=40, fill=fill)

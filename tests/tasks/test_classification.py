@@ -270,6 +270,32 @@ def test_training_examples_are_augmented_from_the_seed():
     assert sum(not np.array_equal(e["image"], plain[e["id"]]) for e in first) > 10
 
 
+def test_half_of_the_training_pictures_are_mirrored_if_asked_for():
+    data = {"name": "digits", "seed": 0}
+    plain, upright, mirrored = (
+        examples_of(make_task(flip=flip), data, "test", train)
+        for flip, train in ((False, False), (False, True), (True, True))
+    )
+    whole = {example["id"]: example["image"] for example in (plain[i] for i in range(len(plain)))}
+    assert all(np.array_equal(upright[i]["image"], whole[upright[i]["id"]]) for i in range(8))
+    turned = 0
+    for example in (mirrored[i] for i in range(40)):
+        before = whole[example["id"]]
+        turned += not np.array_equal(example["image"], before)
+        assert np.array_equal(example["image"], before) or np.array_equal(example["image"], before[:, ::-1])
+    assert 8 < turned < 32
+
+
+def test_broken_files_are_left_out_of_evaluations_alone(tmp_path):
+    """Training passes over them as it draws: to look for them first would read the whole set at every start."""
+    for label in "ab":
+        (tmp_path / "train" / label).mkdir(parents=True)
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "train" / label / "0.png")
+    (tmp_path / "train" / "b" / "1.png").write_bytes(b"no picture")
+    data = {"name": "folder", "dir": str(tmp_path), "broken": "skip"}
+    assert [len(make_task(2).open(data, "train", train).source) for train in (True, False)] == [3, 2]
+
+
 def test_data_of_other_classes_is_refused():
     with pytest.raises(ValueError, match="digits has 10 classes, but the model has 5"):
         examples_of(make_task(5), {"name": "digits", "seed": 0}, "train", train=True)

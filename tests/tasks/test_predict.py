@@ -219,6 +219,7 @@ def test_what_is_no_checkpoint_is_one_sentence(pictures):
 def test_guesses_are_logged_once(goldens, pictures, caplog):
     checkpoint = open_checkpoint(goldens / "tiny_afp.pth", num_classes=1000)
     checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, image_size=32))
+    caplog.clear()  # of what opening it said
     with caplog.at_level(logging.WARNING):
         ((record,),) = urk.predict(checkpoint, pictures[1][0])
         urk.predict(checkpoint, pictures[1][0])

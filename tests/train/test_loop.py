@@ -381,6 +381,16 @@ def test_the_best_evaluation_stays_the_best_when_a_run_resumes(tmp_path, monkeyp
     assert {path.name for path in tmp_path.iterdir()}.isdisjoint({"model_ema", "best_ema"})
 
 
+def test_each_form_is_measured_by_its_own_best(tmp_path, monkeypatch):
+    left = [50.0, 20.0, 40.0, 30.0]  # of the network and of its moving average, at steps 5 and 10
+    monkeypatch.setattr(
+        evaluations, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else left.pop(0)}
+    )
+    train(make_config(), tmp_path)
+    assert open_checkpoint(tmp_path / "best").source == "digits, step 5 of 10, top1 50"
+    assert open_checkpoint(tmp_path / "best_ema").source == "digits, step 10 of 10, top1 30"
+
+
 def test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint(tmp_path):
     rows = [
         {"step": 5, "eval/top1": 50.0, "eval/loss": 9.0, "eval/ema/top1": 20.0, "eval/ema/loss": 9.0},

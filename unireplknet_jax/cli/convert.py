@@ -4,7 +4,9 @@ import argparse
 
 
 def add_arguments(parser):
-    parser.add_argument("source", metavar="SRC", help="a .pth or .safetensors file, or a directory of this package")
+    parser.add_argument(
+        "source", metavar="SRC", help="a .pth or .safetensors file, a directory of this package, or a name"
+    )
     parser.add_argument("destination", metavar="DST", help=destination_help)
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights (model_ema) of a .pth file")

@@ -4,13 +4,13 @@ import argparse
 import pathlib
 import sys
 
-from unireplknet_jax.cli.form import add_form_argument, add_image_size_argument, check_image_size, in_form
+from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
 from unireplknet_jax.cli.output import print_file_error, print_notes
 
 
 def add_arguments(parser):
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="any checkpoint, or its name, with or without a classifier"
+        "checkpoint", metavar="CHECKPOINT", help=f"any checkpoint, with or without a classifier: {NAMES}"
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="files, for example images of any format")
     parser.add_argument(

@@ -4,12 +4,12 @@ import argparse
 import os
 import pathlib
 
-from unireplknet_jax.cli.form import add_form_argument, in_form
+from unireplknet_jax.cli.form import NAMES, add_form_argument, in_form
 from unireplknet_jax.cli.output import naming_remedy, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="any checkpoint with a classifier, in either form")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")
     parser.add_argument("--data", metavar="NAME", help="the data set (default: the one the checkpoint was trained on)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
     parser.add_argument("--split", metavar="S", help="the split (default: the checkpoint's own, else test)")

@@ -3,6 +3,7 @@
 import argparse
 
 FORMS = ("merged", "training")
+NAMES = "its path, a published name such as unireplknet_a, or hf-hub:USER/REPO"
 
 
 def add_form_argument(parser):

@@ -4,12 +4,12 @@ import argparse
 import pathlib
 import sys
 
-from unireplknet_jax.cli.form import add_form_argument, add_image_size_argument, check_image_size, in_form
+from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
 from unireplknet_jax.cli.output import print_file_error, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="any checkpoint with a classifier, in either form")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, for example images of any format")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="show the N best (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")

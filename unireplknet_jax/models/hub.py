@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from unireplknet_jax.models.directory import CARD, TENSORS
 
@@ -51,24 +53,17 @@ def push(folder: Path, repository: str, overwrite: bool = False, private: bool =
     if revision:
         raise ValueError(f"files are pushed to the main revision of {repository}: leave out @{revision}.")
     hub = library(f"pushing to {repository}")
-    try:
-        there = _files(hub, repository)
-        taken = [path.name for path in sorted(folder.iterdir()) if path.name in (there or ())]
-        if not taken or overwrite:
-            if there is None:
-                hub.create_repo(repository, private=private, exist_ok=True)
-            elif private:
-                raise ValueError(f"{repository} is there already, and its page says who may see it: leave out private.")
-            commit = hub.upload_folder(
-                repo_id=repository, folder_path=str(folder), commit_message="A checkpoint of unireplknet_jax"
-            )
-            return str(getattr(commit, "commit_url", commit))
-    except ValueError:
-        raise
-    # As in `zoo.download`, which exceptions there are depends on the version of huggingface_hub.
-    except Exception as error:
-        raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error)}).") from error
-    raise FileExistsError(f"{repository} holds {', '.join(taken)} already; ask for that to be overwritten.")
+    there = _asked(repository, lambda: _files(hub, repository))
+    taken = [path.name for path in sorted(folder.iterdir()) if path.name in (there or ())]
+    if taken and not overwrite:
+        raise FileExistsError(f"{repository} holds {', '.join(taken)} already; ask for that to be overwritten.")
+    if private and there is not None:
+        raise ValueError(f"{repository} is there already, and its page says who may see it: leave out private.")
+    if there is None:
+        _asked(repository, lambda: hub.create_repo(repository, private=private, exist_ok=True))
+    what = {"folder_path": str(folder), "commit_message": "A checkpoint of unireplknet_jax"}
+    commit = _asked(repository, lambda: hub.upload_folder(repo_id=repository, **what))
+    return str(getattr(commit, "commit_url", commit))
 
 
 def _parts(name: str) -> tuple[str, str | None]:
@@ -76,6 +71,15 @@ def _parts(name: str) -> tuple[str, str | None]:
     if not found:
         raise ValueError(f"{name} is not the name of a repository; expected {PREFIX}USER/REPO.")
     return found[1], found[2]
+
+
+def _asked(repository: str, ask: Callable[[], Any]) -> Any:
+    """What the hub answers; ConnectionError, one sentence, if it does not."""
+    try:
+        return ask()
+    # Which exceptions there are depends on the HTTP library that this version of huggingface_hub uses.
+    except Exception as error:
+        raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error)}).") from error
 
 
 def _files(hub: ModuleType, repository: str) -> list[str] | None:

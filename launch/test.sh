@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the repository: style, shell scripts, tests.
+# Checks the repository: style, types, shell scripts, tests.
 #   launch/test.sh                  the tests that take seconds
 #   launch/test.sh --all            all of them
 #   launch/test.sh tests/ops -k fft   what follows goes to pytest
@@ -20,5 +20,6 @@ install_package "[test]"
 cd "$repository"
 ruff check .
 ruff format --check .
+mypy
 shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
 python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$tests" "$@"

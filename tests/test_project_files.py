@@ -1,7 +1,10 @@
 """The citation, the workflow and the hooks: they can be read, and they say what the package and launch/test.sh say."""
 
+import ast
+import importlib
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +15,8 @@ from pages import README, ROOT
 
 import unireplknet_jax
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIGURATION["project"]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())
 JOB = WORKFLOW["jobs"]["test"]
 
@@ -75,9 +79,24 @@ def test_the_hooks_are_the_checks_of_launch_test():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [repository["repo"] for repository in hooks] == ["local"]
     script = (ROOT / "launch/test.sh").read_text()
-    checks = {" ".join(line.split()[:2]) for line in script.splitlines() if re.match("ruff|shellcheck", line)}
+    checks = {" ".join(line.split()[:2]) for line in script.splitlines() if re.match("ruff|mypy|shellcheck", line)}
     entries = {" ".join(hook["entry"].split()[:2]) for hook in hooks[0]["hooks"]}
-    assert checks == entries == {"ruff check", "ruff format", "shellcheck --external-sources"}
+    assert checks == entries == {"ruff check", "ruff format", "mypy", "shellcheck --external-sources"}
+
+
+def test_the_types_of_the_floors_and_of_the_public_names_are_checked():
+    checked = {path.removeprefix("unireplknet_jax/") for path in CONFIGURATION["tool"]["mypy"]["files"]}
+    assert checked >= {"__init__.py", "ops", "nn", "models", "tasks"}
+    assert CONFIGURATION["tool"]["mypy"]["strict"]
+
+
+def test_checkers_see_the_names_that_the_package_imports_on_first_use():
+    (block,) = (node for node in ast.parse(Path(unireplknet_jax.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {alias.asname: (node.module, alias.name) for node in block.body for alias in node.names}
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert {*seen, "__version__"} == {*unireplknet_jax.__all__}
+    for name, (module, attribute) in seen.items():
+        assert getattr(unireplknet_jax, name) is getattr(importlib.import_module(module), attribute)
 
 
 @pytest.mark.parametrize(

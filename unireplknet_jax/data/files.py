@@ -52,12 +52,12 @@ def file_name(source: Any, expected: str) -> str:
     raise ValueError(f"cannot read {source_name(source)}; expected {expected}: its path, or its bytes with a name")
 
 
-def opened(source: str | os.PathLike | EncodedFile) -> BinaryIO:
+def opened(source: str | os.PathLike[str] | EncodedFile) -> BinaryIO:
     """A file, given as its path or its bytes, opened for reading."""
     return io.BytesIO(source) if isinstance(source, EncodedFile) else open(source, "rb")
 
 
-def read_file(source: str | os.PathLike | EncodedFile, expected: str) -> EncodedFile:
+def read_file(source: str | os.PathLike[str] | EncodedFile, expected: str) -> EncodedFile:
     """The file that somebody gave, as its path or its bytes; ValueError where it cannot be read.
 
     expected: what it should be, as in "a sound file".

@@ -116,7 +116,7 @@ def _suggest(name: str, known: list[str]) -> str:
     return f"{hint}; published are {', '.join(known)}"
 
 
-def weights_of_file(path: str | os.PathLike) -> Weights | None:
+def weights_of_file(path: str | os.PathLike[str]) -> Weights | None:
     """Return the row of a published file by its exact name, whatever folder it is in, or None."""
     name = Path(path).name
     return next((row for row in _ROWS if row.file == name), None)
@@ -144,7 +144,7 @@ def download(weights: Weights) -> Path:
         ) from error
 
 
-def located(name: str | os.PathLike) -> Path:
+def located(name: str | os.PathLike[str]) -> Path:
     """Where a checkpoint lies that is given as a path, as a published name or file, or as "hf-hub:USER/REPO".
 
     A published name is "unireplknet_s.in22k_ft_in1k_384", a row of `ZOO`; where a size has one file, "unireplknet_a".

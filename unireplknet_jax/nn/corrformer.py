@@ -5,6 +5,7 @@ Original: Time-Series/models/Corrformer.py, in which UniRepLKNet takes the place
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -51,7 +52,7 @@ class DecoderLayer(nn.Module):
     channels: int
     hidden: int
     moving_average: int
-    correlation: dict
+    correlation: dict[str, Any]
     dropout: float
 
     @nn.compact
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
 
     channels: int
     layers: int
-    layer: dict
+    layer: dict[str, Any]
     remat: bool = False
 
     @nn.compact

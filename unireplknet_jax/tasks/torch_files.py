@@ -12,7 +12,7 @@ import numpy as np
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import torch_archive, torch_names, zoo
-from unireplknet_jax.models.torch_zip import Placeholder, StoredTensor
+from unireplknet_jax.models.torch_archive import Placeholder, StoredTensor
 from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.tasks.names import Names, names_of_task, task_of_file
 

@@ -8,6 +8,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.models.initialize import drawn_variables
 from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
@@ -40,7 +41,7 @@ class UniRepLKNet(nn.Module):
     layer_scale_init: float | None = 1e-6
     head_init_scale: float = 1.0
     deploy: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
     bn_group: int | None = None
     bn_frozen: bool = False
@@ -154,7 +155,7 @@ class Stem(nn.Module):
     """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), sizes rounded up."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -168,7 +169,7 @@ class Downsample(nn.Module):
     """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), sizes rounded up."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import types
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.nn.layers import (
     BatchNorm,
@@ -43,7 +44,7 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     dilation: int = 1
     use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     impl: str = "auto"
     beside: int = 0
 
@@ -69,7 +70,7 @@ class DilatedReparamBlock(nn.Module):
 
     kernel_size: int
     deploy: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     impl: str = "auto"
     bn_group: int | None = None
     bn_frozen: bool = False
@@ -104,7 +105,7 @@ class UniRepLKNetBlock(nn.Module):
     drop_path: float = 0.0
     layer_scale_init: float | None = 1e-6
     deploy: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     impl: str = "auto"
     bn_group: int | None = None
     bn_frozen: bool = False

@@ -4,6 +4,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
 
@@ -77,7 +78,7 @@ class Linear(nn.Module):
 
     features: int
     use_bias: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     init_scale: float = 1.0
 
     @nn.compact
@@ -127,7 +128,7 @@ class _Pointwise(nn.Module):
 class SqueezeExcite(nn.Module):
     """Channel attention through a quarter of the channels: paper section 3.1, `SEBlock` of the original."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -155,7 +156,7 @@ class StridedConv(nn.Module):
     """The 3x3 convolution of stride 2 of stem and downsamplers, with the padding of PyTorch."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.nn.layers import BatchNorm, Linear
 from unireplknet_jax.ops.attention import blockwise_attention
@@ -48,7 +49,7 @@ class PointFeatures(nn.Module):
     trans_dim: int
     graph_dim: int
     neighbours: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         def conv(features: int, rank: int, use_bias: bool = True) -> nn.Conv:
@@ -73,7 +74,7 @@ class ImageBlock(nn.Module):
     """ResNet's basic block and a 1x1 convolution: (n, h, w, c) -> (n, h, w, c)."""
 
     bn_group: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -97,7 +98,7 @@ class ViewFusion(nn.Module):
     Original: `MultiViewFusionV2`, one layer of pre-norm transformer without any code of position or view.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -158,7 +159,7 @@ class RenderingEncoder(nn.Module):
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     bn_group: int | None = None
     remat: bool = False
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, coordinates: jax.Array, positions: jax.Array, train: bool = False) -> jax.Array:

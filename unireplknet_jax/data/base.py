@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 
@@ -39,18 +39,6 @@ def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_na
         )
     if tuple(expected) != tuple(found):
         raise ValueError(f"{found_name} has the classes of {expected_name} in another order; give both the same order")
-
-
-def labels_of_splits(open_split: Callable[[Mapping[str, Any], str], Any], data: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes of data["train_split"]; ValueError where data["eval_split"] has other ones or another order.
-
-    open_split(data, split) gives a source with `labels`; an empty "eval_split" is not looked at.
-    """
-    labels = open_split(data, data["train_split"]).labels
-    if data["eval_split"]:
-        found = open_split(data, data["eval_split"]).labels
-        check_same_labels(labels, found, data["train_split"], data["eval_split"])
-    return labels
 
 
 def check_order(expected: Sequence[str], found: Sequence[str], name: str) -> None:

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.tasks.base import Batch
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.predict import log_skipped, merged_once
-from unireplknet_jax.tasks.sources import check_policy, in_chunks, sources_of
+from unireplknet_jax.tasks.sources import in_chunks, sources_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

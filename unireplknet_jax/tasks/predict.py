@@ -10,13 +10,14 @@ from typing import Any
 
 from PIL import Image
 
+from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.base import Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
-from unireplknet_jax.tasks.sources import check_policy, in_chunks, named, sources_of
+from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
 
 _log = logging.getLogger(__name__)
 _NAMES_BY_CLASSES: dict[Any, tuple[str | None, str | None]] = {

@@ -14,7 +14,6 @@ from PIL import Image
 from unireplknet_jax.data.files import EncodedFile, source_name
 from unireplknet_jax.tasks.base import Example, Task
 
-POLICIES = ("refuse", "skip")
 # An open file or a mapping is no list of sources either.
 _ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, jax.Array, Image.Image, io.IOBase, Mapping)
 
@@ -54,12 +53,6 @@ def named(source: Any, index: int, error: str) -> str:
         return f"input {index}: {error}"
     name = source_name(source)
     return error if name in error else f"{name}: {error}"
-
-
-def check_policy(broken: str) -> None:
-    """Raise ValueError for another word than those of POLICIES."""
-    if broken not in POLICIES:
-        raise ValueError(f"broken is {broken!r}; expected {' or '.join(map(repr, POLICIES))}.")
 
 
 def in_chunks(task: Task, sources: Iterable[Any], size: int, broken: str = "skip") -> Iterator[list[Reading]]:

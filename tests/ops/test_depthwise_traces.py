@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.mesh import AbstractDevice  # what a mesh of TPUs has, on a machine without one
+from jax.sharding import AbstractMesh, AxisType
 from networks import lively
 
 import unireplknet_jax as urk
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.variants import create_model
-from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d
+from unireplknet_jax.ops.batch import BATCH_AXES
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, choose, depthwise_conv2d
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 
 SHAPE, KERNEL = (8, 14, 14, 16), (13, 13, 1, 16)
@@ -55,6 +58,22 @@ def test_more_blocks_are_not_traced_again(traced):
 def test_a_merged_pass_traces_four(traced):
     trace_forward("unireplknet_a", deploy=True)
     assert len(traced) == 4 * 4
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_where_a_mesh_says_for_what_nothing_else_is_traced(platform, traced):
+    x, kernel = jax.ShapeDtypeStruct(SHAPE, jnp.float32), jax.ShapeDtypeStruct(KERNEL, jnp.float32)
+    for device in (platform, "cpu", platform):  # nor is what the mesh of other devices has left
+        with jax.sharding.use_abstract_mesh(mesh_of(device)):
+            jax.jit(lambda x, kernel: depthwise_conv2d(x, kernel)).trace(x, kernel)
+    expected = [choose(device, "convolve", KERNEL, SHAPE[1:3], batch=1) for device in (platform, "cpu")]
+    assert traced == expected[: len({platform, "cpu"})]
+
+
+def mesh_of(platform):
+    """8 devices of a platform, of which there need be none."""
+    device = AbstractDevice(device_kind=platform, num_cores=None, platform=platform)
+    return AbstractMesh((8, 1), BATCH_AXES, (AxisType.Auto,) * 2, abstract_device=device)
 
 
 def test_a_second_call_outside_of_jit_traces_nothing(traced):

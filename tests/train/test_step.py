@@ -1,5 +1,7 @@
 """The jitted train step on the smallest of tasks, by numbers."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,18 @@ def test_one_step_by_hand(batch):
 def test_an_update_that_is_not_finite_is_seen_in_its_own_step(batch):
     scalars = Trainer(optim=adamw(weight_decay=np.nan)).step(batch)
     assert [name for name, value in scalars.items() if not np.isfinite(value)] == ["update_norm/kernel"]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_optimizer_is_a_list_of_programs_of_its_own_on_one_cpu_device_only(devices, batch):
+    mesh, task = make_mesh(devices=jax.devices()[:devices]), Linear()
+    optimizer = make_optimizer(ADAMW, np.full(100, RATE))
+    state = abstract_state(task, optimizer, mesh)
+    step = make_train_step(task, optimizer, mesh, state, 0)
+    rows = {name: jax.ShapeDtypeStruct((1, *batch[name].shape), batch[name].dtype) for name in ("x", "y")}
+    with jax.set_mesh(mesh):
+        text = step.lower(state, rows).compile().as_text()
+    assert (re.search(r" call\(.*inlineable=", text) is not None) == (devices == 1)
 
 
 def test_training_on_one_batch_reduces_its_loss_at_every_step(batch):

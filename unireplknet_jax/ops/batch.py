@@ -36,6 +36,12 @@ def batch_axes() -> tuple[str, ...]:
     return tuple(name for name in BATCH_AXES if types.get(name) == AxisType.Auto)
 
 
+def mesh_platform() -> str | None:
+    """The platform ("cpu", "gpu", "tpu") of the context mesh's devices; None without such a mesh or its devices."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device and device.platform
+
+
 def batch_shards(batch: int) -> int:
     """Into how many parts the context mesh splits a batch of so many rows."""
     shape = jax.sharding.get_abstract_mesh().shape

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
-from unireplknet_jax.ops.batch import batch_shards, over_batch_shards, varying_alike
+from unireplknet_jax.ops.batch import batch_shards, mesh_platform, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -73,13 +73,14 @@ def depthwise_conv2d(
     """Convolve every channel with its own kernel: stride 1, zero "same" padding, float32 accumulation.
 
     x: (n, h, w, c) and kernel: (kh, kw, 1, c) of one floating-point dtype -> (n, h, w, c) of that dtype. kh and kw are
-    odd and may exceed the map. `dilation` spreads the taps. `impl` is "auto" (by the platform that is compiled for,
-    the kernel's and the map's size) or a name in IMPLEMENTATIONS; all give the same numbers. `beside` is the size of a
-    larger kernel that convolves the same x, a hint for "auto". Differentiable in reverse mode, both arguments. Under a
-    context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and "fsdp", no implementation moves
-    the batch between devices. Under other names or without the context the FFT gathers it, and "xla" multiplies the
-    kernel gradient of a batch that is split over some of several axes by the size of the others (XLA's partitioner
-    does, in jax 0.10 to 0.12). Inside a `jax.shard_map` of one's own it is an operation like any other.
+    odd and may exceed the map. `dilation` spreads the taps. `impl` is "auto" (by the platform of the context mesh or
+    else of the lowering, the kernel's and the map's size) or a name in IMPLEMENTATIONS; all give the same numbers.
+    `beside` is the size of a larger kernel that convolves the same x, a hint for "auto". Differentiable in reverse
+    mode, both arguments. Under a context mesh (`jax.set_mesh`) whose Auto axes for the batch are called "data" and
+    "fsdp", no implementation moves the batch between devices. Under other names or without the context the FFT gathers
+    it, and "xla" multiplies the kernel gradient of a batch that is split over some of several axes by the size of the
+    others (XLA's partitioner does, in jax 0.10 to 0.12). Inside a `jax.shard_map` of one's own it is an operation like
+    any other.
     Raises ValueError for shapes, dtypes, dilations or names outside of this.
     """
     _check(x, kernel, dilation, impl)
@@ -143,8 +144,8 @@ def crop_kernel(kernel: jax.Array, map_size: Sequence[int], dilation: int = 1) -
     return kernel[rows, columns]
 
 
-# Traced once for all blocks of the same shapes. What a trace depends on beside them (the context mesh, the matmul
-# precision, x64) jax.jit looks at itself, and the platform is left to the lowering.
+# Traced once for all blocks of the same shapes. What a trace depends on beside them (the context mesh and its devices,
+# the matmul precision, x64) jax.jit looks at itself, and without a mesh the platform is left to the lowering.
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _convolve(x: jax.Array, kernel: jax.Array, dilation: int, impl: str, beside: int) -> jax.Array:
     x, kernel = varying_alike(x, crop_kernel(kernel, x.shape[1:3], dilation))
@@ -179,6 +180,8 @@ def _dispatch(
 ) -> jax.Array:
     """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process.
 
+    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
+
     Every device computes on its own examples. Left to itself, XLA's partitioner gathers the batch around a transform,
     moves it where a kernel is split over the devices, and adds up the kernel gradient of a batch that is split over
     some axes of a mesh only once too often for every device along the others.
@@ -197,10 +200,14 @@ def _dispatch(
     if impl != "auto":
         return run(impl, x, other)
     batch = x.shape[0] // batch_shards(x.shape[0])
-    branches = {
-        target: functools.partial(run, choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation))
-        for target, platform in _LOWERED_FOR.items()
-    }
+
+    def best(platform: str) -> str:
+        return choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation)
+
+    known = mesh_platform()
+    if known:
+        return run(best(known), x, other)
+    branches = {target: functools.partial(run, best(platform)) for target, platform in _LOWERED_FOR.items()}
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 

@@ -102,8 +102,6 @@ def _train(config, workdir, profile, preemption):
                 at_once = preemption.at_once(_untouched(step, steps)) if step == first else contextlib.nullcontext()
                 with at_once:
                     programs[kind] = compile_program(run.train_step, state, batch, what="the training step")
-            if step == first:
-                writer.write_images(step, "training images", _preview(task, mesh, batch, config.seed))
             profiler.before(step, scalars)
             state, scalars = programs[kind](state, batch)
             step += 1
@@ -121,6 +119,8 @@ def _train(config, workdir, profile, preemption):
                 writer.write(step, row | {f"speed/{name}": value for name, value in speed.items()})
                 shown = {name: value for name, value in scalars.items() if "/" not in name}
                 progress.line(step, shown | {"lr": schedule[step - 1]} | speed)
+            if step == first + 1:  # after its line, for which someone waits
+                writer.write_images(first, "training images", _preview(task, mesh, batch, config.seed))
             if saving:
                 _publish(writer, place)  # the rows of a state are there before it is
                 checkpoints.save(step, state)

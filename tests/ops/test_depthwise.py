@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from meshes import mesh_of
 
 from unireplknet_jax.ops import depthwise
 from unireplknet_jax.ops.depthwise import (
@@ -294,7 +295,6 @@ def test_few_examples_on_a_device_take_another_form():
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz"
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=31) == "xla"
     assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz"
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     x, kernel, _ = inputs((64, 14, 14, 4), (13, 13))
 
     def convolves():
@@ -302,7 +302,7 @@ def test_few_examples_on_a_device_take_another_form():
         return "stablehlo.convolution" in text
 
     assert not convolves()  # 64 on the device
-    with jax.set_mesh(mesh):
+    with jax.sharding.use_abstract_mesh(mesh_of("tpu")):
         assert convolves()  # 8 on each
 
 

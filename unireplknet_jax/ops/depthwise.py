@@ -207,7 +207,8 @@ def _dispatch(
     known = mesh_platform()
     if known:
         return run(best(known), x, other)
-    branches = {target: functools.partial(run, best(platform)) for target, platform in _LOWERED_FOR.items()}
+    names = {target: best(platform) for target, platform in _LOWERED_FOR.items()}
+    branches = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
     return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
 
 

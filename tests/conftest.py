@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from absl import flags
 from hub_stand_in import hub  # noqa: F401 (a fixture)
 
+# Traces are millions of objects that stay: looking for cycles among them less often is a twentieth of all the time.
+gc.set_threshold(100_000, 50, 50)
 # Takes effect only before the first use of a device.
 jax.config.update("jax_num_cpu_devices", 8)
 # Grain reads its absl flags when it starts worker processes, which fails unless somebody parsed them.
@@ -36,6 +39,13 @@ def compiled_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     yield
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_old_stays():
+    """Python does not look again through what earlier modules left, for which it takes a second towards the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

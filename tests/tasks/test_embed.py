@@ -1,5 +1,6 @@
 """Embeddings by hand: the mean of the trunk's last map, over positions, windows, views and poses."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -39,14 +40,9 @@ def maps_of(checkpoint, file):
     if task.name == "points":
         (batch,) = batches
         coordinates = task.inputs(batch)[0]
-        return np.concatenate(
-            [
-                checkpoint.module.apply(
-                    checkpoint.variables, coordinates, transformed(coordinates, pose[None]), method="render"
-                )[0]
-                for pose in batch["poses"][0]
-            ]
-        )
+        render = jax.jit(functools.partial(checkpoint.module.apply, method="render"))
+        poses = [transformed(coordinates, pose[None]) for pose in batch["poses"][0]]
+        return np.concatenate([render(checkpoint.variables, coordinates, turned)[0] for turned in poses])
     return np.concatenate([task.inputs(batch)[0] for batch in batches])
 
 

@@ -29,7 +29,16 @@ def by_flax(monkeypatch, model, key=None):
         return jax.jit(model.init)(jax.random.key(3) if key is None else key, IMAGE)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+RARE = ("scaled head", "large layer scale", "rematerialized")  # as "classifier", drawn alike
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[pytest.mark.slow] if name in RARE else [])
+        for name, options in OPTIONS.items()
+    ],
+)
 def test_the_numbers_are_those_that_the_layers_draw(monkeypatch, quick_compilation, options):
     model = small_model(**options)
     expected, found = by_flax(monkeypatch, model), jax.jit(model.init)(jax.random.key(3), IMAGE)

@@ -114,7 +114,11 @@ def loss_of(module, inputs):
 
 @pytest.mark.parametrize(
     ("tree", "channels", "history", "label", "horizon", "dims"),
-    [((2, 2), 3, 12, 6, 1, (4, 8, 8, 12)), ((1,), 2, 7, 3, 4, (4, 4, 4, 8)), ((2, 1, 3), 1, 9, 9, 30, (4, 4, 4, 8))],
+    [
+        ((2, 2), 3, 12, 6, 1, (4, 8, 8, 12)),
+        ((2, 1, 3), 1, 9, 9, 30, (4, 4, 4, 8)),
+        pytest.param((1,), 2, 7, 3, 4, (4, 4, 4, 8), marks=pytest.mark.slow),
+    ],
 )
 def test_other_sizes_have_a_gradient(tree, channels, history, label, horizon, dims):
     """Traced, not computed."""

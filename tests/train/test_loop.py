@@ -263,7 +263,7 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
     assert int(started[0]["step"]) == 0
 
 
-@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("step", [5, pytest.param(10, marks=pytest.mark.slow)])
 def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_path, monkeypatch, step):
     def evaluate(*args, **kwargs):
         calls.append(args)
@@ -389,7 +389,9 @@ def stopped_and_resumed(monkeypatch, workdir, values):
     assert train(config, workdir) == {"top1": values[1]}
 
 
-@pytest.mark.parametrize(("values", "step"), [((50.0, 40.0), 5), ((50.0, 60.0), 10)])
+@pytest.mark.parametrize(
+    ("values", "step"), [((50.0, 40.0), 5), pytest.param((50.0, 60.0), 10, marks=pytest.mark.slow)]
+)
 def test_the_best_evaluation_stays_the_best_when_a_run_resumes(tmp_path, monkeypatch, values, step):
     stopped_and_resumed(monkeypatch, tmp_path, values)
     assert open_checkpoint(tmp_path / "best").source == f"digits, step {step} of 10, top1 {max(values):g}"

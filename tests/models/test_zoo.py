@@ -240,3 +240,8 @@ def test_every_name_that_may_be_meant_is_one(monkeypatch, tmp_path):
     published(monkeypatch, tmp_path)
     assert len(names()) == len(ZOO) + 5  # a, f, p, n and t have one file each
     assert {located(name).name for name in names()} == {*FILES.values()}
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="the checkpoint's name is empty"):
+        located("")

@@ -151,6 +151,8 @@ def located(name: str | os.PathLike[str]) -> Path:
     What is not there is fetched. Raises ValueError for what names nothing; see `download` and `hub.fetch`.
     """
     text = os.fspath(name)
+    if not text:  # Path("") is the current folder
+        raise ValueError("the checkpoint's name is empty; expected a path, a published name or hf-hub:USER/REPO.")
     if text.startswith(hub.PREFIX):
         return hub.fetch(text)
     path = Path(text)

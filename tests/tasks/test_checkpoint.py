@@ -35,6 +35,12 @@ def test_every_tensor_lands_where_the_network_looks_for_it(tmp_path, state):
         np.testing.assert_array_equal(ours[path], state[name].transpose(axes), err_msg=path)
 
 
+def test_a_file_of_other_channels_is_scaled_to_minus_1_to_1(tmp_path):
+    for channels in (1, 4):
+        task = open_checkpoint(write(tmp_path / f"{channels}.pth", make_state(in_chans=channels))).task
+        assert (task.mean, task.std) == ((0.5,) * channels, (0.5,) * channels)
+
+
 def bare(state):
     return {name: tensor(value) for name, value in state.items()}
 

@@ -61,6 +61,23 @@ def test_small_batches_that_come_again_and_again_get_a_program(doubling):
     assert shapes == [(4, 3), (1, 3)]
 
 
+def test_examples_beyond_every_program_take_the_largest_one(doubling, monkeypatch):
+    double, _ = doubling
+    rows = []
+
+    def program(variables, inputs):
+        rows.append(len(inputs["x"]))
+        return {"y": variables["factor"] * inputs["x"]}
+
+    monkeypatch.setattr(network, "AheadOfTime", lambda *_, quick: program)
+    run(double, 2)
+    for _ in range(17):  # until there is a program for one example, too
+        run(double, 1)
+    assert rows == [2] * 17 + [1]
+    run(double, 3)
+    assert rows[18:] == [2, 2]
+
+
 def test_many_examples_replace_a_program_that_was_compiled_quickly(doubling, monkeypatch):
     double, _ = doubling
     asked = []

@@ -7,6 +7,7 @@ import logging
 import math
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from unireplknet_jax.data.sounds.waveforms import read_sound
 from unireplknet_jax.tasks import checkpoint as checkpoints
 from unireplknet_jax.tasks.base import task_class
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
-from unireplknet_jax.tasks.predict import with_image_size
+from unireplknet_jax.tasks.predict import predict_files, with_image_size
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -249,3 +250,23 @@ def test_the_size_of_the_frames_of_a_clip_can_be_changed():
     changed, (note,) = with_image_size(checkpoint, "x.pth", 32)
     assert changed.task == make_task("video", image_size=32)
     assert "image_size 32" in note
+
+
+def test_another_size_of_pictures_is_resized_by_the_official_rule():
+    checkpoint = make_checkpoint("classification")
+    warping = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, resize="warp"))
+    changed, (note,) = with_image_size(warping, "x.pth", 32)
+    assert (changed.task.image_size, changed.task.resize) == (32, None)
+    assert "resize by the official rule" in note
+
+
+def test_an_input_without_a_name_that_gives_no_record_is_called_by_its_place():
+    def record(pred, example):
+        if not example["id"]:
+            raise ValueError("nothing is in it")
+        return example
+
+    task = SimpleNamespace(read=lambda source: [{"id": int(source[0])}], record=record, combined=lambda rows: rows)
+    checkpoint, arrays = SimpleNamespace(task=task, module=None), [np.array([value]) for value in (2, 1, 0)]
+    with pytest.raises(ValueError, match=r"^input 2: nothing is in it$"):
+        list(predict_files(checkpoint, arrays, 2, network=lambda examples, count: examples, broken="refuse"))

@@ -1,6 +1,7 @@
 """What a user may give, one or many, and how errors call it."""
 
 import io
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.data.files import EncodedFile
-from unireplknet_jax.tasks.sources import named, sources_of
+from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
 
 
 def test_one_is_a_list_of_one_and_many_are_kept():
@@ -40,3 +41,10 @@ def test_an_error_says_whose_it_is_once():
     assert named("a.jpg", 3, "too small") == "a.jpg: too small"
     assert named(EncodedFile(b"", "b"), 3, "is empty") == "b: is empty"
     assert named(np.zeros(2), 3, "too small") == "input 3: too small"
+
+
+def test_a_chunk_ends_as_soon_as_it_fills_a_batch():
+    task = SimpleNamespace(read=lambda source: [{"id": source}] * int(source))
+    chunks = list(in_chunks(task, ["1", "1", "x", "3", "1"], size=2))
+    assert [[reading.source for reading in chunk] for chunk in chunks] == [["1", "1"], ["x", "3"], ["1"]]
+    assert [reading.source for chunk in chunks for reading in chunk if reading.error] == ["x"]

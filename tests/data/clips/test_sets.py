@@ -50,6 +50,12 @@ def test_classes_are_those_of_the_training_list_or_of_the_file_of_names(tmp_path
     assert open_videos("video_csv", "val", tmp_path).targets.tolist() == [1]
 
 
+def test_only_the_first_line_may_be_a_header(tmp_path):
+    source = open_videos("video_csv", "train", lists(tmp_path, train="path,label\na.mp4,price\nb.mp4,label\n"))
+    assert source.labels == ("label", "price")
+    assert examples(source) == [(f"{tmp_path}/a.mp4", 1, 0), (f"{tmp_path}/b.mp4", 0, 1)]
+
+
 @pytest.mark.parametrize(
     ("texts", "split", "message"),
     [

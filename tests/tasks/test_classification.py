@@ -309,3 +309,10 @@ def test_an_empty_folder_is_none(monkeypatch, given, opened):
     )
     examples_of(make_task(), {"name": "digits", **given}, "test", train=False)
     assert asked == [("digits", "test", opened)]
+
+
+def test_what_a_rotated_picture_uncovers_has_the_mean_colour(monkeypatch):
+    fills = []
+    monkeypatch.setattr(classification.images, "TrainTransform", lambda size, **options: fills.append(options["fill"]))
+    classification._train_transform.__wrapped__(make_task(in_chans=3, mean=(0.2, 0.4, 0.6), std=(0.3, 0.1, 0.5)))
+    assert {*fills} == {(51, 102, 153)}

@@ -415,6 +415,12 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     picture = np.asarray(task.draw(prediction.examples, prediction.records))
     assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    for rows, more in (
+        (16, {"hindcast", "truth", "rmse of the hindcast"}),
+        (15, set()),
+    ):  # history and horizon, and one row less
+        (other,) = predict_files(checkpoint, [write_csv(tmp_path / f"{rows}.csv", series, rows)], batch_size=2)
+        assert set(other.records[0]) == {"id", "unit", "forecast"} | more
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(short.examples, short.records).size[0] > 100

@@ -58,6 +58,7 @@ def test_files_of_points_are_read_as_they_are(tmp_path):
     np.savetxt(tmp_path / "a.xyz", points, fmt="%.9g")
     np.savetxt(tmp_path / "a.csv", points, delimiter=", ", fmt="%.9g")
     np.savetxt(tmp_path / "a.pts", points, fmt="%.9g", header="20", comments="")
+    np.savetxt(tmp_path / "without_a_count.pts", points, fmt="%.9g")
     trimesh.PointCloud(points[:, :3]).export(str(tmp_path / "a.ply"))
     for path in tmp_path.iterdir():
         found = read_points(path, 5, rng()).astype(np.float32)

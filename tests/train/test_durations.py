@@ -76,7 +76,7 @@ def test_a_warm_up_in_every_unit(warmup):
             ("steps=50", "optim.warmup_steps=51"),
             r"^optim\.warmup_steps=51 does not fit a run of 2\.27273 epochs, 50 st",
         ),
-        (("examples=20", "optim.warmup_steps=0"), r"does not fit a run of 0 epochs, 0 steps\.$"),
+        (("examples=20", "optim.warmup_steps=0"), r"^examples=20 is less than one step of 64 examples; raise it\.$"),
     ],
 )
 def test_durations_that_cannot_be_are_refused_by_their_fields(overrides, message):

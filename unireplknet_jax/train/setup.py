@@ -89,7 +89,11 @@ def set_up(config, task, mesh, examples):
         raise ValueError(
             f"batch_size={config.batch_size} is larger than the training set of {examples} examples; lower it."
         )
-    steps = round(steps_of(_values(config, RUN), config.batch_size, examples))
+    run = _values(config, RUN)
+    steps = round(steps_of(run, config.batch_size, examples))
+    if steps < 1:
+        field, value = given(run)
+        raise ValueError(f"{field}={value:g} is less than one step of {config.batch_size} examples; raise it.")
     eval_every = math.ceil(steps_of(_values(config, EVAL_EVERY), config.batch_size, examples, steps))
     optim, ema = config.optim, config.ema
     schedule = make_schedule(optim, steps / steps_per_epoch, steps_per_epoch, config.batch_size)

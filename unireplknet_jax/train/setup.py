@@ -80,7 +80,7 @@ def make_task(config):
 def set_up(config, task, mesh, examples):
     """The `Run` of a recipe on a mesh with a training set of so many examples.
 
-    Raises ValueError if the batch does not fit the devices or the examples.
+    Raises ValueError if the batch does not fit the devices or the examples, and for a run of less than one step.
     """
     check_batch("batch_size", config.batch_size, config.accumulate * mesh.size, _describe(config, mesh))
     check_batch("eval_batch_size", config.eval_batch_size, mesh.size, f"the {mesh.size} devices of this run")

@@ -38,7 +38,10 @@ def test_predict_applies_the_merged_form(small, pictures, built, capsys):
     assert built[-1] is False
 
 
-@pytest.mark.parametrize("name", [pytest.param("tiny_t", marks=pytest.mark.slow), "tiny_afp", "tiny_kernels"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_t", "tiny_kernels")]
+
+
+@pytest.mark.parametrize("name", ["tiny_afp", *SLOW])
 def test_both_forms_of_official_files_agree(name, goldens, pictures, capsys):
     found = {}
     for form in ("merged", "training"):

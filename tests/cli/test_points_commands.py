@@ -50,6 +50,7 @@ def scores(capsys):
     return {r["file"]: [(p["label"], p["score"]) for p in r["records"][0]["predictions"]] for r in document["results"]}
 
 
+@pytest.mark.slow  # its twin of sounds stays
 def test_the_merged_network_sees_the_same(seen, shapes, tmp_path, capsys):
     merged, picture = str(tmp_path / "merged"), str(tmp_path / "drawn.png")
     assert main(["reparameterize", seen, merged]) == 0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.models.reparameterize import merge_error, reparameterize
@@ -64,7 +65,7 @@ def test_the_tolerance_decides(error, words, code, small, tmp_path, monkeypatch,
 def backbone(random_variables):
     """A model without classifier, its variables and images."""
     model = UniRepLKNet((1, 1, 1, 1), (8, 8, 8, 8), ((3,), (7,), (0,), (3,)), None, output_norms=True)
-    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    images = normal(0, 2, 32, 32, 3)
     return model, random_variables(model, seed=3), images
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from networks import lively, small_model
 
 import unireplknet_jax as urk
@@ -25,7 +26,7 @@ def model():
 @pytest.mark.parametrize("size", [224, (96, 160), 33])
 def test_prepared_variables_give_the_same_logits(merged, model, size):
     height, width = (size, size) if isinstance(size, int) else size
-    images = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+    images = normal(0, 2, height, width, 3)
     prepared = urk.prepare(merged, size, "cpu")
     expected = jax.jit(model.apply)(merged, images)
     np.testing.assert_allclose(
@@ -67,7 +68,7 @@ def test_inputs_of_another_size_are_refused(merged, model):
 
 def test_a_forced_form_wins_over_a_prepared_one(merged, model):
     prepared = urk.prepare(merged, 32, "cpu")
-    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    images = normal(0, 1, 32, 32, 3)
     forced = jax.jit(model.clone(impl="fft").apply).lower(prepared, images).as_text()
     assert "stablehlo.fft" in forced
     assert "stablehlo.fft" not in jax.jit(model.apply).lower(prepared, images).as_text()

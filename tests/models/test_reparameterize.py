@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from networks import lively, small_model
 
 import unireplknet_jax as urk
@@ -41,7 +42,7 @@ def test_merged_tensors_equal_the_originals(goldens, case):
 @pytest.mark.parametrize("layer_scale_init", [1.0, None])
 @pytest.mark.parametrize("kernel_size", KERNEL_SIZES)
 def test_a_block_of_every_kernel_size_keeps_its_output(kernel_size, layer_scale_init):
-    x = jax.random.normal(jax.random.key(0), (2, 10, 9, 8))
+    x = normal(0, 2, 10, 9, 8)
     block = UniRepLKNetBlock(kernel_size, layer_scale_init=layer_scale_init, impl="xla")
     variables = lively(jax.eval_shape(block.init, jax.random.key(0), x))
     before = jax.jit(block.apply)(variables, x)
@@ -73,9 +74,7 @@ def test_the_merge_has_the_epsilon_of_batch_norm(kernel_size):
 def test_every_published_size_keeps_its_output(name):
     model = urk.create_model(name, num_classes=10)
     variables = lively(abstract_variables(model))
-    error = merge_error(
-        model, variables, reparameterize(variables), jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    )
+    error = merge_error(model, variables, reparameterize(variables), normal(0, 1, 64, 64, 3))
     assert error < 1e-5
 
 
@@ -91,7 +90,7 @@ def test_bfloat16_storage_is_folded_in_float32(variables):
     merged = reparameterize(stored)
     assert merged["params"]["stages_1_0"]["dwconv"]["lk_origin"]["kernel"].dtype == jnp.float32
     assert merged["params"]["head"]["kernel"].dtype == jnp.bfloat16
-    model, x = small_model(impl="xla"), jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    model, x = small_model(impl="xla"), normal(0, 1, 32, 32, 3)
     assert merge_error(model, stored, merged, x) < 1e-5
 
 
@@ -120,5 +119,5 @@ def test_merged_variables_and_foreign_trees_are_refused(variables):
 def test_the_error_measure_sees_an_error(variables):
     merged = reparameterize(variables)
     merged["params"]["stages_1_0"]["pwconv2"]["bias"] += 1.0
-    x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    x = normal(0, 1, 32, 32, 3)
     assert merge_error(small_model(impl="xla"), variables, merged, x) > 1e-3

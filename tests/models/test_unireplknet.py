@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from flax import nnx
 from networks import SMALL, lively, small_model
 
@@ -88,7 +89,8 @@ def test_a_training_step_equals_the_originals(goldens, options):
             np.testing.assert_allclose(found, arrays[f"after/{name}"], rtol=2e-6, atol=1e-6, err_msg=name)
 
 
-SIZES = [(33, 47), (1, 1), *(pytest.param(size, marks=pytest.mark.slow) for size in ((384, 128), (32, 32), (7, 64)))]
+SLOW_SIZES = ((33, 47), (384, 128), (32, 32), (7, 64))
+SIZES = [(1, 1), *(pytest.param(size, marks=pytest.mark.slow) for size in SLOW_SIZES)]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
@@ -108,7 +110,7 @@ def test_no_nan_at_any_size_and_on_empty_images(size, train, dtype):
             return loss(variables["params"]), {}
         return jax.value_and_grad(loss)(variables["params"])
 
-    for x in (jax.random.normal(jax.random.key(1), (1, *size, 3)), jnp.zeros((1, *size, 3))):
+    for x in (normal(1, 1, *size, 3), jnp.zeros((1, *size, 3))):
         value, gradients = run(variables, x)
         assert np.isfinite(value)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
@@ -127,7 +129,7 @@ def test_the_four_maps_have_strides_4_to_32_rounded_up(size):
 
 
 def test_bfloat16_follows_float32():
-    x = jax.random.normal(jax.random.key(0), (2, 64, 64, 3))
+    x = normal(0, 2, 64, 64, 3)
     variables = lively(abstract_variables(small_model()))
     exact, rough = (jax.jit(small_model(dtype=dtype).apply)(variables, x) for dtype in (jnp.float32, jnp.bfloat16))
     assert rough.dtype == jnp.float32
@@ -136,7 +138,7 @@ def test_bfloat16_follows_float32():
 
 
 def test_statistics_are_per_group_and_frozen_ones_stay():
-    x = jax.random.normal(jax.random.key(0), (4, 32, 32, 3)) * jnp.arange(1.0, 5).reshape(4, 1, 1, 1)
+    x = normal(0, 4, 32, 32, 3) * jnp.arange(1.0, 5).reshape(4, 1, 1, 1)
     variables = lively(abstract_variables(small_model()))
 
     def train(x, **options):
@@ -171,7 +173,7 @@ def test_the_tree_paths_are_frozen(goldens):
 
 def test_nnx_users_are_served():
     model = small_model(kernel_sizes=((0,), (0,), (0,), (7,)), impl="xla")
-    x = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
+    x = normal(0, 1, 32, 32, 3)
     wrapped = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(x)
     variables = lively(abstract_variables(model))
     for collection, kind in (("params", nnx.Param), ("batch_stats", nnx.BatchStat)):
@@ -188,7 +190,7 @@ def test_drop_path_ramps_up_linearly_over_all_blocks():
 
 def test_drop_path_of_a_block_removes_its_residual():
     """With a rate close to 1 the last stage is its downsampler alone."""
-    x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    x = normal(0, 2, 32, 32, 3)
     variables = lively(abstract_variables(small_model()))
     model = small_model(drop_path_rate=1 - 1e-6, bn_frozen=True, impl="xla")
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelation, MultiCorrelation, mix_shifts
@@ -43,7 +44,7 @@ def test_causal_convolutions(goldens, case, features):
 
 
 def test_causal_convolutions_do_not_look_ahead():
-    module, x = CausalConvs((4, 4)), jax.random.normal(jax.random.key(0), (1, 12, 4))
+    module, x = CausalConvs((4, 4)), normal(0, 1, 12, 4)
     variables = jax.jit(module.init)(jax.random.key(1), x)
     before, after = (run(module, variables, y) for y in (x, x.at[:, 7:].set(9.0)))
     np.testing.assert_array_equal(before[:, :7], after[:, :7])
@@ -87,7 +88,7 @@ def test_multi_correlation(goldens, case):
 @pytest.mark.parametrize(("tree", "length"), [((5,), 7), ((2, 2, 2), 6), ((1, 3), 1)])
 def test_trees_of_any_depth_and_odd_lengths(tree, length):
     rows = 2 * int(np.prod(tree))
-    x = jax.random.normal(jax.random.key(0), (rows, length, 8))
+    x = normal(0, rows, length, 8)
     module = MultiCorrelation(tree, 4, dropout=0.1)
     variables = jax.jit(module.init)(jax.random.key(1), x, x)
 
@@ -102,7 +103,7 @@ def test_trees_of_any_depth_and_odd_lengths(tree, length):
 @pytest.mark.parametrize(("silent", "dropouts"), [("cross_correlation", 2), ("auto_correlation", 1)])
 def test_leaves_are_dropped_twice_and_the_levels_of_the_tree_once(silent, dropouts):
     rate = 0.3
-    module, x = MultiCorrelation((2, 3), 2, dropout=rate), jax.random.normal(jax.random.key(0), (120, 8, 8))
+    module, x = MultiCorrelation((2, 3), 2, dropout=rate), normal(0, 120, 8, 8)
     params = flax.traverse_util.flatten_dict(jax.jit(module.init)(jax.random.key(1), x, x)["params"])
     # One of both says nothing, and the causal convolutions add nothing, or what they drop themselves would show.
     for path in params:

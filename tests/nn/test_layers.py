@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from unireplknet_jax.nn.layers import (
     BatchNorm,
@@ -68,7 +69,7 @@ def test_batch_norm_of_one_value_per_channel_stays_finite():
 
 def test_batch_norm_survives_a_mean_far_above_the_deviation():
     """E[x^2] - E[x]^2 would lose every digit here."""
-    x = 1000 + jax.random.normal(jax.random.key(0), (8, 8, 8, 2))
+    x = 1000 + normal(0, 8, 8, 8, 2)
     y, _ = BatchNorm().init_with_output(jax.random.key(0), x, train=True)
     np.testing.assert_allclose(jnp.var(y, axis=(0, 1, 2)), 1, rtol=1e-3)
 
@@ -76,7 +77,7 @@ def test_batch_norm_survives_a_mean_far_above_the_deviation():
 @pytest.mark.parametrize("train", [False, True])
 def test_frozen_batch_norm_uses_and_keeps_the_running_statistics(train):
     variables = jax.tree.map(jnp.float32, batch_norm_variables(5))
-    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 5))
+    x = normal(0, 2, 3, 3, 5)
     y, updates = BatchNorm(frozen=True).apply(variables, x, train=train, mutable=["batch_stats"])
     np.testing.assert_array_equal(y, BatchNorm().apply(variables, x))
     np.testing.assert_array_equal(updates["batch_stats"]["mean"], variables["batch_stats"]["mean"])
@@ -107,7 +108,7 @@ def test_grn_has_a_zero_gradient_at_zero_input():
 
 
 def test_grn_starts_as_the_identity_and_loses_beta_when_merged():
-    x = jax.random.normal(jax.random.key(0), (1, 2, 2, 4))
+    x = normal(0, 1, 2, 2, 4)
     y, variables = GlobalResponseNorm().init_with_output(jax.random.key(0), x)
     np.testing.assert_array_equal(y, x)
     assert variables["params"]["gamma"].shape == (1, 1, 1, 4)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from jax.sharding import NamedSharding, PartitionSpec
 
 from unireplknet_jax.ops.augment import cutmix_box, mix_batch, random_erasing
@@ -82,7 +83,7 @@ def test_the_noise_is_normal_for_every_pixel_and_channel():
 
 
 def test_what_is_not_erased_stays_as_it_is():
-    images = jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
+    images = normal(1, 8, 16, 16, 3)
     same = _erase(jax.random.key(0), images, 0.0)
     np.testing.assert_array_equal(same, images)
     ours = np.asarray(_erase(jax.random.key(0), images, 1.0))
@@ -217,7 +218,7 @@ def test_a_batch_split_over_devices_is_augmented_as_a_whole_one(group):
 
     mesh = make_mesh()
     assert mesh.size == 8
-    images, targets = jax.random.normal(jax.random.key(3), (16, 12, 8, 3)), jnp.eye(16)
+    images, targets = normal(3, 16, 12, 8, 3), jnp.eye(16)
     expected = jax.jit(augment)(jax.random.key(0), images, targets)
     split, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     step = jax.jit(augment, in_shardings=(whole, split, split), out_shardings=(split, split))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from meshes import mesh_of
 
@@ -56,9 +57,8 @@ def reference(x, kernel, g, dilation):
 
 
 def inputs(shape, kernel_size, dtype=jnp.float32):
-    keys = jax.random.split(jax.random.key(hash((shape, kernel_size)) % 2**31), 3)
     shapes = (shape, (*kernel_size, 1, shape[-1]), shape)
-    return tuple(jax.random.normal(key, s, jnp.float32).astype(dtype) for key, s in zip(keys, shapes, strict=True))
+    return tuple(normal((seed, *shape, *kernel_size), *s).astype(dtype) for seed, s in enumerate(shapes))
 
 
 def forward_and_gradients(x, kernel, g, **options):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from unireplknet_jax.ops.fold import dilate_kernel, fold_batch_norm, merge_branch, pad_kernel
 
@@ -28,7 +29,7 @@ def normalize(y, scale, shift, mean, var, eps=1e-5):
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias):
     conv = nn.Conv(8, (3,) * rank, feature_group_count=groups, use_bias=True)
-    x = jax.random.normal(jax.random.key(0), (2, *(5,) * rank, 4))
+    x = normal(0, 2, *(5,) * rank, 4)
     params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
     bias = jnp.linspace(-1, 1, 8) if use_bias else None
     stats = statistics(8)
@@ -42,7 +43,7 @@ def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias)
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 def test_batch_norm_folds_into_a_transposed_convolution(transpose_kernel):
     conv = nn.ConvTranspose(6, (3, 3), strides=(2, 2), transpose_kernel=transpose_kernel)
-    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    x = normal(0, 2, 5, 5, 4)
     params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
     stats = statistics(6)
     apply = jax.jit(conv.apply)
@@ -54,7 +55,7 @@ def test_batch_norm_folds_into_a_transposed_convolution(transpose_kernel):
 
 
 def test_batch_norm_folds_into_a_linear_layer():
-    x, kernel = jax.random.normal(jax.random.key(0), (7, 5)), jax.random.normal(jax.random.key(1), (5, 6))
+    x, kernel = normal(0, 7, 5), normal(1, 5, 6)
     stats = statistics(6)
     folded, bias = fold_batch_norm(kernel, None, **stats)
     expected = normalize(x @ kernel, **stats)
@@ -72,9 +73,9 @@ def test_epsilon_matters():
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_a_dilated_branch_merges_into_a_large_kernel_of_any_rank(rank):
-    large = jax.random.normal(jax.random.key(0), (*(9,) * rank, 1, 4))
-    branch = jax.random.normal(jax.random.key(1), (*(3,) * rank, 1, 4))
-    x = jax.random.normal(jax.random.key(2), (2, *(11,) * rank, 4))
+    large = normal(0, *(9,) * rank, 1, 4)
+    branch = normal(1, *(3,) * rank, 1, 4)
+    x = normal(2, 2, *(11,) * rank, 4)
 
     def conv(kernel, size, dilation):
         layer = nn.Conv(4, (size,) * rank, kernel_dilation=dilation, feature_group_count=4, use_bias=False)

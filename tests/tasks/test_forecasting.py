@@ -351,6 +351,7 @@ def test_the_loss_is_over_known_values_alone(fitted):
     assert loss(other) == pytest.approx(loss(batch))
 
 
+@pytest.mark.slow  # the merged forecasts of the original stay
 def test_merged_inference_gives_the_same_forecast(fitted, variables, tmp_path):
     checkpoint = Checkpoint(fitted, variables, merged=False)
     merged, error = convert.merge(checkpoint, tolerance=1e-4)

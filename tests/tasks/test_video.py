@@ -290,6 +290,7 @@ def variables():
     return lively(abstract_variables(small_model(num_classes=2)))
 
 
+@pytest.mark.slow  # its twins of other tasks stay
 def test_merged_inference_is_the_same_from_file_to_labels(folder, tmp_path, variables):
     save_checkpoint(tmp_path / "trained", Checkpoint(make_task(), variables, False, data(folder)))
     trained = open_checkpoint(tmp_path / "trained")

@@ -8,6 +8,8 @@ import pytest
 from unireplknet_jax.ops.random import can_draw, draw_normals
 from unireplknet_jax.train.sharding import make_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Below and above a piece of 8,192 elements, splittable along every axis or none.
 SHAPES = ((3, 5), (13, 13, 1, 80), (8193,), (128, 320), (1000, 777), (7, 4096, 3), (2, 3, 800, 4))
 FOLDS = (0, 1, 2, 3, 2**31, 2**32 - 1, 77)

@@ -143,12 +143,21 @@ def test_what_is_no_checkpoint_of_ours_is_not_pushed(hub, goldens, tmp_path):
     (tmp_path / "folder").mkdir()
     for path, message in (
         (goldens / "tiny_afp.pth", "is no directory of this package"),
-        (tmp_path / "gone", "is no directory of this package"),
+        (tmp_path / "gone", "gone does not exist"),
         (tmp_path / "folder", r"is not a checkpoint of ours: it has no card\.json"),
     ):
         with pytest.raises(ValueError, match=message):
             push(path, "me/net")
+    with pytest.raises(
+        ValueError, match=r"^hf-hub:net is not the name of a repository"
+    ):  # before a folder is looked at
+        push(tmp_path / "gone", "hf-hub:net")
     assert hub.calls == []
+
+
+def test_data_of_one_s_own_need_no_name(small):
+    checkpoint = dataclasses.replace(open_checkpoint(small), data={"train_split": "mine"})
+    assert "| data | not known, trained on mine |" in model_card(checkpoint, "me/net")
 
 
 def test_a_checkpoint_that_is_damaged_is_not_pushed(small, hub):

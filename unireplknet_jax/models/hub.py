@@ -43,15 +43,21 @@ def fetch(name: str) -> Path:
     return card.parent
 
 
+def writable(name: str) -> str:
+    """The repository "USER/REPO" that a name to push to stands for; ValueError for no such name."""
+    repository, revision = _parts(name)
+    if revision:
+        raise ValueError(f"files are pushed to the main revision of {repository}: leave out @{revision}.")
+    return repository
+
+
 def push(folder: Path, repository: str, overwrite: bool = False, private: bool = False) -> str:
     """Upload the files of a folder to "USER/REPO", as one commit; its URL. The repository is made if it is not there.
 
     Raises ValueError for another name, and with `private` for a repository that is there, FileExistsError where it
     holds such files already, unless `overwrite`, ConnectionError where nothing was uploaded for another reason.
     """
-    repository, revision = _parts(PREFIX + repository.removeprefix(PREFIX))
-    if revision:
-        raise ValueError(f"files are pushed to the main revision of {repository}: leave out @{revision}.")
+    repository = writable(repository)
     hub = library(f"pushing to {repository}")
     there = _asked(repository, lambda: _files(hub, repository))
     taken = [path.name for path in sorted(folder.iterdir()) if path.name in (there or ())]

@@ -19,19 +19,25 @@ def map_size(image_size: Sequence[int], stage: int) -> tuple[int, ...]:
     return tuple(-(-side // factor) for side in image_size)
 
 
+def trunk_of(model: nn.Module) -> Any:
+    """The `UniRepLKNet` in a network, which is one itself or holds one that it calls "backbone"."""
+    return getattr(model, "backbone", model)
+
+
 def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     """The variables of a `UniRepLKNet`, or of a network around one called "backbone", as `jax.ShapeDtypeStruct`s.
 
     inputs: of the network around it, arrays or shapes, by default a small image; a `UniRepLKNet` by itself needs none.
     """
-    if not hasattr(model, "backbone"):
+    trunk = trunk_of(model)
+    if trunk is model:
         return variable_shapes(model)
     inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, model.in_chans), jnp.float32),)
-    trunk = variable_shapes(model.backbone)
-    outline = _Outline(model.backbone.dims, model.backbone.in_chans)
+    inner = variable_shapes(trunk)
+    outline = _Outline(trunk.dims, trunk.in_chans)
     around = jax.eval_shape(model.clone(backbone=outline).init, jax.random.key(0), *inputs)
-    names = sorted({*around, *trunk})
-    return {name: around.get(name, {}) | ({"backbone": trunk[name]} if name in trunk else {}) for name in names}
+    names = sorted({*around, *inner})
+    return {name: around.get(name, {}) | ({"backbone": inner[name]} if name in inner else {}) for name in names}
 
 
 class _Outline(nn.Module):

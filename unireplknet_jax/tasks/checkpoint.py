@@ -22,6 +22,7 @@ from unireplknet_jax import __version__
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
+from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
 from unireplknet_jax.tasks.names import names_of_task, task_of_variables
@@ -178,7 +179,7 @@ def initial_variables(task: Task, path: str | os.PathLike[str]) -> Mapping[str, 
     checkpoint = open_checkpoint(path, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
-    if hasattr(module, "backbone"):
+    if trunk_of(module) is not module:
         variables: Mapping[str, Any] = fit_trunk(checkpoint, task)
     else:
         model = dict(checkpoint.task.model) | {"head_init_scale": module.head_init_scale}

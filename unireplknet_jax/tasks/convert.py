@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from unireplknet_jax.models import directory, torch_names
 from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.models.reparameterize import merge_error, reparameterize
+from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.models.variants import VARIANTS
 from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint, save_torch_checkpoint
 
@@ -90,7 +91,7 @@ def merge(checkpoint: Checkpoint, tolerance: float, seed: int = 0, examples: int
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """{name: value} of what a person wants to know about a checkpoint."""
     module, leaves = checkpoint.module, jax.tree.leaves(checkpoint.variables)
-    trunk: Any = getattr(module, "backbone", module)
+    trunk = trunk_of(module)
     sizes = {"depths": trunk.depths, "dims": trunk.dims, "kernel_sizes": trunk.kernel_sizes}
     same = [name for name, variant in VARIANTS.items() if dataclasses.asdict(variant) == sizes]
     return {

@@ -14,6 +14,7 @@ import numpy as np
 
 from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
+from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.tasks.base import Batch
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
@@ -43,7 +44,7 @@ def embed(checkpoint: Any, inputs: Any, *, broken: str = "refuse", batch_size: i
     sources, merged = sources_of(inputs), merged_once(checkpoint)
     key = "embed", batch_size
     network = merged.cache[key] = merged.cache.get(key) or embedder(merged, batch_size)
-    vectors = np.full((len(sources), _trunk(merged.module).dims[-1]), np.nan, np.float32)
+    vectors = np.full((len(sources), trunk_of(merged.module).dims[-1]), np.nan, np.float32)
     for index, embedding in enumerate(embed_files(merged, sources, batch_size, network, broken)):
         log_skipped(sources[index], index, embedding.error)
         if embedding.vector is not None:
@@ -77,13 +78,9 @@ def embedder(checkpoint: Checkpoint, batch_size: int = 8) -> Network:
     return Network(checkpoint, apply, batch_size)
 
 
-def _trunk(module: nn.Module) -> Any:
-    return getattr(module, "backbone", module)
-
-
 def _pooled(module: nn.Module, variables: Mapping[str, Any], *inputs: jax.Array) -> jax.Array:
     """(rows, c) float32: the mean over the positions of the last map of a network's trunk."""
-    if _trunk(module) is module:
+    if trunk_of(module) is module:
         last = module.apply(variables, *inputs, method="features")[-1]
     else:
         _, found = module.apply(

@@ -11,6 +11,8 @@ import flax
 import jax
 import numpy as np
 
+from unireplknet_jax.models.shapes import trunk_of
+
 if TYPE_CHECKING:
     from unireplknet_jax.tasks.base import Task
 
@@ -26,7 +28,7 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     classifier and are dropped. Returns the checkpoint itself if nothing changes.
     """
     model, module = dict(checkpoint.task.model), checkpoint.module
-    old, trunk = module.num_classes, getattr(module, "backbone", module)
+    old, trunk = module.num_classes, trunk_of(module)
     if num_classes == old:
         return checkpoint
     if num_classes is not None and num_classes < 1:
@@ -59,12 +61,13 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
 
 def fit_channels(checkpoint: Any, in_chans: int) -> Any:
     """A checkpoint with `in_chans` input channels: the stem's kernels summed (1), else repeated in turn and scaled."""
-    old = checkpoint.module.in_chans
+    module = checkpoint.module
+    old = module.in_chans
     if in_chans == old:
         return checkpoint
     if in_chans < 1:
         raise ValueError(f"in_chans must be positive, but is {in_chans}.")
-    if hasattr(checkpoint.module, "backbone"):
+    if trunk_of(module) is not module:
         raise ValueError(f"a network of the task {checkpoint.task.name} takes {old} channel(s) and no other number.")
     params = dict(checkpoint.variables["params"])
     stem = dict(params["downsample_layers_0"])
@@ -90,7 +93,7 @@ def fit_trunk(checkpoint: Any, task: Task) -> dict[str, Any]:
     stem fitted to the channels (`fit_channels`). What it does not give is fresh.
     """
     if "backbone" not in checkpoint.variables["params"]:
-        checkpoint = fit_channels(checkpoint, task.module().backbone.in_chans)
+        checkpoint = fit_channels(checkpoint, trunk_of(task.module()).in_chans)
         found: Mapping[str, Any] = {
             name: {
                 "backbone": {layer: leaves for layer, leaves in tree.items() if layer not in (*_HEAD, *_OUTPUT_NORMS)}

@@ -24,7 +24,9 @@ def push(path: str | os.PathLike[str], repository: str, overwrite: bool = False,
     `model_card` is added. `load_pretrained` and `open_checkpoint` take it back by "hf-hub:USER/REPO".
     Raises ValueError for what is no checkpoint of ours, and what `models.hub.push` raises; nothing is uploaded then.
     """
-    path = Path(path)
+    path, repository = Path(path), hub.writable(repository)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
     if not path.is_dir():
         raise ValueError(
             f"{path} is no directory of this package, which a push takes: `unireplknet convert` writes one from a file."
@@ -94,7 +96,7 @@ def _data(data: Mapping[str, Any] | None) -> str:
     if not data:
         return "not known"
     splits = [f"{what} on {data[key]}" for what, key in _SPLITS.items() if data.get(key)]
-    return ", ".join([data["name"], *splits])
+    return ", ".join([data.get("name") or "not known", *splits])
 
 
 def _value(value: Any) -> str:

@@ -49,9 +49,8 @@ class Evaluations:
 
     def keep(self, state, step, steps):
         """`measure_forms`, written down as the step's; a form that is better than before is exported as "best"."""
-        found = {}
+        found = self.measure_forms(state)
         for form, variables in forms_of(state).items():
-            found[form] = self.measure(variables, eval_step=self._eval_step)
             name, value = next(iter(found[form].items()))
             if self._history.is_best(form, found[form]):
                 self.export("best", form, variables, f"step {step} of {steps}, {name} {value:.6g}")

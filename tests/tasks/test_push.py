@@ -148,9 +148,8 @@ def test_what_is_no_checkpoint_of_ours_is_not_pushed(hub, goldens, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             push(path, "me/net")
-    with pytest.raises(
-        ValueError, match=r"^hf-hub:net is not the name of a repository"
-    ):  # before a folder is looked at
+    # The name comes first, before a folder is looked at.
+    with pytest.raises(ValueError, match=r"^hf-hub:net is not the name of a repository"):
         push(tmp_path / "gone", "hf-hub:net")
     assert hub.calls == []
 

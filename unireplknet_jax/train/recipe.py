@@ -22,12 +22,12 @@ def base_config():
     config.task = ConfigDict({"name": "classification", "labels": (), "options": {}})
     config.data = ConfigDict(
         {
-            "name": "",  # as data.pictures.sets.open_source takes it
+            "name": "",  # as the task's `open` takes it
             "dir": "",  # a folder, where the source needs one; for tfds:NAME an address such as gs://B/F, too
             "train_split": "train",
             "eval_split": "test",  # "": no evaluation
             "train_examples": 0,  # for `plan`, which has no data; training counts them
-            "broken": "refuse",  # broken pictures end the run; "skip": training takes the next, evaluation none
+            "broken": "refuse",  # a broken file ends the run; "skip": training takes the next, evaluation none
             "num_threads": 2,  # batches that are built at the same time in each process, whose threads share one GIL
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }

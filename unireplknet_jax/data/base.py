@@ -28,7 +28,7 @@ def check_split(name: str, split: str, known: Iterable[str]) -> None:
 
 
 def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_name: str, found_name: str) -> None:
-    """Raise ValueError where two splits have other classes, or the same in another order: their labels differ."""
+    """Raise ValueError where two splits have other classes; their order may differ."""
     missing = [label for label in expected if label not in {*found}]
     extra = [label for label in found if label not in {*expected}]
     if missing or extra:
@@ -36,21 +36,6 @@ def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_na
         raise ValueError(
             f"the classes of {found_name} are not those of {expected_name}: it {' and '.join(parts)}; give both the "
             "same classes (a class folder may be empty)"
-        )
-    if tuple(expected) != tuple(found):
-        raise ValueError(f"{found_name} has the classes of {expected_name} in another order; give both the same order")
-
-
-def check_order(expected: Sequence[str], found: Sequence[str], name: str) -> None:
-    """Raise ValueError where a model and the data called `name` have the same classes in another order.
-
-    Other names are let pass: those of a model often say better what the data call "17" or "n01440764".
-    """
-    if tuple(expected) != tuple(found) and sorted(expected) == sorted(found):
-        wrong = next(i for i, (label, other) in enumerate(zip(expected, found, strict=True)) if label != other)
-        raise ValueError(
-            f"{name} has the classes of the model in another order: class {wrong} is {found[wrong]!r}, not "
-            f"{expected[wrong]!r}; give data in the same order, or train with task.labels in that of the data"
         )
 
 

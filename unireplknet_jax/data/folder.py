@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from unireplknet_jax.data.base import check_same_labels, listed
+from unireplknet_jax.data.classes import in_natural_order
 from unireplknet_jax.data.files import LabelledFiles, Names
 
 _log = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
     suffixes: how the names of the files end. kind: what errors call one, such as "picture". The id is the index in the
     order of class and path.
 
-    The labels are the sorted names of the class folders; those of another split than "train" must be those of "train",
-    if that is there. Whatever is no such file, or hidden, is passed over and counted in the log, as are empty classes.
+    The labels are the sorted names of the class folders, whole numbers sorted as numbers; those of another split than
+    "train" must be those of "train", if that is there. Whatever is no such file, or hidden, is passed over and counted
+    in the log, as are empty classes.
 
     Raises ValueError where there is no root, split, class or file, or where the classes differ from the training's.
     """
@@ -66,10 +68,12 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
 
 
 def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """The sorted names of the class folders, and of all else."""
+    """The names of the class folders in their order, and of all else."""
     with os.scandir(path) as entries:
         kinds = sorted((entry.name, entry.is_dir() and not entry.name.startswith(".")) for entry in entries)
-    return [name for name, is_class in kinds if is_class], [name for name, is_class in kinds if not is_class]
+    return in_natural_order([name for name, is_class in kinds if is_class]), [
+        name for name, is_class in kinds if not is_class
+    ]
 
 
 def _sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:

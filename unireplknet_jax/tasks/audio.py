@@ -139,7 +139,7 @@ class Audio(Labelled):
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         if not (train and self.balance):
             return super().examples(split, train, seed)
-        self.check_classes(split)
+        split = self.matched(split)
         rarity = sounds.cumulated_rarity(split.source.classes, self.classes)
         balanced = sounds.Balanced(self.augmented_examples(split), rarity)
         return training_stream(range(len(split.source)), balanced, seed)

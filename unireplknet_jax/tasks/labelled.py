@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unireplknet_jax.data.base import check_order, check_same_labels
+from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
+from unireplknet_jax.data.classes import in_order_of
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.tasks.base import Example, Record, Split, Task
 
@@ -79,7 +80,7 @@ class Labelled(Task):
     def fitted_to(self, train: Split, evaluation: Split | None) -> Labelled:
         """The task with the classes of the training data, where it has none and they are as many as the model's.
 
-        Raises ValueError if the training and the evaluation split have other classes or another order of them.
+        Raises ValueError if the training and the evaluation split have other classes.
         """
         labels = tuple(train.source.labels)
         if evaluation is not None:
@@ -88,16 +89,20 @@ class Labelled(Task):
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
 
-    def check_classes(self, split: Split) -> None:
-        """Raise ValueError for data with another number of classes than the model, or with its own in another order."""
-        if len(split.source.labels) != self.classes:
-            raise ValueError(f"{split.data} has {len(split.source.labels)} classes, but the model has {self.classes}.")
-        check_order(self.labels, split.source.labels, split.data)
+    def matched(self, split: Split) -> Split:
+        """The split with the model's classes, found by their names; without names they are as many.
+
+        Raises ValueError for other classes, or another number of them.
+        """
+        found = split.source.labels
+        if not self.labels and len(found) != self.classes:
+            raise ValueError(f"{split.data} has {len(found)} classes, but the model has {self.classes}.")
+        return split._replace(source=in_order_of(self.labels, split.source, split.data))
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         import grain
 
-        self.check_classes(split)
+        split = self.matched(split)
         if train:
             return training_stream(range(len(split.source)), self.augmented_examples(split), seed)
         return grain.MapDataset.source(TransformedExamples(split.source, self.prepared, self.why_broken))

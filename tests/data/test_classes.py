@@ -1,0 +1,73 @@
+"""Classes are found by their names, as a person reads them, and nothing is taken for what it may not be."""
+
+import numpy as np
+import pytest
+
+from unireplknet_jax.data.classes import in_natural_order, in_order_of, numbers_of
+from unireplknet_jax.data.files import LabelledFiles
+
+SYNSETS = ("n01440764", "n01443537")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "numbers"),
+    [
+        (("cat", "dog"), ("cat", "dog"), (0, 1)),
+        (("dog", "cat"), ("cat", "dog"), (1, 0)),
+        (tuple(map(str, range(12))), ("0", "1", "10", "11", *map(str, range(2, 10))), (0, 1, 10, 11, *range(2, 10))),
+        (("0", "1", "2"), ("00", "01", "02"), (0, 1, 2)),
+        (("air drumming", "zumba"), ("Zumba", "air_drumming"), (1, 0)),
+        (("Käse", "Brot"), ("Brot", "Ka\u0308se"), (1, 0)),
+        (("a", "A"), ("A", "a"), (1, 0)),  # where case tells them apart
+        (("ant", "bee", "cat"), ("cat", "ant"), (2, 0)),
+        (("tench", "goldfish"), SYNSETS, (0, 1)),
+        (("tench", "goldfish"), ("0", "1"), (0, 1)),
+        (("crane", "crane"), SYNSETS, (0, 1)),  # the 22K names are not unique
+    ],
+)
+def test_each_class_of_the_data_is_one_of_the_models(labels, found, numbers):
+    assert numbers_of(labels, found, "mine") == numbers
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "message"),
+    [
+        (("cat", "dog"), ("cat", "wolf"), "mine has other classes than the model: wolf in place of dog; give them"),
+        (("cat", "dog"), ("x", "y"), "mine has other classes than the model: x, y in place of cat, dog;"),
+        (("cat", "dog"), ("0", "dog"), "mine has other classes than the model: 0 in place of cat;"),
+        (
+            ("cat", "dog"),
+            ("x", "y", "z"),
+            "mine has 3 classes, but the model has 2, .* has x, y, z, the model cat, dog",
+        ),
+        (("tench", "goldfish", "ray"), SYNSETS, "mine has 2 classes, but the model has 3"),
+        (("crane", "crane"), ("crane", "owl"), "mine has other classes than the model: owl in place of "),
+    ],
+)
+def test_other_names_are_refused(labels, found, message):
+    with pytest.raises(ValueError, match=message):
+        numbers_of(labels, found, "mine")
+
+
+def test_what_is_assumed_is_said(caplog):
+    numbers_of(("tench", "goldfish"), SYNSETS, "a set")
+    numbers_of(("ant", "bee", "cat"), ("cat",), "a set")
+    assert [record.message for record in caplog.records] == [
+        "a set: its classes are taken in order: n01440764 is tench, n01443537 is goldfish",
+        "a set has 1 of the 3 classes of the model: cat",
+    ]
+
+
+def test_a_source_is_renumbered():
+    source = LabelledFiles("folder", ["0", "1", "2"], np.array([0, 1, 1]), ("cat", "dog"))
+    assert in_order_of((), source, "mine") is source
+    assert in_order_of(("cat", "dog"), source, "mine") is source
+    turned = in_order_of(("dog", "ant", "cat"), source, "mine")
+    assert turned.labels == ("dog", "ant", "cat")
+    assert [turned[i]["label"] for i in range(len(turned))] == [2, 0, 0]
+    assert turned[1] == source[1] | {"label": 0}
+
+
+def test_whole_numbers_are_sorted_as_numbers():
+    assert in_natural_order(["10", "9", "1"]) == ["1", "9", "10"]
+    assert in_natural_order(["10", "9", "1a"]) == ["10", "1a", "9"]

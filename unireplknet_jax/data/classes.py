@@ -1,0 +1,102 @@
+"""Classes of a data set in the order of a model: by their names wherever names tell, for all modalities."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unireplknet_jax.data.base import Source, listed
+
+_SYNSET = re.compile(r"n\d{8}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A source whose examples have the classes of `labels`. numbers: for each class of the source, which of them."""
+
+    source: Source
+    labels: tuple[str, ...]
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = dict(self.source[index])
+        if "label" in example:
+            example["label"] = self.numbers[example["label"]]
+        if "classes" in example:
+            example["classes"] = self._renumbered(example["classes"])
+        return example
+
+    @functools.cached_property
+    def classes(self) -> list[tuple[int, ...]]:
+        """Of a source whose examples have several: those of each, without reading it."""
+        return [self._renumbered(classes) for classes in self.source.classes]  # type: ignore[attr-defined]
+
+    def _renumbered(self, classes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.numbers[number] for number in classes)
+
+
+def in_order_of(labels: Sequence[str], source: Source, name: str) -> Source:
+    """The source with the classes of a model in the model's order; as it is if the model's classes have no names.
+
+    name: what errors call the data. Raises ValueError as `numbers_of` does.
+    """
+    if not labels:
+        return source
+    numbers = numbers_of(tuple(labels), tuple(source.labels), name)
+    return source if numbers == tuple(range(len(labels))) else Renumbered(source, tuple(labels), numbers)
+
+
+@functools.lru_cache(maxsize=16)  # so that a run says once what it assumes
+def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tuple[int, ...]:
+    """For each class that the data called `name` have, its number among a model's labels.
+
+    Names are compared as a person reads them: case, underscores, composed letters and zeros before a whole number make
+    no difference. The data may have some of the model's classes only. Synsets ("n01440764") and whole numbers that are
+    no names of the model stand for its classes in their order, which is said in the log.
+
+    Raises ValueError for any other names, and for synsets or numbers that are not as many as the model's classes.
+    """
+    if found == labels:
+        return tuple(range(len(labels)))
+    for key in (_as_read, str):
+        known, keys = {key(label): number for number, label in enumerate(labels)}, [key(label) for label in found]
+        if len(known) == len(labels) and len({*keys}) == len(keys) and known.keys() >= {*keys}:
+            if len(found) < len(labels):
+                _log.warning(
+                    "%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found)
+                )
+            return tuple(known[key] for key in keys)
+    unknown = [label for label in found if label not in {*labels}]
+    if len(found) != len(labels):
+        raise ValueError(
+            f"{name} has {len(found)} classes, but the model has {len(labels)}, and its names are others: {name} has "
+            f"{listed(unknown or found)}, the model {listed(labels)}."
+        )
+    if len(unknown) < len(found) or not (all(map(_SYNSET.fullmatch, found)) or all(map(str.isdecimal, found))):
+        raise ValueError(
+            f"{name} has other classes than the model: {listed(unknown or found)} in place of "
+            f"{listed([label for label in labels if label not in {*found}] or labels)}; give them the same names."
+        )
+    _log.warning(
+        "%s: its classes are taken in order: %s is %s, %s is %s", name, found[0], labels[0], found[-1], labels[-1]
+    )
+    return tuple(range(len(labels)))
+
+
+def in_natural_order(names: Sequence[str]) -> list[str]:
+    """Names in order: as numbers if all are whole numbers, 2 before 10, else as texts."""
+    return sorted(names, key=lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else sorted(names)
+
+
+def _as_read(name: str) -> str:
+    name = " ".join(unicodedata.normalize("NFKC", name).replace("_", " ").casefold().split())
+    return str(int(name)) if name.isdecimal() else name

@@ -23,7 +23,7 @@ from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh
 from unireplknet_jax.train.step import abstract_state, make_state
 
-FACTS = {"batch_size": 16, "seed": 3}
+FACTS = {"batch_size": 16, "seed": 3, "labels": ["ant", "bee", "cat"]}
 # When a read fails, Orbax leaves those of other parts unawaited, or lets them end after their event loop.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
@@ -299,6 +299,14 @@ def test_what_may_pass_is_no_damage(workdir, monkeypatch, error, wrapped):
     ("options", "message"),
     [
         ({"facts": FACTS | {"seed": 4}}, "this run has seed=4, but the checkpoint at step {step} was made with 3;"),
+        (
+            {"facts": FACTS | {"labels": ["bee", "cat", "zebra"]}},
+            "this run has labels=zebra, but the checkpoint at step {step} was made with ant; resume",
+        ),
+        (
+            {"facts": FACTS | {"labels": ["bee", "ant", "cat"]}},
+            "this run has labels=bee, ant, cat, but the checkpoint at step {step} was made with ant, bee, cat; resume",
+        ),
         ({"task": Linear}, "the checkpoint at step {step} is not of the network and optimizer of this recipe"),
     ],
 )

@@ -216,7 +216,8 @@ def test_a_run_does_not_resume_with_another_order_or_other_draws(finished, name,
 
 def test_a_run_does_not_resume_on_other_data(finished):
     facts = json.loads((finished[0] / "checkpoints" / "10" / "facts" / "metadata").read_text())
-    assert facts.items() >= {"data.name": "digits", "data.train_split": "train", "training examples": 1437}.items()
+    assert (facts["data.name"], facts["data.train_split"], facts["training examples"]) == ("digits", "train", 1437)
+    assert facts["labels"] == list("0123456789")
     message = r"this run has data\.train_split=test, but the checkpoint at step 10 was made with train; resume"
     with pytest.raises(ValueError, match=message):
         train(make_config(data={"train_split": "test"}), finished[0])

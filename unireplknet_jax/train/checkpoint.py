@@ -7,6 +7,7 @@ import re
 
 import jax
 
+from unireplknet_jax.data.base import listed
 from unireplknet_jax.models.directory import this_process
 from unireplknet_jax.train.checksums import verify_checksums, write_checksums
 from unireplknet_jax.train.distributed import gather_rows
@@ -124,10 +125,14 @@ class TrainCheckpoints:
 
     def _check(self, step, facts):
         for name, value in self._facts.items():
-            if facts.get(name, value) != value:
+            before = facts.get(name, value)
+            if before != value:
+                if isinstance(value, list):  # what is the same in both says nothing
+                    same = {*before} & {*value}
+                    before, value = (listed([n for n in names if n not in same] or names) for names in (before, value))
                 raise _Mismatch(
-                    f"this run has {name}={value}, but the checkpoint at step {step} was made with {facts[name]}; "
-                    "resume with the same value or start in another workdir."
+                    f"this run has {name}={value}, but the checkpoint at step {step} was made with {before}; resume "
+                    "with the same value or start in another workdir."
                 )
         theirs, ours = facts["state"], _outline(self._state)
         differing = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))

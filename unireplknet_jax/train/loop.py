@@ -61,7 +61,7 @@ def _train(config, workdir, profile, preemption):
     initial = initial_variables(task, config.init) if config.init else None
     place = Workdir(workdir)
     place.require_room((config.checkpoint.keep + 1) * state_bytes(run.state))
-    checkpoints = TrainCheckpoints(place.root, _facts(config, examples), run.state, config.checkpoint.keep)
+    checkpoints = TrainCheckpoints(place.root, _facts(config, task, examples), run.state, config.checkpoint.keep)
     state = checkpoints.restore()
     if state is None:
         with preemption.at_once(_untouched(0, steps)):
@@ -150,11 +150,11 @@ def _train(config, workdir, profile, preemption):
     return metrics
 
 
-def _facts(config, examples):
+def _facts(config, task, examples):
     """What gives a run's numbers their meaning, and so has to be the same where it goes on."""
     facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
     facts |= {f"data.{name}": config.data[name] for name in ("name", "train_split")}
-    return facts | {"training examples": examples}
+    return facts | {"training examples": examples, "labels": list(task.labels)}
 
 
 def _batches(config, task, stream, step):

@@ -14,6 +14,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+# Of macOS' archives, Windows' folders and drives, Synology's and QNAP's shares, Linux' drives, Jupyter and Python.
+_LEFT_BEHIND = {
+    *("__macosx", "thumbs.db", "desktop.ini", "system volume information", "$recycle.bin"),
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@__thumb", "lost+found", "__pycache__"),
+}
+
 
 class EncodedFile(bytes):
     """The bytes of a picture or sound file, and the name by which errors call it: its path, or shard and record."""
@@ -30,6 +36,11 @@ class EncodedFile(bytes):
 
     def __repr__(self) -> str:
         return f"EncodedFile({len(self)} bytes of {self.name})"
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder of this name is no data, but hidden, or left there by a system: "._a.jpg", "@eaDir"."""
+    return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
 def source_name(source: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from unireplknet_jax.data.base import check_same_labels, listed
 from unireplknet_jax.data.classes import in_natural_order
-from unireplknet_jax.data.files import LabelledFiles, Names
+from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
     order of class and path.
 
     The labels are the sorted names of the class folders, whole numbers sorted as numbers; those of another split than
-    "train" must be those of "train", if that is there. Whatever is no such file, or hidden, is passed over and counted
-    in the log, as are empty classes.
+    "train" must be those of "train", if that is there. Whatever is no such file, hidden, a link to nothing or left
+    there by a system (`files.is_left_behind`) is passed over and counted in the log, as are empty classes.
 
     Raises ValueError where there is no root, split, class or file, or where the classes differ from the training's.
     """
@@ -70,7 +70,7 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
 def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     """The names of the class folders in their order, and of all else."""
     with os.scandir(path) as entries:
-        kinds = sorted((entry.name, entry.is_dir() and not entry.name.startswith(".")) for entry in entries)
+        kinds = sorted((entry.name, entry.is_dir() and not is_left_behind(entry.name)) for entry in entries)
     return in_natural_order([name for name, is_class in kinds if is_class]), [
         name for name, is_class in kinds if not is_class
     ]
@@ -85,12 +85,14 @@ def _sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list
 
 
 def _files(folder: str, below: str) -> Iterator[str]:
-    """Yield the paths of the files below a folder, links followed, and of the hidden folders, which are not entered."""
+    """Yield the paths of the files below a folder, links followed, and of folders left behind, not entered."""
     here = os.path.join(folder, below)
     with os.scandir(here) as entries:
         for entry in entries:
             name = os.path.join(below, entry.name)
-            if not entry.is_dir() or entry.name.startswith("."):
+            if entry.is_symlink() and not os.path.exists(entry.path):
+                yield f"{name} (a link to nothing)"  # which ends like no file of the kind
+            elif not entry.is_dir() or is_left_behind(entry.name):
                 yield name
             elif entry.is_symlink() and _is_inside(here, entry.path):
                 raise ValueError(f"{entry.path} is a link to a folder that it lies in; remove it")
@@ -104,7 +106,7 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _ends_in(suffixes: tuple[str, ...], name: str) -> bool:
-    return name.lower().endswith(suffixes) and not os.path.basename(name).startswith(".")
+    return name.lower().endswith(suffixes) and not is_left_behind(os.path.basename(name))
 
 
 def _count(names: Sequence[str], one: str, many: str) -> str:

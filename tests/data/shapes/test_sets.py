@@ -108,6 +108,7 @@ def test_the_meshes_of_modelnet(tmp_path):
     for label, split in itertools.product(("bed", "vase"), ("train", "test")):
         (tmp_path / "ModelNet40" / label / split).mkdir(parents=True)
         trimesh.creation.box((1, 1, 5)).export(str(tmp_path / "ModelNet40" / label / split / f"{label}_0001.off"))
+        (tmp_path / "ModelNet40" / label / split / f"._{label}_0001.off").touch()
     source = open_points("modelnet40", "test", tmp_path)
     assert [(source.labels[source[i]["label"]], source[i]["up"]) for i in range(2)] == [("bed", "z"), ("vase", "z")]
     assert np.ptp(read(source[0])[:, 2]) > 4

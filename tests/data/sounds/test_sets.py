@@ -35,6 +35,7 @@ def words(tmp_path):
     for word in COMMANDS:
         for name in ("a", "b", "c"):
             write(root / word / f"{name}.wav")
+        (root / word / "._a.wav").write_bytes(b"what macOS knows of a.wav")
     write(root / "_background_noise_" / "hum.wav")
     (root / "README.md").write_text("words")
     (root / "validation_list.txt").write_text("".join(f"{word}/b.wav\n" for word in COMMANDS))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
-from unireplknet_jax.data.files import LabelledFiles, Names
+from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.shapes.points import SUFFIXES, UPWARDS
@@ -100,7 +100,8 @@ def _from_arrays(path, clouds, targets, labels):
 
 def _open_modelnet(split, folder):
     labels = read_labels("modelnet40")
-    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_left_behind(path.name))
+    for place in (folder, *inside):
         pickled, listing = place / f"modelnet40_{split}_8192pts_fps.dat", place / f"modelnet40_{split}.txt"
         if pickled.is_file():
             return _read_pickle(pickled)
@@ -111,7 +112,7 @@ def _open_modelnet(split, folder):
             return _from_arrays(str(place), clouds, np.concatenate(targets), labels)
         if listing.is_file():
             return _open_listing(listing, labels)
-        meshes = [sorted((place / label / split).glob("*.off")) for label in labels]
+        meshes = [_meshes(place / label / split) for label in labels]
         if any(meshes):
             names = [str(path.relative_to(place)) for paths in meshes for path in paths]
             targets = np.repeat(np.arange(len(labels), dtype=np.int32), [len(paths) for paths in meshes])
@@ -120,6 +121,10 @@ def _open_modelnet(split, folder):
         f"ModelNet40 was not found in {folder}; expected modelnet40_{split}_8192pts_fps.dat, ply_data_{split}*.h5, "
         f"modelnet40_{split}.txt with CLASS/ID.txt, or CLASS/{split}/*.off"
     )
+
+
+def _meshes(folder):
+    return sorted(path for path in folder.glob("*.off") if not is_left_behind(path.name))
 
 
 def _open_listing(listing, labels):

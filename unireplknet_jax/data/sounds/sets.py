@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
-from unireplknet_jax.data.files import ListedFiles, Names, staging
+from unireplknet_jax.data.files import ListedFiles, Names, is_left_behind, staging
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.sounds.speech_synthesis import render_commands
@@ -117,8 +117,8 @@ def open_commands(split: str, root: Path | None) -> SoundFiles:
             raise ValueError(f"{root} has no {file}; expected Speech Commands V2 as {ARCHIVE} unpacks it")
         lists[part] = set((root / file).read_text(encoding="utf-8").split())
     missing = [word for word in COMMANDS if not (root / word).is_dir()]
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    unknown = sorted({*folders} - {*COMMANDS})
+    folders = [path.name for path in root.iterdir() if path.is_dir() and not is_left_behind(path.name)]
+    unknown = sorted(name for name in {*folders} - {*COMMANDS} if not name.startswith("_"))  # "_background_noise_"
     if missing or unknown:
         parts = [f"{kind} {listed(names)}" for kind, names in (("lacks", missing), ("also has", unknown)) if names]
         raise ValueError(f"{root} {' and '.join(parts)}; expected a folder for each of the 35 words of V2")
@@ -126,7 +126,7 @@ def open_commands(split: str, root: Path | None) -> SoundFiles:
         (f"{word}/{file}", index)
         for index, word in enumerate(COMMANDS)
         for file in sorted(os.listdir(root / word))
-        if file.lower().endswith(SUFFIXES)
+        if file.lower().endswith(SUFFIXES) and not is_left_behind(file)
     ]
     absent = sorted(set.union(*lists.values()) - {name for name, _ in found})
     if absent:
@@ -169,7 +169,7 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
     folder = root / split if (root / split).is_dir() else root
     there = {}
     for file in sorted(os.listdir(folder)) if folder.is_dir() else ():
-        if file.lower().endswith(SUFFIXES):
+        if file.lower().endswith(SUFFIXES) and not is_left_behind(file):
             there[file] = there[Path(file).stem] = file
     names, classes, absent = [], [], []
     for line, row in _rows(table):

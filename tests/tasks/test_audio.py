@@ -202,6 +202,7 @@ def test_a_loaded_network_gets_other_classes_but_not_channels(goldens, caplog):
     [
         ({"labels": ("a",)}, "1 labels do not fit a model of 10 classes"),
         ({"loss_kind": "mse"}, "loss_kind is 'mse'; expected 'bce' or 'ce'"),
+        ({"channels": "left"}, "channels is 'left'; expected one of mean, first, loudest"),
         ({"mixup": 1.5}, "mixup=1.5 must be from 0 to 1"),
         ({"std": 0.0}, "std=0.0 must be above 0"),
         ({"mean": float("nan")}, "mean=nan must be a number, and finite"),
@@ -305,6 +306,20 @@ def test_the_fill_is_what_is_masked_and_missing_before_normalization():
         assert (examples[:, -1] == value).all()  # a second has 98 frames
         inside = (examples[:, :40] == value).all(axis=2).any(axis=1)
         assert 0 < inside.sum() < 20
+
+
+def test_the_channels_are_chosen(tmp_path):
+    left, right = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 4000)) * [[0.5], [1]]
+    waves = {"mean": (left + right) / 2, "first": left, "loudest": right}
+    path = tmp_path / "test" / "x" / "a.wav"
+    path.parent.mkdir(parents=True)
+    soundfile.write(path, np.stack([left, right], axis=1), 16_000, subtype="DOUBLE")
+    for channels, wave in waves.items():
+        task = make_task(1, channels=channels)
+        expected = task.read(wave)[0]["spectrogram"]
+        evaluated = examples_of(task, {"name": "folder", "dir": tmp_path}, "test", train=False)[0]["spectrogram"]
+        np.testing.assert_allclose(task.read(path)[0]["spectrogram"], expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(evaluated, expected, rtol=0, atol=1e-6)
 
 
 def test_of_a_long_file_the_frames_that_are_needed_are_computed(tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ class Audio(Labelled):
         and of masked frames; 0, as in the original, is loud, -15.94 is silence.
     seconds: a longer file is predicted by windows of this length, every half of it, whose scores are averaged; 0: of
         `frames` frames. Training and evaluation take the first `frames` frames of a file, as the original does.
+    channels: what becomes of several, "mean", "first" or "loudest" (`data.sounds.waveforms.read_sound`).
     loss: "bce", a sigmoid per class, or "ce", one softmax; both take soft labels. multilabel: a sound may have several
         classes: mAP leads, and there is no accuracy. balance: training draws sounds by the inverse frequency of their
         classes.
@@ -79,6 +80,7 @@ class Audio(Labelled):
     std: float = 5.5654526
     fill: float = 0.0
     seconds: float = 1.0
+    channels: str = "mean"
     loss_kind: str = "bce"
     multilabel: bool = False
     balance: bool = False
@@ -93,7 +95,7 @@ class Audio(Labelled):
     sample: ClassVar[str] = "bell.wav"
     hub_task: ClassVar[str] = "audio-classification"
     preparation: ClassVar[tuple[str, ...]] = (
-        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds"),
+        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),
     )
     makes_records: ClassVar[bool] = True
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
@@ -102,6 +104,8 @@ class Audio(Labelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.channels not in sounds.CHANNELS:
+            raise ValueError(f"channels is {self.channels!r}; expected one of {', '.join(sounds.CHANNELS)}.")
         if self.loss_kind not in ("bce", "ce"):
             raise ValueError(f"loss_kind is {self.loss_kind!r}; expected 'bce' or 'ce'.")
         needed = self._bank.frames(int(self.seconds * self.rate))  # refuses a wrong filter bank, too
@@ -148,16 +152,19 @@ class Audio(Labelled):
         transform = functools.partial(self._mixed, split.source, split.broken)
         return AugmentedExamples(split.source, transform, split.broken, self.why_broken)
 
+    def _waveform(self, sound: Any) -> np.ndarray:
+        return sounds.read_sound(sound, self.rate, self.channels)
+
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
-        waveform = sounds.read_sound(example["sound"], self.rate)
+        waveform = self._waveform(example["sound"])
         return self._example(example, self._normalized(self._features(waveform)), self._target(example))
 
     def _mixed(self, source: Any, broken: str, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        waveform, target = sounds.read_sound(example["sound"], self.rate), self._target(example)
+        waveform, target = self._waveform(example["sound"]), self._target(example)
         if rng.random() < self.mixup:
             partner, share = source[int(rng.integers(len(source)))], rng.beta(self.mixup_alpha, self.mixup_alpha)
             if not (broken == "skip" and sounds.why_broken(partner)):
-                waveform = sounds.mix(waveform, sounds.read_sound(partner["sound"], self.rate), share)
+                waveform = sounds.mix(waveform, self._waveform(partner["sound"]), share)
                 target = share * target + (1 - share) * self._target(partner)
         features = sounds.mask_bands(self._features(waveform), rng, self.freq_mask, self.time_mask, self.fill)
         features = (
@@ -189,7 +196,7 @@ class Audio(Labelled):
 
     def read(self, source: Any) -> list[Example]:
         """A file, or a waveform (samples,) of floats from -1 to 1, `rate` of them a second."""
-        waveform = sounds.read_sound(source, self.rate)
+        waveform = self._waveform(source)
         size = int(self.seconds * self.rate) or self._bank.samples(self.frames)
         return [
             {"spectrogram": self._normalized(self._features(part)).astype(np.float32)}

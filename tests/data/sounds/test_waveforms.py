@@ -167,6 +167,37 @@ def test_sixteen_bits_are_divided_by_32768(tmp_path):
     np.testing.assert_array_equal(read_sound(EncodedFile(path.read_bytes(), "a"), 16_000), values / 32768)
 
 
+def test_channels_that_cancel_are_not_silence(tmp_path, caplog):
+    sound, path = 0.5 * np.sin(np.arange(8000) / 6), tmp_path / "a.wav"
+    hum = 0.1 * np.cos(np.arange(8000) / 90)
+
+    def read(*channels, **options):
+        soundfile.write(path, np.stack(channels, axis=1), 16_000, subtype="DOUBLE")
+        return read_sound(path, 16_000, **options)
+
+    np.testing.assert_allclose(read(hum, sound), (hum + sound) / 2)
+    np.testing.assert_allclose(read(sound, *[0 * sound] * 7), sound / 8)
+    assert not caplog.records
+    np.testing.assert_array_equal(read(0.9 * sound, -0.99 * sound), -0.99 * sound)
+    assert [record.message for record in caplog.records] == [
+        f"{path}: its channels cancel each other, so the loudest of them is taken"
+    ]
+    np.testing.assert_array_equal(read(hum, -sound, channels="loudest"), -sound)
+    np.testing.assert_array_equal(read(hum, -hum, channels="first"), hum)
+    assert not np.any(read(0 * sound, 0 * sound))
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_floats_of_another_scale_are_refused(tmp_path, subtype):
+    soundfile.write(tmp_path / "a.wav", [0.0, 12_000.0], 16_000, subtype=subtype)
+    with pytest.raises(
+        ValueError, match=r"a\.wav holds samples up to 12000; .* divide them, by 32,768 if they were 16"
+    ):
+        read_sound(tmp_path / "a.wav", 16_000)
+    soundfile.write(tmp_path / "a.wav", [0.0, 1.5], 16_000, subtype=subtype)  # beyond what clips, as mixes have it
+    assert read_sound(tmp_path / "a.wav", 16_000)[1] == 1.5
+
+
 def test_an_array_is_a_waveform_of_the_rate_that_is_wanted():
     samples = np.linspace(-1, 1, 9, dtype=np.float32)
     found = read_sound(samples, 16_000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import logging
 import math
 import os
 import re
@@ -24,24 +25,43 @@ WINDOWS = ("hanning", "hamming", "povey")
 FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
 RATES = (100, 1_000_000)  # samples a second of a file; resampling others would fill the memory
 
-LOUDEST = 16.0  # of a waveform in an array: beyond what clips, and far below 16-bit numbers that nobody divided
+LOUDEST = 16.0  # of a waveform: beyond what clips, and far below 16-bit numbers that nobody divided
+CHANNELS = ("mean", "first", "loudest")
+CANCELLED = 0.05  # of the loudest channel: what the mean of channels of opposite polarity falls below
+_log = logging.getLogger(__name__)
 
 
-def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int) -> np.ndarray:
+def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int, channels: str = "mean") -> np.ndarray:
     """The waveform (samples,) float64 of a file of any rate, channels and length at `rate` samples a second.
 
-    source: a path, the bytes of a file, or a waveform (samples,) of floats that has the rate already. Channels are
-    averaged, where the original takes the first; other rates are resampled by a windowed-sinc polyphase filter, where
-    the original reads the samples as if they had its rate.
+    source: a path, the bytes of a file, or a waveform (samples,) of floats that has the rate already. Other rates are
+    resampled by a windowed-sinc polyphase filter, where the original reads the samples as if they had its rate.
+    channels: what becomes of several, "mean", "first" (the original) or "loudest"; the loudest takes the place of a
+    mean in which channels of opposite polarity cancel, which is said in the log.
 
-    Raises ValueError with the file's name where it holds no readable, finite, non-empty sound, ImportError without the
-    package soundfile.
+    Raises ValueError with the file's name where it holds no readable, finite, non-empty sound, or samples far outside
+    of -1..1, ImportError without the package soundfile.
     """
     if isinstance(source, np.ndarray):
         return _checked_waveform(source, rate)
     file = read_file(source, "a sound file")
     samples, found = _decode(file, file.name)
-    return _resample(samples.mean(axis=1), found, rate)
+    return _resample(_one_channel(samples, channels, file.name), found, rate)
+
+
+def _one_channel(samples: np.ndarray, channels: str, name: str) -> np.ndarray:
+    """(samples, channels) -> (samples,)."""
+    if samples.shape[1] == 1 or channels == "first":
+        return samples[:, 0]
+    power = np.mean(np.square(samples), axis=0)
+    loudest = samples[:, np.argmax(power)]
+    if channels == "loudest":
+        return loudest
+    mean = samples.mean(axis=1)
+    if np.mean(np.square(mean)) < CANCELLED**2 * power.max():
+        _log.warning("%s: its channels cancel each other, so the loudest of them is taken", name)
+        return loudest
+    return mean
 
 
 def _checked_waveform(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -80,6 +100,12 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} states {rate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}")
     if not np.all(np.isfinite(samples)):
         raise ValueError(f"{name} holds samples that are not finite; expected numbers from -1 to 1")
+    largest = float(np.max(np.abs(samples)))
+    if largest > LOUDEST:  # in files of floats only; libsndfile divides whole numbers
+        raise ValueError(
+            f"{name} holds samples up to {largest:g}; expected numbers from -1 to 1, so divide them, by 32,768 if they "
+            "were 16-bit numbers"
+        )
     return samples, rate
 
 

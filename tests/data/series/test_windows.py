@@ -97,6 +97,21 @@ def test_a_table_with_missing_values_and_offsets(tmp_path):
     np.testing.assert_array_equal(values, [[1.5, np.nan], [np.nan, 2], [3, np.nan]])
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_table_of_another_language(tmp_path, separator):
+    lines = ["time;a;b", "2024-01-01;1,5;n/a", "2024-01-02;2;-0,25"]
+    _, values, names = read_table(write(tmp_path / "x.csv", "\n".join(lines).replace(";", separator)))
+    assert names == ("a", "b")
+    np.testing.assert_array_equal(values, [[1.5, np.nan], [2, -0.25]])
+
+
+def test_fill_values_of_archives_are_missing():
+    values = np.linspace(8, 12, 20).reshape(10, 2)
+    values[4, 1] = -999.9
+    found = checked("s.csv", hours(10), values, ("a", "b")).values
+    assert np.argwhere(np.isnan(found)).tolist() == [[4, 1]]
+
+
 def test_stations_are_found_by_their_names_in_a_file_or_its_bytes(tmp_path):
     path = write(tmp_path / "x.csv", "time,b,c,a\n2024-01-01,2,9,1\n2024-01-02,4,9,3\n")
     for source in (path, str(path), EncodedFile(path.read_bytes(), "x")):
@@ -128,7 +143,7 @@ def test_what_is_no_table_of_these_stations_is_one_sentence(source, message):
         ("time,a\n2024-01-01,1,2\n", "line 2: 3 cells, but the header has 2"),
         ("time,a\nyesterday,1\n", "line 2: 'yesterday' is no time"),
         ("time,a\n0001-01-01T00:00+05:00,1\n", "line 2: '0001-01-01T00:00.05:00' is no time"),
-        ("time;a\n2024-01-01;1\n", "line 2: '2024-01-01;1' is no time"),
+        ("time;a\n2024-01-01;1.234,5\n", r"line 2: .*'1\.234,5'; expected numbers for a"),
         ("2024-01-01,1\n2024-01-02,2\n", "begins with the time 2024-01-01; expected a header"),
         ("time\n2024-01-01\n", "or no stations"),
         ("time,a,time\n2024-01-01,1,2\n", "names two columns alike"),

@@ -17,8 +17,7 @@ import numpy as np
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.files import EncodedFile, file_name, opened, source_name
 from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
-
-_MISSING = frozenset({"", "na", "nan", "null", "none", "-"})
+from unireplknet_jax.data.tables import has_decimal_commas, number, separator_of, without_fills
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,8 @@ class Series:
 def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[str], **facts) -> Series:
     """A `Series` with rows of NaN in place of timestamps that are left out.
 
-    name: what to call it in errors. ValueError for times that are not sorted, that occur twice or are not multiples of
+    name: what to call it in errors. Values that archives write where nothing was measured become NaN
+    (`tables.without_fills`). ValueError for times that are not sorted, that occur twice or are not multiples of
     one step apart, for a station without any value or with a place that is none, and for fewer than two rows.
     """
     times = times.astype("datetime64[s]")
@@ -73,7 +73,7 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
         )
     with np.errstate(over="ignore"):  # too large for float32 is missing, as infinity is
         values = np.asarray(values, np.float32)
-    values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    values = without_fills(values, name)
     check_measured(name, values, names)
     if facts.get("places") is not None:
         _check_places(name, facts["places"], names)
@@ -106,13 +106,16 @@ def _check_places(name: str, places: np.ndarray, names: Sequence[str]) -> None:
 def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """(times (t,), values (t, n), column names) of a CSV file: a header, then a timestamp and a value per column.
 
-    source: its path, or its bytes with a name. Timestamps are ISO 8601; those with an offset are brought to UTC. Empty
-    cells, NA and NaN are missing values.
+    source: its path, or its bytes with a name. Cells stand between commas, semicolons or tabs; in the latter two forms
+    numbers may have decimal commas. Timestamps are ISO 8601; those with an offset are brought to UTC. Empty cells, NA,
+    NaN and their like (`tables.MISSING`) are missing values.
     """
-    times, rows, header, path = [], [], [], source_name(source)
+    times, cells, header, path = [], [], [], source_name(source)
     try:
         with io.TextIOWrapper(opened(source), encoding="utf-8-sig", newline="") as file:
-            for line, row in enumerate(csv.reader(file), 1):
+            separator = separator_of(file.readline()) or ","
+            file.seek(0)
+            for line, row in enumerate(csv.reader(file, delimiter=separator), 1):
                 if not any(cell.strip() for cell in row):
                     continue
                 if not header:
@@ -121,16 +124,18 @@ def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.
                 if len(row) != len(header):
                     raise ValueError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
                 times.append(parse_time(row[0].strip(), f"{path}, line {line}"))
-                rows.append(_parse_values(row[1:], header[1:], path, line))
+                cells.append((line, row[1:]))
     except (UnicodeDecodeError, csv.Error):
         raise ValueError(f"{path} is no CSV file in UTF-8; expected time,STATION,... and a row for each time") from None
     names = tuple(header[1:])
-    if not names or not rows:
+    if not names or not cells:
         raise ValueError(f"{path} has no rows or no stations; expected a header time,STATION,... and a row a time")
     if _is_time(header[0]):
         raise ValueError(f"{path} begins with the time {header[0]}; expected a header time,STATION,... above it")
     if len({*header}) != len(header) or "" in names:
         raise ValueError(f"{path} names two columns alike, or one not at all; give every station a name of its own")
+    decimal = separator != "," and has_decimal_commas(cell for _, row in cells for cell in row)
+    rows = [_parse_values(row, names, path, line, decimal) for line, row in cells]
     return np.array(times, "datetime64[s]"), np.array(rows, np.float64), names
 
 
@@ -170,9 +175,9 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _parse_values(cells: Sequence[str], names: Sequence[str], path: str, line: int) -> list[float]:
+def _parse_values(cells: Sequence[str], names: Sequence[str], path: str, line: int, decimal: bool) -> list[float]:
     try:
-        return [np.nan if cell.strip().lower() in _MISSING else float(cell) for cell in cells]
+        return [number(cell, decimal) for cell in cells]
     except ValueError as error:
         raise ValueError(f"{path}, line {line}: {error}; expected numbers for {listed(names)}") from None
 

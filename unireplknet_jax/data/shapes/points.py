@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.files import EncodedFile, file_name, opened
+from unireplknet_jax.data.tables import rows_of_numbers
 
 MESHES = (".off", ".ply", ".obj", ".stl")
 CLOUDS = (".npy", ".npz", ".txt", ".xyz", ".csv", ".pts")
@@ -34,8 +35,8 @@ def read_points(source: str | os.PathLike | EncodedFile, count: int, rng: np.ran
     """(M, 3) float64: `count` points on the surface of a mesh, or all points of a file without faces, as they lie.
 
     source: the path of a file, or its bytes with a name, whose ending tells their format.
-    Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line,
-    separated by blanks or commas; what follows the first three columns (normals, colours) is left out.
+    Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line
+    (`tables.rows_of_numbers`); what follows the first three columns (normals, colours) is left out.
     Raises FileNotFoundError where there is no file, ImportError without trimesh, and ValueError, one sentence, for a
     file that cannot be read or holds no shape.
     """
@@ -135,19 +136,11 @@ def _array_points(source, path, suffix):
             lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
         if suffix == ".pts" and lines and lines[0].isdigit():
             del lines[0]  # the number of points
-        return np.array([_point(line) for line in lines] or np.zeros((0, 3)))
+        return np.array(rows_of_numbers(lines, path, 3) if lines else np.zeros((0, 3)))
     except OSError:
         raise
     except Exception as error:
         raise ValueError(f"{path} cannot be read as points ({_reason(error)})") from error
-
-
-def _point(line):
-    try:
-        x, y, z = map(float, line.replace(",", " ").split()[:3])
-    except ValueError:
-        raise ValueError(f"{line[:40]!r} is no line of three or more numbers; leave out what is no point") from None
-    return x, y, z
 
 
 def _reason(error):

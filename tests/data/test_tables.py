@@ -1,0 +1,77 @@
+"""Text tables as programs of several languages write them, and the values that stand for none."""
+
+import numpy as np
+import pytest
+
+from unireplknet_jax.data.tables import number, rows_of_numbers, without_fills
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("0.5 1 -2e-1", "0.5,1,-2e-1", "0.5, 1, -2e-1,", "0.5\t1\t-2e-1", "0.5;1;-2e-1;", "0.5,1 -2e-1"),
+        *("0,5 1 -2e-1", "0,5;1;-2e-1", "0,5\t1\t-2e-1", "0,5 ; 1 ; -0,2", "0.5 1 -0.2 red", "0,5 1,0 -0,2 255"),
+    ],
+)
+def test_whatever_separates_the_numbers(line):
+    assert rows_of_numbers([line, line], "a.xyz", 3) == [[0.5, 1.0, -0.2]] * 2
+
+
+def test_whole_numbers_between_commas_are_no_decimals():
+    assert rows_of_numbers(["1,2,3"], "a.xyz", 3) == [[1, 2, 3]]
+    assert rows_of_numbers(["1,2,3 255,0,0"], "a.xyz", 3) == [[1, 2, 3]]
+
+
+def test_decimal_commas_are_said(caplog):
+    rows_of_numbers(["0,5 1,0 2"], "a.xyz", 3)
+    assert [record.message for record in caplog.records] == [
+        "a.xyz: its commas are taken for decimal ones, as in 0,5 1,0 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["1 2 3", "4 5"], "^'4 5' has 2 fields, but the first line has 3$"),
+        (["1 2 3", "4 5 6 7"], "^'4 5 6 7' has 4 fields, but the first line has 3$"),
+        (["1 2"], "^'1 2' is no line of 3 or more numbers; leave out what is none$"),
+        (["x y z"], "^'x y z' is no line of 3 or more numbers; leave out what is none$"),
+        (["1.234,5 1 2"], "^'1.234,5' has points and a comma; write it without the points$"),
+    ],
+)
+def test_other_lines_are_refused(lines, message):
+    with pytest.raises(ValueError, match=message):
+        rows_of_numbers(lines, "a.xyz", 3)
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "n/a", "NaN", " null ", "#N/A", "-", "."])
+def test_what_says_that_there_is_no_number(cell):
+    assert np.isnan(number(cell))
+
+
+@pytest.mark.parametrize("fill", [-9999, -999.9, -99, 9999.9, 99999, 9.96921e36, 1e20, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fill_values_are_missing(fill, dtype, caplog):
+    values = np.stack([10 + 5 * np.sin(np.arange(60) / 4), np.linspace(8, 14, 60)], axis=1).astype(dtype)
+    spoilt = values.copy()
+    spoilt[3, 0] = spoilt[7, 1] = fill
+    found = without_fills(spoilt, "s.csv")
+    assert np.isnan(found[[3, 7], [0, 1]]).all()
+    assert np.isnan(found).sum() == 2
+    kept = ~np.isnan(found)
+    np.testing.assert_array_equal(found[kept], values[kept])
+    assert caplog.messages == [f"s.csv: {fill:.6g} taken for missing values, 2 of them"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 5000.0, 9999.0],  # metres of sight
+        [-90.0, -99.0, -120.0, 40.0],  # degrees at the pole
+        [990.0, 999.0, 999.9, 1013.0],  # hectopascals
+        [-9999.0, np.nan],  # nothing to judge by
+    ],
+)
+def test_what_may_be_measured_stays(values, caplog):
+    np.testing.assert_array_equal(without_fills(np.array([values]), "s.csv"), [values])
+    assert not caplog.records

@@ -56,9 +56,63 @@ def test_only_the_first_line_may_be_a_header(tmp_path):
     assert examples(source) == [(f"{tmp_path}/a.mp4", 1, 0), (f"{tmp_path}/b.mp4", 0, 1)]
 
 
+NUMBERED = [("a.mp4", "0"), ("run, jump.mp4", "1"), ("c.mp4", "2"), ("d.mp4", "10")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.mp4 0\nrun, jump.mp4 1\nc.mp4 2\nd.mp4 10\n", NUMBERED),
+        ("a.mp4\t0\nrun, jump.mp4\t1\nc.mp4\t2\nd.mp4\t10\n", NUMBERED),
+        ('a.mp4,0\n"run, jump.mp4",1\nc.mp4,2\nd.mp4,10\n', NUMBERED),
+        ("path;class\na.mp4;0\nrun, jump.mp4;1\nc.mp4;2\nd.mp4;10\n", NUMBERED),
+        ("class,video,start\nx,a.mp4,3\ny,b.mp4,4\n", [("a.mp4", "x"), ("b.mp4", "y")]),
+        ('a.mp4,"bartending, shaking"\nb.mp4,riding\n', [("a.mp4", "bartending, shaking"), ("b.mp4", "riding")]),
+        ("path,class\na.mp4,0\nb.mp4,1\n", [("a.mp4", "0"), ("b.mp4", "1")]),
+        ("a,0\nb,1\n", [("a", "0"), ("b", "1")]),
+        ("a.mp4,riding a bike\nb.mp4,x\n", [("a.mp4", "riding a bike"), ("b.mp4", "x")]),
+    ],
+)
+def test_lists_as_programs_write_them(text, expected, tmp_path):
+    source = open_videos("video_csv", "train", lists(tmp_path, train=text))
+    found = [(path.removeprefix(f"{tmp_path}/"), source.labels[label]) for path, label, _ in examples(source)]
+    assert found == expected
+
+
+def test_lists_of_kinetics_name_the_files_of_their_splits(tmp_path, caplog):
+    text = (
+        "label,youtube_id,time_start,time_end,split\ntesting,---Q,84,94,train\njump,x_1,3,13,train\na,gone,0,10,train\n"
+    )
+    lists(tmp_path, train=text)
+    with pytest.raises(
+        ValueError, match=r"none of the 3 videos .* where the first was expected as ---Q_000084_000094\.mp4"
+    ):
+        open_videos("video_csv", "train", tmp_path)
+    for name in ("---Q_000084_000094.mp4", "x_1_000003_000013.mkv"):
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    source = open_videos("video_csv", "train", tmp_path)
+    assert source.labels == ("a", "jump", "testing")
+    assert [path for path, *_ in examples(source)] == [
+        f"{tmp_path}/train/---Q_000084_000094.mp4",
+        f"{tmp_path}/train/x_1_000003_000013.mkv",
+    ]
+    assert "1 of its videos are not in" in caplog.text
+    (tmp_path / "b_000000_000010.mp4").touch()
+    lists(tmp_path, val="label,youtube_id,time_start,time_end,split\na,b,0,10,val\n")
+    assert open_videos("video_csv", "val", tmp_path).labels == ("a", "jump", "testing")
+
+
 @pytest.mark.parametrize(
     ("texts", "split", "message"),
     [
+        ({"train": "a.mp4 0\nb.mp4 1\nc.mp4 jump\n"}, "train", r"line 3 of .*'c\.mp4 jump', .* a name among numbers;"),
+        ({"train": "a.mp4 x\nb.mp4 1\nc.mp4 y\n"}, "train", r"line 2 of .*'b\.mp4 1', .* is a number among names;"),
+        (
+            {"train": "label,youtube_id,time_start,time_end\nx,y,z,1\n"},
+            "train",
+            "line 2 .*; expected label, youtube_id",
+        ),
         ({"train": "a.mp4 1\n"}, "val", r"there is no list .*val\.csv; the lists there are: train\.csv"),
         ({"train": "a.mp4 1\nb.mp4\n"}, "train", r"line 2 of .*train\.csv is 'b\.mp4'; expected a path, a comma or"),
         ({"train": "\n"}, "train", "lists no videos"),

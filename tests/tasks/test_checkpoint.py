@@ -45,6 +45,11 @@ def bare(state):
     return {name: tensor(value) for name, value in state.items()}
 
 
+def below(prefix, state):
+    return {prefix + name: value for name, value in bare(state).items()}
+
+
+ONE = np.zeros(1, np.float32)
 OPTIMIZER = {"state": {0: {"exp_avg": tensor(np.ones(2, np.float32))}}, "param_groups": [{"lr": 0.1}]}
 ARGUMENTS = Call("argparse.Namespace", (), {"lr": 0.1})
 LAYOUTS = {
@@ -54,6 +59,12 @@ LAYOUTS = {
     "module": lambda state: {"module": bare(state), "optimizer": OPTIMIZER},
     "prefixed": lambda state: {f"module.{name}": value for name, value in bare(state).items()},
     "model, prefixed": lambda state: {"model": {f"module.{name}": value for name, value in bare(state).items()}},
+    "torch.compile": lambda state: {"model": below("_orig_mod.", state)},
+    "DDP of torch.compile": lambda state: {"model": below("module._orig_mod.", state)},
+    "Lightning": lambda state: {"state_dict": below("model.", state), "hyper_parameters": {"lr": 0.1}},
+    "AveragedModel": lambda state: {"n_averaged": tensor(np.array(3)), **below("module.", state)},
+    "thop": lambda state: {**bare(state), "total_ops": tensor(ONE), "norm.total_params": tensor(ONE)},
+    "model_state_dict": lambda state: {"model_state_dict": bare(state)},
 }
 
 
@@ -62,6 +73,34 @@ def test_official_layouts(tmp_path, merged_state, layout):
     checkpoint = open_checkpoint(save(tmp_path / "a.pth", LAYOUTS[layout](merged_state)))
     assert checkpoint.merged
     assert_equal(leaves(checkpoint.variables), leaves(load_checkpoint(write(tmp_path / "b.pth", merged_state))[1]))
+
+
+def test_a_backbone_is_taken_out_of_a_segmentation_network(tmp_path, merged_state, caplog):
+    trunk = {name: value for name, value in merged_state.items() if not name.startswith(("head.", "norm."))}
+    whole = {**below("backbone.", trunk), "decode_head.conv_seg.weight": tensor(ONE)}
+    checkpoint = open_checkpoint(save(tmp_path / "a.pth", {"state_dict": whole}))
+    assert checkpoint.module.num_classes is None
+    assert_equal(leaves(checkpoint.variables), leaves(load_checkpoint(write(tmp_path / "b.pth", trunk))[1]))
+    assert "the network is below backbone.; left out: decode_head.conv_seg.weight" in caplog.text
+
+
+def test_a_wrapped_network_of_another_task_is_unwrapped(tmp_path, goldens):
+    (path,) = (goldens / "audio").glob("*.pth")
+    state = {name: stored.numpy() for name, stored in read_state_dict(path)[0].items()}
+    found = open_checkpoint(save(tmp_path / "a.pth", below("model.", state)))
+    assert found.task.name == "audio"
+    assert_equal(leaves(found.variables), leaves(open_checkpoint(path).variables))
+
+
+def test_prefixes_of_no_network_stay(tmp_path, merged_state):
+    sentence = refusal(save(tmp_path / "a.pth", below("model.strange.", merged_state)))
+    assert "has no tensors below stages.0 (it has model.strange." in sentence
+
+
+def test_an_unzipped_file_is_told(tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "data.pkl").touch()
+    assert "archive is an unzipped file of PyTorch: open the file itself" in refusal(tmp_path / "archive")
 
 
 def test_what_was_ignored_is_logged(tmp_path, merged_state, caplog):

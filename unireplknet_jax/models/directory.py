@@ -98,6 +98,8 @@ def _of_a_run(path: pathlib.Path) -> str:
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of a checkpoint of ours; ValueError if the directory is damaged or not one of ours."""
     path = pathlib.Path(path).absolute()
+    if (path / "data.pkl").is_file():
+        raise ValueError(f"{path} is an unzipped file of PyTorch: open the file itself, or zip this folder again.")
     if path.is_dir() and not is_directory(path):
         raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path)}.")
     try:

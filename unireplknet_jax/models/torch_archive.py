@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Placeholder", "StoredTensor", "read_state_dict", "write_state_dict"]
 
-_LAYOUTS = ("model", "state_dict", "module")
+_LAYOUTS = ("model", "state_dict", "module", "model_state_dict", "net")
+_EMA_LAYOUTS = ("model_ema", "state_dict_ema", "ema_state_dict")
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _SAFETENSORS_DTYPES = {
     **{"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_},
@@ -34,8 +35,9 @@ def read_state_dict(
 ) -> tuple[dict[str, StoredTensor | Placeholder], list[str]]:
     """Read a state dict; returns ({name: StoredTensor | Placeholder}, notes), the notes being lines for a log.
 
-    path: a `.pth` of PyTorch 1.6 or later, or a `.safetensors`. The state dict is the file's entry "model", else
-    "state_dict", else "module", else the file itself; with `ema` it is the entry "model_ema". A prefix "module." which
+    path: a `.pth` of PyTorch 1.6 or later, or a `.safetensors`. The state dict is the first of the file's
+    entries "model", "state_dict", "module", "model_state_dict" and "net", else the file itself; with `ema` it is
+    "model_ema", "state_dict_ema" or "ema_state_dict". A prefix "module." which
     all names carry is removed. Optimizer states and other extras are never read. A name whose value depends on a class
     or function that only running the file could provide comes as a `Placeholder`. Raises ValueError, naming the file,
     if it is of another kind, damaged or without tensors; ImportError if a `.safetensors` lacks its library.
@@ -146,16 +148,16 @@ def _pick(root: Any, ema: bool) -> dict[Any, Any]:
     if not isinstance(root, dict):
         raise ValueError(f"it holds a {type(root).__name__} and not a dict of tensors; save a state_dict() instead")
     # The nested entries come first: tensors beside a "model" (a best score, say) are extras, not a bare state dict.
-    for key in ("model_ema",) if ema else _LAYOUTS:
+    for key in _EMA_LAYOUTS if ema else _LAYOUTS:
         if _holds_tensors(root.get(key)):
             return root[key]
     if not ema and _holds_tensors(root):
         return root
     keys = [_described(key, value) for key, value in root.items()]
     found = f"its top-level keys are {_listed(keys)}" if keys else "its top level is empty"
+    places = ", ".join(map(repr, _EMA_LAYOUTS if ema else _LAYOUTS))
     if ema:
-        raise ValueError(f"no dict of tensors is under 'model_ema', {found}; load it without the EMA")
-    places = ", ".join(map(repr, _LAYOUTS))
+        raise ValueError(f"no dict of tensors is under {places}, {found}; load it without the EMA")
     raise ValueError(f"no dict of tensors is at its top level or under {places}, {found}; save a state_dict()")
 
 

@@ -42,6 +42,7 @@ _KNOWN_NAMES = {*STORAGES, "torch.Tensor", "torch.nn.parameter.Parameter"}
 _MAX_PICKLE_BYTES = 2**28
 _MAX_DIMS = 32
 _MAX_ELEMENTS = 2**48
+_MOST_EXPANDED = 2**20
 _ALIGNMENT = 64
 _LARGE = 2**30
 # All that zipfile raises for damaged archives, at times quoting kilobytes of them; RuntimeError covers unsupported
@@ -192,7 +193,7 @@ class TorchZip:
 
 
 def _check_layout(size: int, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    """Refuse a view that leaves its storage of `size` elements or that would take more memory than it."""
+    """Refuse a view that leaves its storage of `size` elements or that would take much more memory than it."""
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or len(shape) > _MAX_DIMS or not all(type(n) is int and n >= 0 for n in numbers):
         raise ValueError("a tensor's shape and strides are not two equally long tuples of counts")
@@ -201,7 +202,8 @@ def _check_layout(size: int, offset: int, shape: tuple[int, ...], strides: tuple
     if not math.prod(shape):
         return
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if math.prod(shape) > size or last >= size:
+    # One number may stand for many, as `expand` leaves it, but not for so many that they fill the memory.
+    if math.prod(shape) > max(size, _MOST_EXPANDED if 0 in strides else 0) or last >= size:
         raise ValueError(f"a tensor of shape {shape} does not fit into its storage of {size} elements")
 
 

@@ -10,6 +10,7 @@ import flax
 import jax.numpy as jnp
 import numpy as np
 
+from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import torch_archive, torch_names, zoo
 from unireplknet_jax.models.torch_archive import Placeholder, StoredTensor
@@ -17,6 +18,9 @@ from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.tasks.names import Names, names_of_task, task_of_file
 
 _log = logging.getLogger(__name__)
+# Of DistributedDataParallel and AveragedModel, torch.compile, Lightning, MMDetection and MMSegmentation, and others.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "encoder.")
+_COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and AveragedModel
 
 
 def read_tensors(path: Path, ema: bool = False) -> dict[str, StoredTensor]:
@@ -31,6 +35,26 @@ def read_tensors(path: Path, ema: bool = False) -> dict[str, StoredTensor]:
             f"({', '.join(sorted({*opaque.values()}))})."
         )
     return {name: value for name, value in state.items() if isinstance(value, StoredTensor)}
+
+
+def unwrapped(state: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """A state dict without what was around the network: prefixes that wrappers give names, and counters of profilers.
+
+    Tensors beside a network with a prefix (a decoder's beside "backbone.") are left out. Where the prefixes are and
+    what was left out is logged; names that are no task's with any prefix removed stay as they are.
+    """
+    inner = {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in _COUNTERS}
+    found, prefix, aside = inner, "", []
+    while task_of_file({name: tensor.shape for name, tensor in found.items()}) is None:
+        wrapper = next((w for w in _WRAPPERS if any(n.startswith(w) and ".stages.0." in n for n in found)), None)
+        if wrapper is None:
+            return inner
+        aside += [prefix + name for name in found if not name.startswith(wrapper)]
+        found = {name.removeprefix(wrapper): tensor for name, tensor in found.items() if name.startswith(wrapper)}
+        prefix += wrapper
+    if prefix:
+        _log.warning("the network is below %s%s", prefix, f"; left out: {listed(aside)}" if aside else "")
+    return found
 
 
 def variables_of(
@@ -55,7 +79,7 @@ def open_torch(
     name: of the task, None: the first that the tensors fit. options: of the task, that leave no trace in the file.
     Raises ValueError, one sentence, that lists every missing, unexpected and mis-shaped tensor.
     """
-    state = read_tensors(path, ema)
+    state = unwrapped(read_tensors(path, ema))
     shapes = {tensor: value.shape for tensor, value in state.items()}
     found = task_of_file(shapes)
     if found is None:

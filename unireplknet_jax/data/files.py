@@ -32,6 +32,15 @@ class EncodedFile(bytes):
         return f"EncodedFile({len(self)} bytes of {self.name})"
 
 
+def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write arrays to one .npz, whole or not at all."""
+    path = Path(path).absolute()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        part = Path(scratch) / "part.npz"
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
+        os.replace(part, path)
+
+
 def source_name(source: Any) -> str:
     """What errors and records call what somebody gave: its path, the name of its bytes, or the kind of thing it is."""
     if isinstance(source, str | os.PathLike):

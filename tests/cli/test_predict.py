@@ -167,6 +167,13 @@ def test_labels_that_are_no_text_are_refused(tiny, small, capsys):
     assert "not a text file" in capsys.readouterr().err
 
 
+def test_labels_of_an_empty_file_are_refused(small, tmp_path, capsys):
+    path = tmp_path / "empty.txt"
+    path.write_text("\n")
+    assert main(["predict", small, "missing.png", "--labels", str(path)]) == 1
+    assert capsys.readouterr().err == f"unireplknet predict: error: {path} is empty; expected one class name a line.\n"
+
+
 def test_sources_with_several_or_no_examples_keep_their_records_together():
     class Windows(Task):
         """Reads "k" as k examples of one of two shapes, which no batch may mix; predicts twice their value."""

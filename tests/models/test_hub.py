@@ -77,7 +77,11 @@ def test_a_new_repository_is_private_where_that_is_asked_for_and_an_old_one_is_n
     assert len(hub.commits("me/b")) == 1
 
 
-@pytest.mark.parametrize("name", ["net", "hf-hub:", "hf-hub:net", "a/b/c", "a b/c", "hf-hub:a/b@"])
+NO_NAMES = ["net", "hf-hub:", "hf-hub:net", "a/b/c", "a b/c", "hf-hub:a/b@"]
+NO_NAMES += ["a/..", "-a/b", "a/b-", "a./b", "a/b.git", "a/b--c", "a/b..c"]  # which the hub refuses, reached or not
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_of_a_repository_is_one_sentence(hub, folder, name):
     for action in (lambda: fetch(name), lambda: push(folder, name)):
         assert re.fullmatch(
@@ -128,7 +132,7 @@ def cut_off(name):
 @pytest.mark.parametrize(
     ("before", "why"),
     [
-        (no_network, "the server cannot be reached and the file is not in the cache"),
+        (no_network, "the server cannot be reached"),
         (refused, "the server wants `hf auth login` with an account that may write there"),
         (cut_off, "TimeoutError: [Errno 110] Connection timed out"),
     ],
@@ -138,6 +142,12 @@ def test_a_push_that_fails_leaves_nothing_in_the_repository(hub, folder, before,
     assert told(push, folder, "me/net") == f"ConnectionError: nothing was uploaded to me/net ({why})."
     assert not (hub.folder / "me/net").exists() or hub.commits("me/net") == []
     assert not [name for name, _ in hub.calls if name == "upload_folder"][1:]
+
+
+def test_a_push_offline_speaks_of_no_cache(hub, folder, monkeypatch):
+    hub.before = no_network
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert told(push, folder, "me/net") == "ConnectionError: nothing was uploaded to me/net (HF_HUB_OFFLINE is set)."
 
 
 def test_without_a_network_nothing_is_fetched(hub, folder):

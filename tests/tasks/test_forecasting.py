@@ -427,6 +427,17 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     assert task.draw(short.examples, short.records).size[0] > 100
 
 
+def test_a_forecast_without_a_climatology_is_drawn(fitted, variables, tmp_path):
+    """Such is a forecaster of the official code, to which its stations have been named."""
+    task = dataclasses.replace(fitted, climatology=())
+    path = write_csv(tmp_path / "a.csv", open_series("waves", "test").rows(0, 20))
+    (prediction,) = predict_files(Checkpoint(task, variables, merged=False), [path], batch_size=2)
+    colours = np.asarray(task.draw(prediction.examples, prediction.records)).reshape(-1, 3)
+    with_one = np.asarray(fitted.draw(prediction.examples, prediction.records)).reshape(-1, 3)
+    blue = [np.sum(np.all(picture == (31, 119, 180), axis=1)) for picture in (colours, with_one)]  # climatology's
+    assert blue[0] < blue[1]  # in the legend alone
+
+
 def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, variables, tmp_path):
     series = open_series("waves", "test").rows(0, 20)
     series = dataclasses.replace(series, values=series.values.copy())

@@ -98,6 +98,17 @@ def test_predictions_of_every_example_are_saved_once(tmp_path):
         np.testing.assert_array_equal(file["logits"], [example["logits"] for example in examples])
 
 
+def test_predictions_that_cannot_be_written_leave_nothing(tmp_path, monkeypatch):
+    def savez(part, **arrays):
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(part))
+
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(TASK, WEIGHT, grain.MapDataset.source(make_examples(8)), 8, predictions=tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_predictions_are_refused_where_several_processes_have_them(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="predictions are written by one process"):

@@ -154,6 +154,16 @@ def test_a_recipe_names_its_schedule():
         make_schedule(optim, 3, 5)
 
 
+@pytest.mark.parametrize("milestone", [-2, 0, float("nan"), "ten"])
+def test_a_milestone_that_is_no_epoch_is_refused(milestone):
+    optim = base_config().optim
+    optim.update({"schedule": "multistep", "milestones": (1.5, milestone)})
+    with pytest.raises(
+        ValueError, match=rf"^optim\.milestones has {milestone!r} among its epochs; expected numbers ab"
+    ):
+        make_schedule(optim, 3, 5)
+
+
 def test_decay_applies_as_in_pytorch():
     """By the original's rule on its own names and shapes: all but vectors and names that end in .bias."""
     model = UniRepLKNet((1, 1, 2, 1), (8, 16, 24, 32), ((3,), (7,), (0, 5), (7,)))
@@ -298,6 +308,8 @@ def test_the_number_of_layer_groups_is_the_recipes(depth, layer_groups, scales):
 def test_a_trunk_that_is_too_deep_for_the_groups_is_refused():
     with pytest.raises(ValueError, match=r"^optim\.layer_groups=8 are too few: backbone/stages_2_18/kernel belongs to"):
         parameter_groups(layered(19), 0.9, layer_groups=8)
+    with pytest.raises(ValueError, match=r"layer_groups=2 .* belongs to group 9; raise it to 9\.$"):  # not to 3, then 4
+        parameter_groups(layered(19), 0.9, layer_groups=2)
     assert parameter_groups(layered(18), 0.9, layer_groups=8)["head"]["kernel"].layer == 9
 
 

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
-from unireplknet_jax.cli.output import print_file_error, print_notes
+from unireplknet_jax.cli.output import check_output, print_file_error, print_notes
 
 
 def add_arguments(parser):
@@ -48,7 +48,4 @@ def _check(args):
     path = pathlib.Path(args.out)
     if path.suffix != ".npz":
         raise argparse.ArgumentError(None, f"--out is {args.out}; expected a name that ends in .npz.")
-    if path.resolve() in [pathlib.Path(source).resolve() for source in args.inputs]:
-        raise ValueError(f"--out {args.out} would overwrite an input; choose another name.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"the folder of --out {args.out} does not exist; create it first.")
+    check_output("--out", path, args.inputs)

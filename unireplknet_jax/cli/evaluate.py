@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, in_form
-from unireplknet_jax.cli.output import naming_remedy, print_json, print_notes, print_table
+from unireplknet_jax.cli.output import check_output, naming_remedy, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
@@ -34,6 +34,7 @@ def run(args):
         path = pathlib.Path(args.predictions)
         if path.suffix != ".npz" or not path.absolute().parent.is_dir():
             raise ValueError(f"--predictions {path} must be a name that ends in .npz, in a folder that exists.")
+        check_output("--predictions", path)
 
     import jax
 

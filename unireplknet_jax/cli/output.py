@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import pathlib
 import re
 import sys
 
@@ -18,6 +20,20 @@ def naming_remedy(option):
         if not isinstance(error, BrokenFileError):
             raise
         raise BrokenFileError(f"{error}; to pass over what is broken: {option}") from error
+
+
+def check_output(flag, path, inputs=()):
+    """Raise OSError for a file that could not be written, and ValueError for one that is an input, by its flag."""
+    path = pathlib.Path(path)
+    folder = path.absolute().parent
+    if path.resolve() in [pathlib.Path(source).resolve() for source in inputs]:
+        raise ValueError(f"{flag} {path} would overwrite an input; choose another name.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder of {flag} {path} does not exist; create it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{flag} {path} is a folder; choose the name of a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"the folder of {flag} {path} cannot be written to; choose another one.")
 
 
 def print_table(columns, rows):

@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
-from unireplknet_jax.cli.output import print_file_error, print_json, print_notes, print_table
+from unireplknet_jax.cli.output import check_output, print_file_error, print_json, print_notes, print_table
 
 
 def add_arguments(parser):
@@ -66,10 +66,7 @@ def _check(args):
         path = pathlib.Path(args.draw)
         if path.suffix.lower() != ".png":
             raise argparse.ArgumentError(None, f"--draw is {args.draw}; expected a name that ends in .png.")
-        if path.resolve() in [pathlib.Path(source).resolve() for source in args.inputs]:
-            raise ValueError(f"--draw {args.draw} would overwrite an input; choose another name.")
-        if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"the folder of --draw {args.draw} does not exist; create it first.")
+        check_output("--draw", path, args.inputs)
 
 
 def _print_result(result):

@@ -156,11 +156,11 @@ def _override_failure(config, error):
     illegal = re.match(r"flag (--config\.([\w.]+)=.*?): ", text)
     if not illegal:
         return text.rstrip(".") + "."
-    from unireplknet_jax.train.recipe import value_of
+    from unireplknet_jax.train.recipe import kind_of, value_of
 
     word, field = illegal.groups()
     value = value_of(config, field)
-    kind = type(value).__name__
+    kind = kind_of(config, field).__name__
     example = "a group of fields" if hasattr(value, "keys") else f"of type {kind}, in the recipe {value!r}"
     return f"{word} does not fit: {field} is {example}; give a value of that kind."
 

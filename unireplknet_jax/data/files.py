@@ -43,6 +43,15 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
+def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write arrays to one .npz, whole or not at all."""
+    path = Path(path).absolute()
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        part = Path(scratch) / "part.npz"
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
+        os.replace(part, path)
+
+
 def source_name(source: Any) -> str:
     """What errors and records call what somebody gave: its path, the name of its bytes, or the kind of thing it is."""
     if isinstance(source, str | os.PathLike):

@@ -10,7 +10,9 @@ from typing import Any
 from unireplknet_jax.models.directory import CARD, TENSORS
 
 PREFIX = "hf-hub:"
-_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_PART = r"(?![.-])[\w.-]+(?<![.-])"
+_NAME = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?")
+_NEVER = re.compile(r"--|\.\.|\.git$")  # what the hub does not take in the name of a repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -74,7 +76,7 @@ def push(folder: Path, repository: str, overwrite: bool = False, private: bool =
 
 def _parts(name: str) -> tuple[str, str | None]:
     found = _NAME.fullmatch(name.removeprefix(PREFIX))
-    if not found:
+    if not found or _NEVER.search(found[1]):
         raise ValueError(f"{name} is not the name of a repository; expected {PREFIX}USER/REPO.")
     return found[1], found[2]
 
@@ -85,7 +87,7 @@ def _asked(repository: str, ask: Callable[[], Any]) -> Any:
         return ask()
     # Which exceptions there are depends on the HTTP library that this version of huggingface_hub uses.
     except Exception as error:
-        raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error)}).") from error
+        raise ConnectionError(f"nothing was uploaded to {repository} ({reason(error, '')}).") from error
 
 
 def _files(hub: ModuleType, repository: str) -> list[str] | None:
@@ -111,13 +113,16 @@ def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: s
         raise ConnectionError(f"the {file} of {name} could not be fetched ({reason(error)}).") from error
 
 
-def reason(error: Exception) -> str:
-    """Why something that was asked of the hub failed, in a few words."""
+def reason(error: Exception, missing: str = " and the file is not in the cache") -> str:
+    """Why something that was asked of the hub failed, in a few words.
+
+    missing: what is added where the hub was not reached, "" where no cache would have helped.
+    """
     errors = library("the hub").errors
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        return "HF_HUB_OFFLINE is set and the file is not in the cache"
+        return f"HF_HUB_OFFLINE is set{missing}"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "the server cannot be reached and the file is not in the cache"
+        return f"the server cannot be reached{missing}"
     if isinstance(error, errors.EntryNotFoundError):
         return "the server has no such file"
     if isinstance(error, errors.GatedRepoError):

@@ -2,9 +2,7 @@
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.data.broken import check_policy
-from unireplknet_jax.data.files import source_name
+from unireplknet_jax.data.files import source_name, write_npz
 from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.tasks.base import Batch
 from unireplknet_jax.tasks.checkpoint import Checkpoint
@@ -95,8 +93,4 @@ def _pooled(module: nn.Module, variables: Mapping[str, Any], *inputs: jax.Array)
 
 def write_embeddings(path: str | os.PathLike[str], files: Sequence[str], vectors: Sequence[np.ndarray]) -> None:
     """Write "embeddings" (n, c) and "files" (n,), the names of what they are of, to one .npz, whole or not at all."""
-    path = Path(path).absolute()
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        part = Path(scratch) / "part.npz"
-        np.savez(part, embeddings=np.stack(vectors), files=np.array(files, str))
-        os.replace(part, path)
+    write_npz(path, embeddings=np.stack(vectors), files=np.array(files, str))

@@ -306,10 +306,10 @@ class Forecasting(Task):
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         series = examples[0]["series"]
         basis = season_basis(continued(series, self.horizon).times, *self.seasons)
-        return draw_forecast(
-            records[0], series.times, self.scale * series.values, self.scale * basis @ np.array(self.climatology),
-            self.labels, self.history, self.unit,
-        )  # fmt: skip
+        unknown = np.full((basis.shape[1], self.stations), np.nan)  # of which no line is drawn
+        climatology = self.scale * basis @ (np.array(self.climatology) if self.climatology else unknown)
+        values = self.scale * series.values
+        return draw_forecast(records[0], series.times, values, climatology, self.labels, self.history, self.unit)
 
 
 def _unchanged(example: Example, rng: np.random.Generator) -> Example:

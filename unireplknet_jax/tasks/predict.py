@@ -86,7 +86,10 @@ def _read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file; expected one class name a line.") from None
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ValueError(f"{path} is empty; expected one class name a line.")
+    return names
 
 
 def require_classifier(checkpoint: Checkpoint) -> None:

@@ -2,13 +2,12 @@
 
 import contextlib
 import functools
-import os
-import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
+from unireplknet_jax.data.files import write_npz
 from unireplknet_jax.data.pipeline import eval_batches
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.train.distributed import from_first_process
@@ -104,6 +103,4 @@ def _record(task, pred, batch, i):
 def _write(path, kept, task):
     """The predictions of all batches in one .npz file, whole or not at all."""
     arrays = {name: np.concatenate([batch[name] for batch in kept]) for name in kept[0]}
-    part = pathlib.Path(path).with_suffix(".part.npz")
-    np.savez(part, labels=np.array(task.labels, str), **arrays)
-    os.replace(part, path)
+    write_npz(path, labels=np.array(task.labels, str), **arrays)

@@ -1,5 +1,7 @@
 """Learning-rate schedule, parameter groups and optimizer, as the original's `optim_factory.py` and `utils.py`."""
 
+import math
+import numbers
 import re
 from typing import NamedTuple
 
@@ -60,7 +62,8 @@ def multistep_schedule(base, milestones, factor, epochs, steps_per_epoch, warmup
 def make_schedule(optim, epochs, steps_per_epoch, batch_size=1):
     """The learning rate of every step for a recipe's `optim` section; batch_size: for a warm-up given in examples.
 
-    Raises ValueError for an unknown schedule and for a warm-up that is given in two units or is longer than the run.
+    Raises ValueError for an unknown schedule, for milestones that are not numbers above 0, and for a warm-up that is
+    given in two units or is longer than the run.
     """
     total = round(epochs * steps_per_epoch)
     fields = {f"optim.warmup_{unit}": optim[f"warmup_{unit}"] for unit in UNITS}
@@ -74,11 +77,18 @@ def make_schedule(optim, epochs, steps_per_epoch, batch_size=1):
     if optim.schedule == "polynomial":
         return polynomial_schedule(optim.lr, optim.min_lr, *when, optim.power)
     if optim.schedule == "multistep":
+        wrong = [epoch for epoch in optim.milestones if not _is_positive(epoch)]
+        if wrong:
+            raise ValueError(f"optim.milestones has {wrong[0]!r} among its epochs; expected numbers above 0.")
         milestones = [epoch * steps_per_epoch for epoch in optim.milestones]
         return multistep_schedule(optim.lr, milestones, optim.milestone_factor, *when)
     raise ValueError(
         f"optim.schedule={optim.schedule!r} is not known; expected 'cosine' or 'multistep' or 'polynomial'."
     )
+
+
+def _is_positive(value):
+    return isinstance(value, numbers.Real) and 0 < value < math.inf
 
 
 def _lengths(epochs, steps_per_epoch, warmup_epochs):
@@ -116,12 +126,15 @@ def parameter_groups(params, layer_decay=1.0, weight_decay=0.0, layer_groups=12)
     Raises ValueError if a layer of the trunk is above the last group: it would learn faster than the head.
     """
     head = layer_groups + 1
+    names = ["/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    needed, last = max(((layer_id(name, layer_groups), name) for name in names if _TRUNK.match(name)), default=(0, ""))
+    if needed > layer_groups:
+        raise ValueError(
+            f"optim.layer_groups={layer_groups} are too few: {last} belongs to group {needed}; raise it to {needed}."
+        )
 
     def group(path, leaf):
-        name = "/".join(key.key for key in path)
-        layer = layer_id(name, layer_groups)
-        if layer > layer_groups and _TRUNK.match(name):
-            raise ValueError(f"optim.layer_groups={layer_groups} are too few: {name} belongs to group {layer}.")
+        layer = layer_id("/".join(key.key for key in path), layer_groups)
         return ParameterGroup(layer, layer_decay ** (head - layer), weight_decay if decays(path, leaf) else 0.0)
 
     return jax.tree_util.tree_map_with_path(group, params)

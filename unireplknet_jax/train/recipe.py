@@ -125,6 +125,12 @@ def value_of(config, field):
     return functools.reduce(lambda node, name: node[name], field.split("."), config)
 
 
+def kind_of(config, field):
+    """The type of a field "optim.lr", which a field that holds None has, too; errors as `value_of`."""
+    section, _, name = field.rpartition(".")
+    return (value_of(config, section) if section else config).get_type(name)
+
+
 def has_field(config, field):
     """Whether a recipe has a field "optim.lr"."""
     for name in field.split("."):

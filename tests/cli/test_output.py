@@ -1,0 +1,28 @@
+"""Where a command is to write is looked at before it opens or computes anything."""
+
+import os
+
+import pytest
+
+from unireplknet_jax.__main__ import main
+
+COMMANDS = [
+    (["predict", "unopened", "a.png"], "--draw", ".png"),
+    (["embed", "unopened", "a.png"], "--out", ".npz"),
+    (["evaluate", "unopened"], "--predictions", ".npz"),
+]
+
+
+@pytest.mark.parametrize(("words", "flag", "suffix"), COMMANDS)
+def test_an_output_that_cannot_be_written_is_refused_first(words, flag, suffix, tmp_path, monkeypatch, capsys):
+    def error(path):
+        assert main([*words, flag, str(path)]) == 1
+        return capsys.readouterr().err.removeprefix(f"unireplknet {words[0]}: error: ")
+
+    folder = tmp_path / f"folder{suffix}"
+    folder.mkdir()
+    assert error(folder) == f"{flag} {folder} is a folder; choose the name of a file.\n"
+    new = tmp_path / f"new{suffix}"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # as root, one may write anywhere
+    assert error(new) == f"the folder of {flag} {new} cannot be written to; choose another one.\n"
+    assert list(tmp_path.iterdir()) == [folder]

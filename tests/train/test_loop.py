@@ -9,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import shutil
 import signal
 from pathlib import Path
 
@@ -201,6 +202,15 @@ def test_a_run_goes_on_with_the_micro_batches_that_come_next():
         np.testing.assert_array_equal(found[name], expected[name])
 
 
+def test_threads_and_workers_read_the_micro_batches(monkeypatch):
+    config, asked = make_config(accumulate=2), []
+    config.data.update({"num_threads": 5, "workers": 3})
+    task = loop.make_task(config)
+    monkeypatch.setattr(loop, "train_batches", lambda stream, *args, arrays: asked.append((stream, args, arrays)))
+    loop._batches(config, task, "a stream", 3)
+    assert asked == [("a stream", (120, 6, 0, 1, 5, 3), {"image", "label"})]
+
+
 def test_a_run_does_not_resume_with_another_batch_size(finished):
     message = "this run has batch_size=160, but the checkpoint at step 10 was made with 240; resume with the same value"
     with pytest.raises(ValueError, match=message):
@@ -282,6 +292,16 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_pa
     for name in ("best", "best_ema", "model"):
         cards = [json.loads((workdir / name / "card.json").read_text()) for workdir in (tmp_path, finished[0])]
         assert cards[0] == cards[1]
+
+
+def test_a_merged_form_that_was_not_measured_yet_is_measured_later(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "run")
+    *before, last = (finished[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "eval/merged/" in last
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(before))
+    measure_nothing(monkeypatch, [1.0, 2.0])
+    assert train(make_config(), tmp_path / "run") == {"top1": 1.0, "ema/top1": 2.0}
+    assert rows_of(tmp_path / "run") == [*rows_of(finished[0])[:-1], {"step": 10, "eval/merged/top1": 0.0}]
 
 
 @pytest.mark.parametrize("step", [0, 5])

@@ -349,6 +349,21 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
         train(config, tmp_path)
 
 
+def test_a_run_asks_for_the_room_of_one_state_more_than_it_keeps(tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def require_room(self, size):
+        raise Asked(size)
+
+    monkeypatch.setattr(loop, "state_bytes", lambda state: 100)
+    monkeypatch.setattr(loop.Workdir, "require_room", require_room)
+    config = make_config()
+    config.checkpoint.keep = 3
+    with pytest.raises(Asked, match="400"):
+        train(config, tmp_path)
+
+
 def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
     def train_batches(*args, **options):
         made.append(real(*args, **options))

@@ -20,6 +20,7 @@ class Hub:
 
     def __init__(self, folder: Path):
         self.folder, self.before, self.calls = folder, lambda name: None, []
+        self.cache = folder.with_name(f"{folder.name}-cache")
 
     def commits(self, repository):
         place = self.folder / repository
@@ -38,7 +39,10 @@ class Hub:
             raise errors.RevisionNotFoundError("404 Client Error.", response=response(404))
         if not (found[-1] / filename).is_file():
             raise errors.EntryNotFoundError("404 Client Error.")
-        return str(found[-1] / filename)
+        cached = self.cache / repo_id / found[-1].name / filename  # beside it lies what else was fetched of that commit
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(found[-1] / filename, cached)
+        return str(cached)
 
     def list_repo_files(self, repo_id):
         return [*self.files(repo_id)] if self.commits(repo_id) else []

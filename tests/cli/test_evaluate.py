@@ -1,10 +1,14 @@
-"""Which data `unireplknet evaluate` takes: what the flags name, else what the checkpoint was made with."""
+"""Which data `unireplknet evaluate` takes (what the flags name, else the checkpoint's), and what it asks of them."""
 
 import argparse
 
+import jax
 import pytest
 
+from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.evaluate import _data
+from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.train import evaluate as evaluation
 
 OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip"}
 
@@ -21,3 +25,23 @@ OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip"}
 def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expected):
     args = argparse.Namespace(**{"data": None, "data_dir": None, "split": None, "broken": None, **flags})
     assert tuple(_data(args, OWN).values()) == expected
+
+
+@pytest.mark.parametrize("form", ["merged", "training"])
+def test_what_is_asked_for_reaches_the_evaluation(form, small, tmp_path, monkeypatch, capsys):
+    def evaluate(*arguments, **options):
+        asked.append((arguments[3], options))
+        return {"count": 360.0}
+
+    asked, keys, saved = [], list(range(360)), str(tmp_path / "saved.npz")
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(Classification, "shape_keys", lambda self, split: keys[: len(split.source)])
+    words = ["evaluate", small, "--data", "digits", "--form", form]
+    assert main([*words, "--batch-size", "40", "--threads", "3", "--workers", "2", "--predictions", saved]) == 0
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    (batch_size, flags), (default_size, defaults) = asked
+    assert (batch_size, default_size) == (40, 32 * jax.device_count())
+    assert flags == {"deploy": form == "merged", "num_threads": 3, "workers": 2, "predictions": saved, "keys": keys}
+    assert defaults | {"num_threads": 3} == flags | {"workers": 0, "predictions": None}
+    assert 1 <= defaults["num_threads"] <= 16

@@ -13,6 +13,7 @@ from PIL import Image
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.output import print_json
 from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.tasks import predict
 from unireplknet_jax.tasks.base import Spec, Task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
@@ -116,11 +117,16 @@ def test_an_unknown_file_says_how_inputs_are_prepared(tiny, small):
     assert with_image_size(open_checkpoint(small), small)[1] == []
 
 
-def test_the_note_and_the_size_reach_the_command(tiny, pictures, capsys):
+def test_the_notes_and_the_size_reach_the_command(tiny, pictures, monkeypatch, capsys):
+    monkeypatch.setitem(predict._NAMES_BY_CLASSES, 10, ("ten", "Ten"))
+    monkeypatch.setattr(predict, "read_labels", lambda name: tuple("abcdefghij"))
     assert main(["predict", tiny, pictures[0], "--image-size", "32", "--json"]) == 0
     captured = capsys.readouterr()
-    assert captured.err.startswith("note: inputs are prepared with image_size 32")
-    json.loads(captured.out)
+    prepared, named = captured.err.splitlines()
+    assert prepared.startswith("note: inputs are prepared with image_size 32")
+    assert named.endswith("tiny_afp.pth names no classes; it has as many as Ten, whose names are shown.")
+    best = json.loads(captured.out)["results"][0]["records"][0]["predictions"][0]
+    assert best["label"] == "abcdefghij"[best["index"]]
 
 
 def test_a_published_file_brings_its_own_preparation_and_names(tiny, tmp_path, capsys):

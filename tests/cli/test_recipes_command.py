@@ -30,8 +30,9 @@ def test_a_recipe_by_name_is_printed_as_it_describes_itself(capsys):
     assert main(["recipes", "configs/cifar100.py"]) == 0
     recipe = shipped_recipes()["cifar100.py"]
     assert capsys.readouterr().out == f"{recipe.path}\n\n{recipe.text}\n"
-    assert main(["recipes", "cifar100.py", "--json"]) == 0
-    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["cifar100.py"]
+    names = ["cifar100.py", "imagenet1k.py"]
+    assert main(["recipes", *names, "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == names
 
 
 def test_an_unknown_name_is_one_line(capsys):

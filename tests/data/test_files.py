@@ -142,6 +142,17 @@ def test_what_was_there_comes_back_where_it_cannot_be_replaced(tmp_path, monkeyp
     assert os.listdir(tmp_path) == ["set"]
 
 
+def test_a_signal_while_a_folder_is_put_in_its_place_is_heard(tmp_path, monkeypatch):
+    def interrupted(source, target):
+        raise KeyboardInterrupt
+
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), staging(tmp_path / "set"):
+        pass
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_a_file_in_the_way_is_an_error(tmp_path):
     (tmp_path / "set").touch()
     with pytest.raises(NotADirectoryError), staging(tmp_path / "set"):

@@ -75,6 +75,8 @@ def test_a_new_repository_is_private_where_that_is_asked_for_and_an_old_one_is_n
     assert [kwargs["private"] for name, kwargs in hub.calls if name == "create_repo"] == [True, False]
     assert "me/b is there already, and its page says who may see it" in told(push, folder, "me/b", True, True)
     assert len(hub.commits("me/b")) == 1
+    (hub.folder / "me/empty").mkdir()
+    assert "me/empty is there already" in told(push, folder, "me/empty", False, True)
 
 
 NO_NAMES = ["net", "hf-hub:", "hf-hub:net", "a/b/c", "a b/c", "hf-hub:a/b@"]
@@ -129,11 +131,17 @@ def cut_off(name):
         raise OSError(110, "Connection timed out")
 
 
+def gated(name):
+    if name == "list_repo_files":
+        raise errors.GatedRepoError("403 Forbidden\nmore", response=response(403))
+
+
 @pytest.mark.parametrize(
     ("before", "why"),
     [
         (no_network, "the server cannot be reached"),
         (refused, "the server wants `hf auth login` with an account that may write there"),
+        (gated, "its page asks for an agreement first, and for `hf auth login`"),
         (cut_off, "TimeoutError: [Errno 110] Connection timed out"),
     ],
 )

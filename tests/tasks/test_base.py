@@ -211,4 +211,6 @@ def test_a_task_is_built_again_from_its_name_and_options():
     model = {"name": "unireplknet_t", "num_classes": 3, "drop_path_rate": 0.2}
     task = get_task("classification", model=model, image_size=64, labels=("a", "b", "c"))
     assert get_task(task.name, **task.options, labels=task.labels) == task
+    turned = dict(reversed(model.items()))
+    assert get_task("classification", model=turned, image_size=64, labels=["a", "b", "c"]) == task
     assert task.module().dims == (80, 160, 320, 640)

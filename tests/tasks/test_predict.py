@@ -22,7 +22,7 @@ from unireplknet_jax.data.sounds.waveforms import read_sound
 from unireplknet_jax.tasks import checkpoint as checkpoints
 from unireplknet_jax.tasks.base import task_class
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
-from unireplknet_jax.tasks.predict import predict_files, with_image_size
+from unireplknet_jax.tasks.predict import predict_files, shown, with_image_size
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -121,6 +121,11 @@ def test_lists_end_after_the_best(pictures):
     for top in (2, 5):
         assert urk.predict(checkpoint, first, top=top) == [[{"predictions": record["predictions"][:top]}]]
     assert "id" not in record
+
+
+@pytest.mark.parametrize(("name", "rows"), [("classification", [3, 1]), ("forecasting", [3, 1, 2])])
+def test_lists_that_are_not_best_first_are_whole(name, rows):
+    assert shown(task_class(name), [{"id": "x", "rows": [3, 1, 2], "count": 3}], 2) == [{"rows": rows, "count": 3}]
 
 
 def test_a_second_call_neither_merges_nor_traces_again(pictures, traces, monkeypatch):

@@ -1,6 +1,8 @@
 """Evaluation counts every example once, whatever the batch size: exact counts of fixed logits on 8 devices."""
 
 import dataclasses
+import io
+import json
 from typing import ClassVar
 
 import grain
@@ -8,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
+from unireplknet_jax.train import records as records_module
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.records import Records
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh
@@ -152,6 +156,8 @@ def test_threads_and_workers_read_the_batches(monkeypatch):
     monkeypatch.setattr(evaluation, "eval_batches", noted)
     evaluate(TASK, WEIGHT, make_examples(9), 8, num_threads=5, workers=3)
     assert asked == [(0, 1, 5, 3)]
+    monkeypatch.undo()
+    assert len(evaluate(TASK, WEIGHT, make_examples(9), 8, num_threads=0)["records"]) == 9  # read when asked for
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
@@ -224,3 +230,24 @@ def test_an_example_that_two_processes_recorded_counts_once():
         records.add([{"id": 1, "x": 0}, {"id": 2, "x": 1}])
         records.add([{"id": 1, "x": 2}, {"id": 1, "view": 1, "x": 3}])
         assert [row["x"] for row in records.merged()] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("counts", [(1, 9), (9, 1), (0, 5)])
+def test_records_of_two_processes_take_as_many_rounds_as_the_longer_file(monkeypatch, counts):
+    own, others = [[{"id": f"{process}-{i}"} for i in range(count)] for process, count in enumerate(counts)]
+    text = "".join(json.dumps(row) + "\n" for row in others).encode()
+    rest = io.BytesIO(text)
+
+    def process_allgather(array):
+        if array.dtype == np.uint8:
+            return np.stack([array, np.frombuffer(rest.read(16).ljust(16, b"\0"), np.uint8)])
+        return np.array([array, [len(text)]])
+
+    monkeypatch.setattr(records_module, "_ROUND", 16)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "process_allgather", process_allgather)
+    with Records() as records:
+        records.add(own)
+        assert records.merged() == own + others
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        assert records.merged() is None

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import runpy
+import shutil
 import signal
 from pathlib import Path
 
@@ -201,6 +202,15 @@ def test_a_run_goes_on_with_the_micro_batches_that_come_next():
         np.testing.assert_array_equal(found[name], expected[name])
 
 
+def test_threads_and_workers_read_the_micro_batches(monkeypatch):
+    config, asked = make_config(accumulate=2), []
+    config.data.update({"num_threads": 5, "workers": 3})
+    task = loop.make_task(config)
+    monkeypatch.setattr(loop, "train_batches", lambda stream, *args, arrays: asked.append((stream, args, arrays)))
+    loop._batches(config, task, "a stream", 3)
+    assert asked == [("a stream", (120, 6, 0, 1, 5, 3), {"image", "label"})]
+
+
 def test_a_run_does_not_resume_with_another_batch_size(finished):
     message = "this run has batch_size=160, but the checkpoint at step 10 was made with 240; resume with the same value"
     with pytest.raises(ValueError, match=message):
@@ -285,6 +295,16 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_pa
         assert cards[0] == cards[1]
 
 
+def test_a_merged_form_that_was_not_measured_yet_is_measured_later(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path / "run")
+    *before, last = (finished[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert "eval/merged/" in last
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(before))
+    measure_nothing(monkeypatch, [1.0, 2.0])
+    assert train(make_config(), tmp_path / "run") == {"top1": 1.0, "ema/top1": 2.0}
+    assert rows_of(tmp_path / "run") == [*rows_of(finished[0])[:-1], {"step": 10, "eval/merged/top1": 0.0}]
+
+
 @pytest.mark.parametrize("step", [0, 5])
 def test_a_run_told_to_stop_before_its_first_step_stops(tmp_path, monkeypatch, step):
     def restore(self):
@@ -327,6 +347,21 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path, monkeypatch):
     config.checkpoint.every_steps = 4
     monkeypatch.setattr(evaluations, "evaluate", evaluate)
     with pytest.raises(OSError, match=rf"^the disk of the workdir {tmp_path} is full; the last saved step is \d;"):
+        train(config, tmp_path)
+
+
+def test_a_run_asks_for_the_room_of_one_state_more_than_it_keeps(tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def require_room(self, size):
+        raise Asked(size)
+
+    monkeypatch.setattr(loop, "state_bytes", lambda state: 100)
+    monkeypatch.setattr(loop.Workdir, "require_room", require_room)
+    config = make_config()
+    config.checkpoint.keep = 3
+    with pytest.raises(Asked, match="400"):
         train(config, tmp_path)
 
 

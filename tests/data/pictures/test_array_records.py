@@ -233,9 +233,11 @@ def shard(written, k=1):
 
 def test_a_missing_or_truncated_shard_is_named_at_once(written):
     content = shard(written).read_bytes()
-    shard(written).write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"train-00001-of-00003\.array_record has [\d,]+ bytes, but its card states"):
-        open_source("array_record", "train", written)
+    for other in (content[:-1], content + b"x"):
+        shard(written).write_bytes(other)
+        sizes = f"has {len(other):,} bytes, but its card states {len(content):,}"
+        with pytest.raises(ValueError, match=rf"train-00001-of-00003\.array_record {sizes}; copy it again"):
+            open_source("array_record", "train", written)
     shard(written).unlink()
     with pytest.raises(ValueError, match=r"train-00001-of-00003\.array_record is missing; copy it again"):
         open_source("array_record", "train", written)

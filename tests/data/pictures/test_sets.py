@@ -64,6 +64,14 @@ def test_unknown_names_and_splits_are_answered(name, split, message):
         open_source(name, split)
 
 
+def test_a_folder_may_lie_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture = tmp_path / "mine" / "train" / "cat" / "a.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"a picture")
+    assert open_source("folder", "train", "~/mine")[0]["image"].name == str(picture)
+
+
 @pytest.mark.parametrize("name", ["folder", "array_record", "fashion_mnist", "cifar10", "cifar100"])
 def test_a_bucket_has_to_be_mounted(name):
     with pytest.raises(ValueError, match=r"gs://b/x is none; mount the bucket with gcsfuse .launch/tpu\.sh --bucket"):

@@ -29,9 +29,10 @@ def test_an_address_reaches_tfds_as_it_is(monkeypatch):
     assert asked == [("imagenet2012", "gs://b/x")]
 
 
-def test_tfds_looks_for_files_by_hand_in_the_bucket():
-    info = SimpleNamespace(full_name="set/1.0.0")
-    builder = SimpleNamespace(data_path=epath.Path("gs://b/x/set/1.0.0"), info=info)
+@pytest.mark.parametrize("name", ["set/1.0.0", "set/config/1.0.0"])
+def test_tfds_looks_for_files_by_hand_in_the_bucket(name):
+    info = SimpleNamespace(full_name=name)
+    builder = SimpleNamespace(data_path=epath.Path(f"gs://b/x/{name}"), info=info)
     assert str(tfds_sets._data_dir(builder)) == "gs://b/x"
 
 

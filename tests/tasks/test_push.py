@@ -144,6 +144,7 @@ def test_what_is_no_checkpoint_of_ours_is_not_pushed(hub, goldens, tmp_path):
     for path, message in (
         (goldens / "tiny_afp.pth", "is no directory of this package"),
         (tmp_path / "gone", "gone does not exist"),
+        ("", "the folder to push has an empty name"),
         (tmp_path / "folder", r"is not a checkpoint of ours: it has no card\.json"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -24,7 +24,10 @@ def push(path: str | os.PathLike[str], repository: str, overwrite: bool = False,
     `model_card` is added. `load_pretrained` and `open_checkpoint` take it back by "hf-hub:USER/REPO".
     Raises ValueError for what is no checkpoint of ours, and what `models.hub.push` raises; nothing is uploaded then.
     """
-    path, repository = Path(path), hub.writable(repository)
+    repository = hub.writable(repository)
+    if not os.fspath(path):
+        raise ValueError("the folder to push has an empty name.")
+    path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
     if not path.is_dir():

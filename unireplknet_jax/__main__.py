@@ -24,7 +24,7 @@ COMMANDS = {
     "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
     "benchmark": "measure how fast a part of the system is here",
 }
-_USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
+_USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
 def main(argv=None):
@@ -125,6 +125,8 @@ def _sentence(error):
     """An error's message on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"the memory does not suffice{f' ({error})' if str(error) else ''}; give less at a time."
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -69,6 +69,8 @@ def test_wrong_usage_exits_with_2(words, capsys):
         (ConnectionError("offline."), "offline."),
         (ImportError("pip install it."), "pip install it."),
         (FloatingPointError("loss is nan."), "loss is nan."),
+        (MemoryError(), "the memory does not suffice; give less at a time."),
+        (MemoryError("out of it"), "the memory does not suffice (out of it); give less at a time."),
         (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
         (ValueError(), "ValueError"),
     ],

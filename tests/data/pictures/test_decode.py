@@ -1,6 +1,8 @@
 """Any picture file as upright RGB, and files that are none."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -116,6 +118,35 @@ def test_deep_grey_is_scaled_not_clipped(values, dtype, expected):
     image = Image.fromarray(np.array([values], dtype))
     np.testing.assert_array_equal(pixels(encoded(image, "TIFF")), grey([expected]))
     np.testing.assert_array_equal(pixels(image), grey([expected]))
+
+
+def tiff(values, photometric, order):
+    """A grey TIFF file of one strip. values: (h, w) of uint8 or uint16."""
+    (h, w), bits = values.shape, 8 * values.itemsize
+    raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    numbers = {256: w, 257: h, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: h, 279: len(raw)}
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in numbers.items())
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(raw))
+    return head + raw + struct.pack(f"{order}H", len(numbers)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_tag_of_a_tiff_says_which_end_is_white(dtype, order):
+    values = np.array([[0, 51, 255]]).astype(dtype) * (257 if dtype == np.uint16 else 1)
+    assert pixels(tiff(values, 1, order)).tolist() == grey([[0, 51, 255]]).tolist()
+    assert pixels(tiff(values, 0, order)).tolist() == grey([[255, 204, 0]]).tolist()
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
+def test_large_texts_and_profiles_of_a_png_are_no_damage(kind):
+    whole = encoded(Image.new("RGB", (3, 2), "red"), "PNG")
+    large = b"name\0\0" + zlib.compress(np.random.default_rng(0).integers(0, 9, 1_200_000).astype(np.uint8).tobytes())
+    chunk = struct.pack(">I", len(large)) + kind + large + struct.pack(">I", zlib.crc32(kind + large))
+    data = whole[:33] + chunk + whole[33:]
+    assert pixels(data).tolist() == [[[255, 0, 0]] * 3] * 2
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_image(data[:-30])
 
 
 def test_a_16_bit_png_is_scaled_and_turned():

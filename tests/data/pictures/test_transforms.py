@@ -9,7 +9,12 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.data.pictures.randaugment import RandAugment
-from unireplknet_jax.data.pictures.transforms import TrainTransform, eval_transform, random_resized_crop
+from unireplknet_jax.data.pictures.transforms import (
+    TrainTransform,
+    eval_transform,
+    random_resized_crop,
+    shorter_side_to,
+)
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (60, 90, 3), np.uint8)
@@ -44,6 +49,22 @@ def test_the_centre_crop_rounds_half_to_even(width, height, left, top):
     picture = positions(width, height)
     crop = eval_transform(Image.fromarray(picture), 224)
     np.testing.assert_array_equal(crop, picture[top : top + 224, left : left + 224])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 3000), (7000, 9)])
+def test_of_a_very_thin_picture_only_what_is_kept_is_resized(width, height, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    whole = Image.fromarray(values)
+    w, h = shorter_side_to(whole.size, 36)
+    left, top = round((w - 32) / 2), round((h - 32) / 2)
+    expected = np.asarray(whole.resize((w, h), Image.Resampling.BICUBIC).crop((left, top, left + 32, top + 32)), int)
+    sizes, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *rest: sizes.append(size) or resize(self, size, *rest)
+    )
+    found = eval_transform(values, 32, "crop").astype(int)
+    assert sizes == [(32, 32)]
+    assert np.abs(found - expected).max() <= 1  # rounding
 
 
 @pytest.mark.parametrize(

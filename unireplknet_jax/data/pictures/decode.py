@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unireplknet_jax.data.broken import name_of
 from unireplknet_jax.data.files import read_file
+from unireplknet_jax.data.pictures import headers
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
@@ -20,6 +21,8 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     """The picture in a file, in bytes or in a PIL image, as an upright 8-bit RGB PIL image.
 
     Whatever Pillow opens is read; of an animation, the first frame (of a PIL image, the frame it stands at).
+    - Texts and a colour profile of a PNG may be larger than Pillow lets them be. Which end of the grey of a TIFF is
+      white its own tag says, at any depth.
     - The EXIF orientation is applied. The original does not look at it and sees such a photo lying on its side.
     - Transparency (alpha, a palette's or a colour key) is composited on white. This differs from the original's
       `convert("RGB")`, which drops it, only where a picture is transparent.
@@ -38,7 +41,17 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     elif not isinstance(source, bytes | bytearray | memoryview):
         raise TypeError(f"cannot read an image from a {type(source).__name__}; expected a path, bytes or a PIL image")
     name = getattr(source, "name", f"the image given as {len(source)} bytes")
-    return _decode(lambda: Image.open(io.BytesIO(source)), name)
+    source = source if isinstance(source, bytes) else bytes(source)
+    inverse = headers.black_is_zero(source)
+    if inverse is not None:
+        return ImageOps.invert(_decode(lambda: Image.open(io.BytesIO(inverse)), name))
+    try:
+        return _decode(lambda: Image.open(io.BytesIO(source)), name)
+    except ValueError:
+        slim = headers.without_texts(source) if source[:8] == headers.PNG else source
+        if slim == source:
+            raise
+        return _decode(lambda: Image.open(io.BytesIO(slim)), name)
 
 
 def picture_of(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> Image.Image:

@@ -21,6 +21,7 @@ CROP_RATE = 224 / 256
 WARP_SIZE = 384
 SMALL_SIZE = 32
 SMALL_PADDING = 4
+_THIN = 25  # times the area of the crop
 
 
 def eval_transform(
@@ -43,8 +44,12 @@ def eval_transform(
     if resize == "warp":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
     width, height = shorter_side_to(picture.size, int(size / CROP_RATE))
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
+    if width * height > _THIN * size**2:  # of a very thin picture only what is kept: all of it could fill the memory
+        across, down = picture.width / width, picture.height / height
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box))
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(picture.crop((left, top, left + size, top + size)))
 
 

@@ -141,20 +141,25 @@ def test_a_video_that_was_trimmed_has_the_frames_that_were_kept(first, kept, exp
     np.testing.assert_array_equal(indices(read_frames(path, every)), expected)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1)), ((0, -1, 1, 0), (-1, 0))]
-)
-def test_a_portrait_video_stands_upright(matrix, corner, tmp_path):
-    """The matrix takes the stored picture, whose upper left corner is bright, to that on the screen."""
+TURNS = [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0), (1, 0, 0, 1)]
+MIRRORS = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
+
+
+@pytest.mark.parametrize("matrix", TURNS + MIRRORS)
+def test_a_video_stands_upright_and_is_mirrored_as_players_show_it(matrix, tmp_path):
+    """The matrix takes the stored picture, whose upper left corner is bright and right one grey, to the screen's."""
     lying = np.zeros((3, 48, 64, 3), np.uint8)
-    lying[:, :16, :16] = 200
+    lying[:, :16, :16], lying[:, :16, -16:] = 200, 100
     write_video(tmp_path / "a.mp4", lying)
     a, b, c, d = (0x10000 * value for value in matrix)
     path = patched(tmp_path / "a.mp4", b"tkhd", 40, ">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     frames = read_frames(path, every)
     assert frames.shape == ((3, 64, 48, 3) if a == 0 else (3, 48, 64, 3))
-    assert frames[1][corner].min() > 150
-    assert sum(frames[1][y, x].min() > 150 for y in (0, -1) for x in (0, -1)) == 1
+    expected = np.zeros((2, 2))
+    for (x, y), value in (((-1, -1), 200), ((1, -1), 100)):
+        across, down = matrix[0] * x + matrix[2] * y, matrix[1] * x + matrix[3] * y
+        expected[int(down > 0), int(across > 0)] = value
+    np.testing.assert_allclose(frames[1][:: len(frames[1]) - 1, :: len(frames[1][0]) - 1, 0], expected, atol=30)
 
 
 def sound(path):

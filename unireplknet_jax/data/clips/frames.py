@@ -190,8 +190,20 @@ def _decode(container, name, wanted, count):
 
 
 def _upright(frame, size):
-    """(h, w, 3): telephones store what was filmed upright lying on its side, and tell how far to turn it back."""
-    return np.rot90(frame.to_ndarray(format="rgb24", **size), round(frame.rotation / 90))
+    """(h, w, 3): telephones store what they filmed lying on its side or mirrored, and the matrix that shows it upright.
+
+    The matrix, of integers with 16 bits of fraction, takes a place (x, y) to (a x + c y, b x + d y) on the screen.
+    Turns that are no multiple of 90 degrees are rounded.
+    """
+    picture = frame.to_ndarray(format="rgb24", **size)
+    matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return picture
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    across, down = a, d
+    if abs(c) > abs(a):  # x on the screen is y in the file
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
 # ---- views and augmentation

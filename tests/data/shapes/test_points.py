@@ -149,6 +149,21 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("head", ["OFF\n12 8 0\n", "OFF 12 8 0\n", "# a prism\nOFF12 8 0 # counts\n\n"])
+def test_faces_of_any_number_of_corners(head, tmp_path):
+    """A prism over a hexagon, whose two hexagons stand beside squares."""
+    angles = np.arange(6) * np.pi / 3
+    corners = [(x, y, z) for z in (0, 1) for x, y in zip(np.cos(angles), np.sin(angles), strict=True)]
+    sides = [(i, (i + 1) % 6, (i + 1) % 6 + 6, i + 6) for i in range(6)]
+    lines = [" ".join(map(str, row)) for row in corners]
+    lines += [f"{len(face)} {' '.join(map(str, face))}" for face in ((5, 4, 3, 2, 1, 0), range(6, 12), *sides)]
+    (tmp_path / "a.off").write_text(head + "\n".join(lines))
+    points = read_points(tmp_path / "a.off", 20_000, np.random.default_rng(0))
+    hexagon = 1.5 * np.sqrt(3)
+    assert np.mean(points[:, 2] > 1 - 1e-6) == pytest.approx(hexagon / (2 * hexagon + 6), abs=0.01)
+    assert np.abs(points[:, :2]).max() < 1 + 1e-6
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_one_sentence(tmp_path, name):
     content, message = BROKEN[name]

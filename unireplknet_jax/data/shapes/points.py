@@ -80,7 +80,10 @@ def _mesh_points(source, path, suffix, count, rng):
             "reading meshes needs trimesh, which is missing: pip install 'unireplknet_jax[points]'"
         ) from error
     try:
-        if isinstance(source, EncodedFile):
+        if suffix == ".off":
+            with opened(source) as file:
+                scene = trimesh.load_scene(io.BytesIO(_in_triangles(file.read())), file_type="off", process=False)
+        elif isinstance(source, EncodedFile):
             scene = trimesh.load_scene(opened(source), file_type=suffix[1:], process=False)
         else:  # which may name other files beside it
             scene = trimesh.load_scene(path, process=False)
@@ -91,7 +94,9 @@ def _mesh_points(source, path, suffix, count, rng):
     except OSError:
         raise
     except Exception as error:  # its readers fail in as many ways as files are broken
-        raise ValueError(f"{path} cannot be read as a mesh ({_reason(error)})") from error
+        raise ValueError(
+            f"{path} cannot be read as a mesh (it is damaged, or its reader does not know its form); export it again"
+        ) from error
     if not len(vertices):
         raise ValueError(f"{path} cannot be read as a mesh (it holds no vertices, or was cut short)")
     declared = _declared(source, suffix)
@@ -109,6 +114,23 @@ def _mesh_points(source, path, suffix, count, rng):
     if not 0 < mesh.area < np.inf:
         raise ValueError(f"{path} has {len(mesh.faces):,} faces without any area, on which no points can lie")
     return trimesh.sample.sample_surface(mesh, count, seed=int(rng.integers(2**32)))[0]
+
+
+def _in_triangles(data):
+    """An OFF file whose faces of more than four corners are fans of triangles, which trimesh does not make of them."""
+    lines = [line for line in (re.sub(rb"#.*", b"", line).strip() for line in data.splitlines()) if line]
+    lines = re.sub(rb"^C?OFF\s*", b"", b"\n".join(lines)).split(b"\n")
+    try:
+        vertices, faces = map(int, lines[0].split()[:2])
+        corners = [line.split() for line in lines[1 + vertices : 1 + vertices + faces]]
+        corners = [line[1 : 1 + int(line[0])] for line in corners]
+    except (IndexError, ValueError):  # damaged, which trimesh says
+        return data
+    if max(map(len, corners), default=0) < 5:
+        return data
+    fans = [[b"3", face[0], *pair] for face in corners for pair in itertools.pairwise(face[1:])]
+    head = f"OFF\n{vertices} {len(fans)} 0".encode()
+    return b"\n".join([head, *lines[1 : 1 + vertices], *map(b" ".join, fans)])
 
 
 def _declared(source, suffix):

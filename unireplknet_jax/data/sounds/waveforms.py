@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.files import EncodedFile, read_file
+from unireplknet_jax.data.sounds.containers import decoded_by_ffmpeg, is_estimated, parts_of
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+FFMPEG_SUFFIXES = (".m4a", ".m4b", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm", ".mka", ".ac3")
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", *FFMPEG_SUFFIXES)
 WINDOWS = ("hanning", "hamming", "povey")
 FLOOR = 1.1920929e-7  # float32's epsilon, Kaldi's smallest energy
 RATES = (100, 1_000_000)  # samples a second of a file; resampling others would fill the memory
@@ -28,6 +30,7 @@ RATES = (100, 1_000_000)  # samples a second of a file; resampling others would 
 LOUDEST = 16.0  # of a waveform: beyond what clips, and far below 16-bit numbers that nobody divided
 CHANNELS = ("mean", "first", "loudest")
 CANCELLED = 0.05  # of the loudest channel: what the mean of channels of opposite polarity falls below
+_EXPECTED = "a WAV, FLAC, Ogg or MP3 file, or with PyAV an M4A, AAC, WMA or WebM file"
 _log = logging.getLogger(__name__)
 
 
@@ -45,8 +48,11 @@ def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int, 
     if isinstance(source, np.ndarray):
         return _checked_waveform(source, rate)
     file = read_file(source, "a sound file")
-    samples, found = _decode(file, file.name)
-    return _resample(_one_channel(samples, channels, file.name), found, rate)
+    parts = [
+        _resample(_one_channel(samples, channels, file.name), found, rate)
+        for samples, found in _decode(file, file.name)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _one_channel(samples: np.ndarray, channels: str, name: str) -> np.ndarray:
@@ -74,27 +80,32 @@ def _checked_waveform(samples: np.ndarray, rate: int) -> np.ndarray:
     return samples.astype(np.float64, copy=False)
 
 
-def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """((samples, channels) float64, samples a second)."""
+def _decode(data: bytes, name: str) -> list[tuple[np.ndarray, int]]:
+    """((samples, channels) float64, samples a second) of each of the sounds that follow each other in a file."""
+    if not data:
+        raise ValueError(f"{name} is empty; expected {_EXPECTED}")
+    return [_decode_part(part, name) for part in parts_of(data)]
+
+
+def _decode_part(data: bytes, name: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
         raise ImportError(
             'reading sounds needs soundfile, which is missing: pip install "unireplknet_jax[audio]"'
         ) from error
-    if not data:
-        raise ValueError(f"{name} is empty; expected a WAV, FLAC, Ogg or MP3 file")
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             expected, rate = file.frames, file.samplerate
             samples = file.read(dtype="float64", always_2d=True)
     except (soundfile.SoundFileError, ValueError, TypeError) as error:
-        reason = re.sub(r"^Error opening <.*>: ", "", " ".join(str(error).split())).rstrip(".")
-        raise ValueError(f"{name} cannot be read as sound ({reason}); expected a WAV, FLAC, Ogg or MP3 file") from error
+        samples, rate = _decode_otherwise(data, name, error)
+        expected = len(samples)
     if not len(samples):
         raise ValueError(f"{name} holds no samples; expected a sound of some length")
     # Where the length was not known, as in a pipe, it is written as about the largest there is.
-    if len(data) < _end_of_samples(data) < 2**30 or len(samples) < expected < 2**62:
+    shorter = len(samples) < expected < 2**62 and not is_estimated(data)
+    if len(data) < _end_of_samples(data) < 2**30 or shorter:
         raise ValueError(f"{name} is cut off after {len(samples):,} samples; fetch it again")
     if not RATES[0] <= rate <= RATES[1]:
         raise ValueError(f"{name} states {rate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}")
@@ -107,6 +118,21 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
             "were 16-bit numbers"
         )
     return samples, rate
+
+
+def _decode_otherwise(data: bytes, name: str, error: Exception) -> tuple[np.ndarray, int]:
+    """As `_decode_part`, by FFmpeg: what libsndfile refuses, such as AAC."""
+    reason = re.sub(r"^Error opening <.*>: ", "", " ".join(str(error).split())).rstrip(".")
+    if name.lower().endswith(FFMPEG_SUFFIXES):
+        try:
+            found = decoded_by_ffmpeg(data)
+        except ImportError:
+            raise ValueError(
+                f'{name} is read with PyAV, which is missing: pip install "unireplknet_jax[video]"'
+            ) from error
+        if found is not None:
+            return found
+    raise ValueError(f"{name} cannot be read as sound ({reason}); expected {_EXPECTED}") from error
 
 
 def _end_of_samples(data: bytes) -> int:

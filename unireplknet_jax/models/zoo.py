@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from unireplknet_jax.models import hub
+from unireplknet_jax.models import bucket, hub
 
 REPOSITORY = "DingXiaoH/UniRepLKNet"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -145,16 +145,20 @@ def download(weights: Weights) -> Path:
 
 
 def located(name: str | os.PathLike[str]) -> Path:
-    """Where a checkpoint lies that is given as a path, as a published name or file, or as "hf-hub:USER/REPO".
+    """Where a checkpoint lies that is given as a path, as a published name or file, or as "hf-hub:USER/REPO" or
+    "gs://BUCKET/PATH".
 
     A published name is "unireplknet_s.in22k_ft_in1k_384", a row of `ZOO`; where a size has one file, "unireplknet_a".
-    What is not there is fetched. Raises ValueError for what names nothing; see `download` and `hub.fetch`.
+    What is not there is fetched. Raises ValueError for what names nothing; see `download`, `hub.fetch` and
+    `bucket.fetch`.
     """
     text = os.fspath(name)
     if not text:  # Path("") is the current folder
         raise ValueError("the checkpoint's name is empty; expected a path, a published name or hf-hub:USER/REPO.")
     if text.startswith(hub.PREFIX):
         return hub.fetch(text)
+    if bucket.is_address(text):
+        return bucket.fetch(text)
     path = Path(text)
     if path.exists():
         return path

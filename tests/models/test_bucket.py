@@ -1,0 +1,58 @@
+"""Checkpoints by the address of a bucket, for which a folder stands in."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from official_files import assert_equal, leaves, make_state, write
+
+from unireplknet_jax.__main__ import main
+from unireplknet_jax.models import bucket
+from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch):
+    """The folder that gs:// stands for."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "gcsfs" or find(name))
+    monkeypatch.setattr(bucket, "_remote", lambda address: tmp_path / address.removeprefix("gs://"))
+    return tmp_path
+
+
+def test_files_and_directories_are_read_by_their_address(remote):
+    (remote / "b" / "run").mkdir(parents=True)
+    checkpoint = open_checkpoint(write(remote / "b" / "a.pth", make_state(deploy=True)))
+    save_checkpoint(remote / "b" / "run" / "best", checkpoint)
+    for address in ("gs://b/a.pth", "gs://b/run/best", Path("gs://b/a.pth")):
+        found = open_checkpoint(address)
+        assert_equal(leaves(found.variables), leaves(checkpoint.variables))
+        assert np.isfinite(leaves(found.variables)["params/head/bias"]).all()
+    assert main(["convert", "gs://b/a.pth", str(remote / "b.safetensors")]) == 0
+
+
+def test_what_cannot_be_read_is_one_sentence(remote, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"^gs://b/gone does not exist\.$"):
+        open_checkpoint("gs://b/gone")
+    with pytest.raises(ValueError, match=r"^s3://b/a\.pth is neither a path nor a gs:// address; copy it to this"):
+        open_checkpoint("s3://b/a.pth")
+
+    def refuse(address):
+        class Refusing:
+            name = "a"
+
+            def exists(self):
+                raise RuntimeError("401 Anonymous caller\nand a page of text")
+
+        return Refusing()
+
+    monkeypatch.setattr(bucket, "_remote", refuse)
+    with pytest.raises(OSError, match=r"^gs://b/a cannot be read \(401 Anonymous caller\)\.$"):
+        open_checkpoint("gs://b/a")
+
+
+def test_without_its_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"^gs://b/a needs the extra gcs: pip install 'unireplknet_jax\[gcs\]'"):
+        open_checkpoint("gs://b/a")

@@ -113,7 +113,32 @@ def test_damaged_variables_are_one_sentence(saved, damage):
             file.unlink()
     if damage == "gone":
         (saved / "variables").rename(saved.parent / "elsewhere")
-    assert "is damaged: its variables cannot be read" in refusal(saved)
+    why = "its folder variables is not there" if damage == "gone" else "its variables cannot be read"
+    assert f"is damaged: {why}" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rand_augment": -1}, "is damaged or of another version"),
+        ({"image_size": 1e308}, "is damaged or of another version"),
+        ({"model": {"dims": "abcd"}}, "is damaged or of another version"),
+        ({"model": {"dims": [8, 16, 24, 1e308], "depths": [1, 1, 1, 1]}}, "is damaged or of another version"),
+        ({"model": 3}, "is damaged or of another version"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(saved, options, message):
+    card = json.loads((saved / "card.json").read_text())
+    card["options"] |= options
+    (saved / "card.json").write_text(json.dumps(card))
+    said = refusal(saved)
+    assert message in said
+    assert "\n" not in said
+
+
+def test_a_card_that_is_nested_too_deeply_is_one_sentence(saved):
+    (saved / "card.json").write_text("[" * 200_000)
+    assert "its card.json is nested too deeply" in refusal(saved)
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path):

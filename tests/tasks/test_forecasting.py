@@ -462,6 +462,15 @@ def test_persistence_is_drawn_from_the_last_known_value():
     assert known > unknown + 50
 
 
+def test_a_split_too_short_for_a_window_is_named(fitted):
+    split = fitted.open(DATA, "val")
+    short = split._replace(source=split.source.rows(0, 12))
+    with pytest.raises(
+        ValueError, match=r"waves, split val, has 12 rows; expected \d+ or more, history=\d+ and horizon="
+    ):
+        fitted.examples(short, train=False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

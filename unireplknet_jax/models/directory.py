@@ -104,6 +104,8 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path)}.")
     try:
         return json.loads((path / CARD).read_text())
+    except RecursionError:
+        raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} is nested too deeply.") from None
     except (OSError, ValueError) as error:  # no JSON, no text
         raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({error}).") from None
 
@@ -117,6 +119,8 @@ def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None,
     path, card = pathlib.Path(path).absolute(), read_card(path)
     if not (path / VARIABLES).exists() and (path / TENSORS).is_file():
         return None, card
+    if not (path / VARIABLES).is_dir():
+        raise ValueError(f"the checkpoint {path} is damaged: its folder {VARIABLES} is not there.")
     import orbax.checkpoint as ocp
 
     try:

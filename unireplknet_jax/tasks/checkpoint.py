@@ -252,8 +252,11 @@ def _open_directory(path: pathlib.Path) -> Checkpoint:
             raise ValueError(f"its data is {data!r}, not an object with a name.")
         merged = card["form"] == "merged"
         table = task.name_table(merged)
-    except (KeyError, TypeError, ValueError) as error:
-        why = f"there is no {error} in it" if isinstance(error, KeyError) else error
+    except Exception as error:  # what a card may hold fails in as many ways as there are layers
+        if isinstance(error, ValueError) and str(error).count("\n") == 0:
+            why = str(error)
+        else:
+            why = f"there is no {error} in it" if isinstance(error, KeyError) else "its options make no network."
         raise ValueError(f"the {directory.CARD} of {path} is damaged or of another version: {why}") from None
     misfit = f"the variables in {path} do not fit its {directory.CARD}"
     if variables is None:

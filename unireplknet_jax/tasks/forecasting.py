@@ -182,6 +182,12 @@ class Forecasting(Task):
         self._check_stations(split)
         if split.source.step != self.step:
             raise ValueError(f"{split.data} has a row every {split.source.step} s, but the model every {self.step} s.")
+        rows, least = len(split.source.times), self.history + self.horizon
+        if rows < least:
+            raise ValueError(
+                f"{split.data}, split {split.name}, has {rows} rows; expected {least} or more, "
+                f"history={self.history} and horizon={self.horizon}."
+            )
         windows = self._windows(split.source)
         return training_stream(windows, _unchanged, seed) if train else grain.MapDataset.source(windows)
 

@@ -64,6 +64,18 @@ def test_fill_values_are_missing(fill, dtype, caplog):
 
 
 @pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ([1.0, 2.0, -999.0, 9.96921e36], [2, 3]),  # neither hides the other
+        ([0.0, 300.0, 12.0, -99.0], [3]),  # of rain, whose least is 0
+    ],
+)
+def test_fill_values_are_missing_beside_others(values, missing):
+    found = without_fills(np.array([values]), "s.csv")
+    assert np.flatnonzero(np.isnan(found)).tolist() == missing
+
+
+@pytest.mark.parametrize(
     "values",
     [
         [0.0, 5000.0, 9999.0],  # metres of sight

@@ -68,6 +68,7 @@ NUMBERED = [("a.mp4", "0"), ("run, jump.mp4", "1"), ("c.mp4", "2"), ("d.mp4", "1
         ("path;class\na.mp4;0\nrun, jump.mp4;1\nc.mp4;2\nd.mp4;10\n", NUMBERED),
         ("class,video,start\nx,a.mp4,3\ny,b.mp4,4\n", [("a.mp4", "x"), ("b.mp4", "y")]),
         ('a.mp4,"bartending, shaking"\nb.mp4,riding\n', [("a.mp4", "bartending, shaking"), ("b.mp4", "riding")]),
+        ("name,class\na.mp4,x\nb.mp4,y\n", [("a.mp4", "x"), ("b.mp4", "y")]),
         ("path,class\na.mp4,0\nb.mp4,1\n", [("a.mp4", "0"), ("b.mp4", "1")]),
         ("a,0\nb,1\n", [("a", "0"), ("b", "1")]),
         ("a.mp4,riding a bike\nb.mp4,x\n", [("a.mp4", "riding a bike"), ("b.mp4", "x")]),

@@ -46,6 +46,11 @@ def test_a_file_survives_the_way_through_every_format(tiny, tmp_path, capsys):
     assert len(after) == 542 + counters
 
 
+def test_a_file_may_be_given_another_task(tiny, tmp_path):
+    assert main(["convert", tiny, str(tmp_path / "clips"), "--task", "video"]) == 0
+    assert directory.read_card(tmp_path / "clips")["task"] == "video"
+
+
 def test_options_reach_the_checkpoint(small, tmp_path, capsys):
     destination = tmp_path / "fitted"
     options = ["--num-classes", "3", "--in-chans", "1", "--dtype", "bfloat16"]

@@ -232,6 +232,18 @@ def test_the_network_sees_the_normalized_layout():
             np.testing.assert_allclose(found, expected, atol=1e-6)  # float32
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_clips_are_mirrored_where_the_recipe_says_so(flip):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    task = make_task(flip=flip, crop_scale=None, rand_augment="", stride=1)
+    example = {"path": frames, "label": 0, "id": 0}
+    made = [task.augmented(example, np.random.default_rng(seed))["clip"] for seed in range(12)]
+    plain, mirrored = (
+        sum(np.array_equal(clip, as_expected) for clip in made) for as_expected in (frames, frames[:, :, ::-1])
+    )
+    assert (plain + mirrored, mirrored > 0) == (12, flip)
+
+
 def augmented(task, clips, seed):
     """The frames (n, 4, 16, 16, 3) and targets that training makes of clips with the labels 0, 1, ..."""
     batch = {"clip": clips, "label": np.arange(len(clips)) % 2}

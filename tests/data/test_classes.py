@@ -36,6 +36,7 @@ def test_each_class_of_the_data_is_one_of_the_models(labels, found, numbers):
         (("cat", "dog"), ("cat", "wolf"), "mine has other classes than the model: wolf in place of dog; give them"),
         (("cat", "dog"), ("x", "y"), "mine has other classes than the model: x, y in place of cat, dog;"),
         (("cat", "dog"), ("0", "dog"), "mine has other classes than the model: 0 in place of cat;"),
+        (("1", "2", "3"), ("0", "1", "2"), "mine has other classes than the model: 0 in place of 3;"),
         (
             ("cat", "dog"),
             ("x", "y", "z"),

@@ -67,7 +67,7 @@ def test_fill_values_are_missing(fill, dtype, caplog):
 @pytest.mark.parametrize(
     ("values", "missing"),
     [
-        ([1.0, 2.0, -999.0, 9.96921e36], [2, 3]),  # neither hides the other
+        ([-1.0, 2.0, -999.0, 9.96921e36], [2, 3]),  # neither hides the other
         ([0.0, 300.0, 12.0, -99.0], [3]),  # of rain, whose least is 0
     ],
 )

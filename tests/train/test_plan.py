@@ -244,6 +244,7 @@ def largest(memory_for, first, limit=100, unit=1, cap=10**6):
         (lambda n: 200, 4, {"cap": 30}, (0, False), [2, 24]),
         (lambda n: 20 + 10 * n + 30 * (n > 6), 4, {}, (6, False), [2, 8]),  # between 60 for 4 and 130 for 8: 6.3
         (lambda n: 20 + 10 * n + 99 * (n > 6), 4, {"unit": 4}, (4, True), [8]),
+        (lambda n: 20 + 10 * n + 400 * (n > 6), 4, {}, (4, True), [2, 8]),  # between 60 for 4 and 500 for 8: 4.4
     ],
 )
 def test_the_largest_batch(memory_for, first, options, expected, compiled):

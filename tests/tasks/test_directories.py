@@ -123,16 +123,18 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "checkpoints", "checkpoints/20"])
-def test_the_workdir_of_a_training_says_where_its_checkpoints_are(tmp_path, checkpoint, given):
+def test_the_workdir_of_a_training_says_where_its_checkpoints_are(tmp_path, given):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "20").mkdir(parents=True)
     sentence = (
         f"{workdir / given} is not a checkpoint of ours: it has no card.json; {workdir} is the workdir of a training"
     )
     assert refusal(workdir / given) == f"{sentence}: best/ comes with its first evaluation, model/ at its end."
-    for name in ("best", "model"):
-        save_checkpoint(workdir / name, checkpoint)
-    assert refusal(workdir / given) == f"{sentence}: give {workdir / 'model'} or {workdir / 'best'}."
+    for name in ("best", "model", "best_ema", "model_ema"):
+        (workdir / name).mkdir()
+        (workdir / name / "card.json").write_text("{}")
+    found = " or ".join(str(workdir / name) for name in ("model", "model_ema", "best", "best_ema"))
+    assert refusal(workdir / given) == f"{sentence}: give {found}."
 
 
 def test_ema_is_for_official_files(saved):
@@ -165,6 +167,9 @@ def test_only_a_checkpoint_of_ours_is_overwritten(tmp_path, checkpoint):
     with pytest.raises(FileExistsError, match="is not a checkpoint of ours"):
         save_checkpoint(tmp_path / "thesis", checkpoint, overwrite=True)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
+    (tmp_path / "new").mkdir()  # empty, it has nothing to lose
+    save_checkpoint(tmp_path / "new", checkpoint, overwrite=True)
+    assert (tmp_path / "new" / "card.json").exists()
 
 
 def failing(function, call=1):

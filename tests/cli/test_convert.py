@@ -113,6 +113,7 @@ def test_source_and_destination_must_be_apart(command, spelling, tmp_path, capsy
         ("folder/sub.pth", "is a directory and not a .pth file"),
         ("nowhere/x.pth", "does not exist; create it first"),
         ("x.pt", "end its name in .pth or .safetensors"),
+        ("pytorch_model.bin", "end its name in .pth or .safetensors"),
     ],
 )
 def test_other_destinations_that_do_not_work_are_refused_early(destination, message, tmp_path, capsys):

@@ -274,6 +274,12 @@ def test_whole_clips_are_mixed_with_one_share_and_one_rectangle(options):
     np.testing.assert_allclose(targets, [[share, 1 - share], [1 - share, share]], atol=1e-5)
 
 
+def test_the_view_in_the_middle_is_drawn():
+    views = np.broadcast_to(np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None, None], (6, 4, 16, 16, 3))
+    picture = np.asarray(make_task().draw([{"views": views}], [{"predictions": []}]))
+    assert {*picture[:448].ravel().tolist()} == {160, 255}  # of 2 segments by 3 crops; the frames' edges are white
+
+
 def test_the_probabilities_of_all_views_are_averaged():
     """The network is a table from the grey value of a view to its probabilities."""
     chances = {10: [0.9, 0.1], 60: [0.2, 0.8], 110: [0.3, 0.7]}

@@ -18,7 +18,7 @@ from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert, forecast_errors
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 from unireplknet_jax.tasks.forecasting import Forecasting
@@ -200,6 +200,12 @@ def test_the_task_learns_stations_scaling_and_climatology(fitted):
     assert fitted_to(fitted, DATA) is fitted
     card = json.loads(json.dumps({"options": fitted.options, "labels": fitted.labels}))
     assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
+
+
+def test_values_of_a_scaled_set_are_forecast_in_its_unit():
+    series = dataclasses.replace(open_series("waves", "train"), unit="°C", scale=0.1)
+    task = make_task().fitted_to(Split(series, "mine", "train"), None)
+    assert (task.unit, task.scale) == ("°C", 0.1)
 
 
 def write_series(folder, values, names):

@@ -46,6 +46,11 @@ def test_a_file_survives_the_way_through_every_format(tiny, tmp_path, capsys):
     assert len(after) == 542 + counters
 
 
+def test_a_file_may_be_given_another_task(tiny, tmp_path):
+    assert main(["convert", tiny, str(tmp_path / "clips"), "--task", "video"]) == 0
+    assert directory.read_card(tmp_path / "clips")["task"] == "video"
+
+
 def test_options_reach_the_checkpoint(small, tmp_path, capsys):
     destination = tmp_path / "fitted"
     options = ["--num-classes", "3", "--in-chans", "1", "--dtype", "bfloat16"]
@@ -108,6 +113,7 @@ def test_source_and_destination_must_be_apart(command, spelling, tmp_path, capsy
         ("folder/sub.pth", "is a directory and not a .pth file"),
         ("nowhere/x.pth", "does not exist; create it first"),
         ("x.pt", "end its name in .pth or .safetensors"),
+        ("pytorch_model.bin", "end its name in .pth or .safetensors"),
     ],
 )
 def test_other_destinations_that_do_not_work_are_refused_early(destination, message, tmp_path, capsys):

@@ -52,11 +52,14 @@ def test_the_tables_hold_numbers_and_weights(capsys):
     assert "unireplknet_b" not in out
 
 
-def test_weights_that_are_not_the_papers_have_a_footnote(capsys):
+def test_a_size_has_its_parameters_once_and_weights_that_are_not_the_papers_a_footnote(capsys):
     assert main(["models", "unireplknet_s"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert sum("56,456,704" in line for line in lines) == 1  # for two sizes of images
     assert any(line.endswith("unireplknet_s_in22k_pretrain.pth *") for line in lines)
-    assert any(line.startswith("* unireplknet_s_in22k_pretrain.pth: trained again") for line in lines)
+    notes = [line for line in lines if line.startswith("* ")]
+    assert any(note.startswith("* unireplknet_s_in22k_pretrain.pth: trained again") for note in notes)
+    assert len(notes) == sum(line.endswith(" *") for line in lines)
 
 
 def test_an_unknown_name_suggests_near_ones(capsys):

@@ -5,6 +5,7 @@ import pytest
 
 from unireplknet_jax.data.classes import in_natural_order, in_order_of, numbers_of
 from unireplknet_jax.data.files import LabelledFiles
+from unireplknet_jax.data.sounds.sets import SoundFiles
 
 SYNSETS = ("n01440764", "n01443537")
 
@@ -35,12 +36,14 @@ def test_each_class_of_the_data_is_one_of_the_models(labels, found, numbers):
         (("cat", "dog"), ("cat", "wolf"), "mine has other classes than the model: wolf in place of dog; give them"),
         (("cat", "dog"), ("x", "y"), "mine has other classes than the model: x, y in place of cat, dog;"),
         (("cat", "dog"), ("0", "dog"), "mine has other classes than the model: 0 in place of cat;"),
+        (("1", "2", "3"), ("0", "1", "2"), "mine has other classes than the model: 0 in place of 3;"),
         (
             ("cat", "dog"),
             ("x", "y", "z"),
             "mine has 3 classes, but the model has 2, .* has x, y, z, the model cat, dog",
         ),
         (("tench", "goldfish", "ray"), SYNSETS, "mine has 2 classes, but the model has 3"),
+        (("crane", "crane", "owl"), ("owl", "crane"), "mine has 2 classes, but the model has 3"),
         (("crane", "crane"), ("crane", "owl"), "mine has other classes than the model: owl in place of "),
     ],
 )
@@ -66,6 +69,12 @@ def test_a_source_is_renumbered():
     assert turned.labels == ("dog", "ant", "cat")
     assert [turned[i]["label"] for i in range(len(turned))] == [2, 0, 0]
     assert turned[1] == source[1] | {"label": 0}
+
+
+def test_all_classes_of_an_example_are_renumbered():
+    source = SoundFiles("folder", ["0", "1"], [(0,), (1, 0)], ("cat", "dog"))
+    turned = in_order_of(("dog", "ant", "cat"), source, "mine")
+    assert turned.classes == [(2,), (0, 2)]
 
 
 def test_whole_numbers_are_sorted_as_numbers():

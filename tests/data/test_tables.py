@@ -20,6 +20,7 @@ def test_whatever_separates_the_numbers(line):
 def test_whole_numbers_between_commas_are_no_decimals():
     assert rows_of_numbers(["1,2,3"], "a.xyz", 3) == [[1, 2, 3]]
     assert rows_of_numbers(["1,2,3 255,0,0"], "a.xyz", 3) == [[1, 2, 3]]
+    assert rows_of_numbers(["1,2 3"], "a.xyz", 3) == [[1, 2, 3]]
 
 
 def test_decimal_commas_are_said(caplog):
@@ -64,9 +65,22 @@ def test_fill_values_are_missing(fill, dtype, caplog):
 
 
 @pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ([-1.0, 2.0, -999.0, 9.96921e36], [2, 3]),  # neither hides the other
+        ([0.0, 300.0, 12.0, -99.0], [3]),  # of rain, whose least is 0
+    ],
+)
+def test_fill_values_are_missing_beside_others(values, missing):
+    found = without_fills(np.array([values]), "s.csv")
+    assert np.flatnonzero(np.isnan(found)).tolist() == missing
+
+
+@pytest.mark.parametrize(
     "values",
     [
         [0.0, 5000.0, 9999.0],  # metres of sight
+        [0.0, 3500.0, 9999.0],  # and a clearer day
         [-90.0, -99.0, -120.0, 40.0],  # degrees at the pole
         [990.0, 999.0, 999.9, 1013.0],  # hectopascals
         [-9999.0, np.nan],  # nothing to judge by

@@ -194,8 +194,9 @@ def test_prefix_stays_where_one_name_lacks_it(tmp_path):
 def test_ema(tmp_path):
     path = save(tmp_path / "a.pth", {"model": {"x": tensor(ONE)}, "model_ema": {"module.x": tensor(TWO)}})
     assert_same(values_of(read_state_dict(path, ema=True)[0]), {"x": TWO})
-    save(path, {"state_dict": {"x": tensor(ONE)}, "state_dict_ema": {"x": tensor(TWO)}})
-    assert_same(values_of(read_state_dict(path, ema=True)[0]), {"x": TWO})
+    for average in ("state_dict_ema", "ema_state_dict"):
+        save(path, {"state_dict": {"x": tensor(ONE)}, average: {"x": tensor(TWO)}})
+        assert_same(values_of(read_state_dict(path, ema=True)[0]), {"x": TWO})
     save(path, {"model": {"x": tensor(ONE)}, "epoch": 3})
     assert "'model', 'epoch'" in sentence(path, ema=True)
 

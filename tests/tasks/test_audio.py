@@ -356,6 +356,9 @@ def test_a_broken_sound_ends_or_is_passed_over(tmp_path):
     stream = examples_of(task, data, "train", train=True)
     with pytest.raises(ValueError, match=r"x/b\.wav"):
         [stream[i] for i in range(24)]
+    mixed = make_task(2, mixup=1.0).augmented_examples(task.open(data, "train", train=True))
+    with pytest.raises(ValueError, match=r"x/b\.wav"):  # of a whole sound whose partner is broken
+        [mixed(0, np.random.default_rng(seed)) for seed in range(24)]
 
 
 def test_balance_draws_rare_classes():

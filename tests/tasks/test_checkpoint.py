@@ -82,6 +82,9 @@ def test_a_backbone_is_taken_out_of_a_segmentation_network(tmp_path, merged_stat
     assert checkpoint.module.num_classes is None
     assert_equal(leaves(checkpoint.variables), leaves(load_checkpoint(write(tmp_path / "b.pth", trunk))[1]))
     assert "the network is below backbone.; left out: decode_head.conv_seg.weight" in caplog.text
+    wrapped = {f"model.{name}": value for name, value in whole.items()}
+    open_checkpoint(save(tmp_path / "c.pth", {"state_dict": wrapped}))
+    assert "the network is below model.backbone.; left out: model.decode_head.conv_seg.weight" in caplog.text
 
 
 def test_a_wrapped_network_of_another_task_is_unwrapped(tmp_path, goldens):
@@ -189,6 +192,8 @@ def test_a_published_name_does_not_make_a_fine_tuned_file_something_else(tmp_pat
     path = write(tmp_path / zoo.find_weights("unireplknet_s", "in22k_ft_in1k_384").file, merged_state)
     task = open_checkpoint(path).task
     assert (task.labels, task.image_size, task.module().num_classes) == ((), 224, 10)
+    task = open_checkpoint(write(path, make_state(num_classes=1000, in_chans=1, deploy=True))).task
+    assert (task.labels, task.image_size, task.mean) == ((), 224, (0.5,))
 
 
 # And out again.

@@ -1,5 +1,6 @@
 """Checkpoint directories of ours: bitwise there and back, whole or not at all."""
 
+import dataclasses
 import json
 import os
 import types
@@ -25,9 +26,10 @@ def checkpoint(state, tmp_path_factory):
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_a_directory_comes_back_bitwise(tmp_path, checkpoint, dtype):
     variables = jax.tree.map(lambda x: np.asarray(x).astype(dtype), checkpoint.variables)
-    save_checkpoint(tmp_path / "ours", Checkpoint(checkpoint.task, variables, False, checkpoint.data))
+    save_checkpoint(tmp_path / "ours", dataclasses.replace(checkpoint, variables=variables))
     again = open_checkpoint(tmp_path / "ours")
-    assert (again.task, again.merged, again.data, again.source) == (checkpoint.task, False, checkpoint.data, None)
+    assert (again.task, again.merged, again.data) == (checkpoint.task, False, checkpoint.data)
+    assert again.source == checkpoint.source == "digits, 880 steps"
     assert_equal(leaves(again.variables), leaves(variables))
     assert load_checkpoint(tmp_path / "ours")[0] == checkpoint.module
 
@@ -146,16 +148,18 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "checkpoints", "checkpoints/20"])
-def test_the_workdir_of_a_training_says_where_its_checkpoints_are(tmp_path, checkpoint, given):
+def test_the_workdir_of_a_training_says_where_its_checkpoints_are(tmp_path, given):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "20").mkdir(parents=True)
     sentence = (
         f"{workdir / given} is not a checkpoint of ours: it has no card.json; {workdir} is the workdir of a training"
     )
     assert refusal(workdir / given) == f"{sentence}: best/ comes with its first evaluation, model/ at its end."
-    for name in ("best", "model"):
-        save_checkpoint(workdir / name, checkpoint)
-    assert refusal(workdir / given) == f"{sentence}: give {workdir / 'model'} or {workdir / 'best'}."
+    for name in ("best", "model", "best_ema", "model_ema"):
+        (workdir / name).mkdir()
+        (workdir / name / "card.json").write_text("{}")
+    found = " or ".join(str(workdir / name) for name in ("model", "model_ema", "best", "best_ema"))
+    assert refusal(workdir / given) == f"{sentence}: give {found}."
 
 
 def test_ema_is_for_official_files(saved):
@@ -188,6 +192,9 @@ def test_only_a_checkpoint_of_ours_is_overwritten(tmp_path, checkpoint):
     with pytest.raises(FileExistsError, match="is not a checkpoint of ours"):
         save_checkpoint(tmp_path / "thesis", checkpoint, overwrite=True)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
+    (tmp_path / "new").mkdir()  # empty, it has nothing to lose
+    save_checkpoint(tmp_path / "new", checkpoint, overwrite=True)
+    assert (tmp_path / "new" / "card.json").exists()
 
 
 def failing(function, call=1):

@@ -18,10 +18,11 @@ from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
 from unireplknet_jax.tasks import convert, forecast_errors
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 from unireplknet_jax.tasks.forecasting import Forecasting
+from unireplknet_jax.tasks.names import names_of_task
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
 
@@ -125,6 +126,9 @@ def test_twins_that_differ_and_missing_tensors_are_refused(path, tmp_path):
     state = {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
     twin = next(name for name in state if name.endswith("net.4.bias"))
     write_state_dict(tmp_path / "twins.pth", {**state, twin: state[twin] + 1})
+    lost = np.full_like(state[twin], np.nan)  # as a training leaves it that has diverged: reported, and no difference
+    write_state_dict(tmp_path / "lost.pth", {**state, twin: lost, names_of_task("forecasting").canonical(twin): lost})
+    urk.load_checkpoint(tmp_path / "lost.pth", options=GOLDEN)
     with pytest.raises(ValueError, match="are the same tensor in the original, but differ here"):
         urk.load_checkpoint(tmp_path / "twins.pth", options=GOLDEN)
     del state["affine_bias"]
@@ -196,6 +200,12 @@ def test_the_task_learns_stations_scaling_and_climatology(fitted):
     assert fitted_to(fitted, DATA) is fitted
     card = json.loads(json.dumps({"options": fitted.options, "labels": fitted.labels}))
     assert get_task("forecasting", **card["options"], labels=card["labels"]) == fitted
+
+
+def test_values_of_a_scaled_set_are_forecast_in_its_unit():
+    series = dataclasses.replace(open_series("waves", "train"), unit="°C", scale=0.1)
+    task = make_task().fitted_to(Split(series, "mine", "train"), None)
+    assert (task.unit, task.scale) == ("°C", 0.1)
 
 
 def write_series(folder, values, names):

@@ -232,6 +232,18 @@ def test_the_network_sees_the_normalized_layout():
             np.testing.assert_allclose(found, expected, atol=1e-6)  # float32
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_clips_are_mirrored_where_the_recipe_says_so(flip):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    task = make_task(flip=flip, crop_scale=None, rand_augment="", stride=1)
+    example = {"path": frames, "label": 0, "id": 0}
+    made = [task.augmented(example, np.random.default_rng(seed))["clip"] for seed in range(12)]
+    plain, mirrored = (
+        sum(np.array_equal(clip, as_expected) for clip in made) for as_expected in (frames, frames[:, :, ::-1])
+    )
+    assert (plain + mirrored, mirrored > 0) == (12, flip)
+
+
 def augmented(task, clips, seed):
     """The frames (n, 4, 16, 16, 3) and targets that training makes of clips with the labels 0, 1, ..."""
     batch = {"clip": clips, "label": np.arange(len(clips)) % 2}
@@ -260,6 +272,12 @@ def test_whole_clips_are_mixed_with_one_share_and_one_rectangle(options):
     share = (frames[0, 0, ..., 0].mean() - normalized(200)[0]) / (normalized(10) - normalized(200))[0]
     assert 0.02 < share < 0.98
     np.testing.assert_allclose(targets, [[share, 1 - share], [1 - share, share]], atol=1e-5)
+
+
+def test_the_view_in_the_middle_is_drawn():
+    views = np.broadcast_to(np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None, None], (6, 4, 16, 16, 3))
+    picture = np.asarray(make_task().draw([{"views": views}], [{"predictions": []}]))
+    assert {*picture[:448].ravel().tolist()} == {160, 255}  # of 2 segments by 3 crops; the frames' edges are white
 
 
 def test_the_probabilities_of_all_views_are_averaged():

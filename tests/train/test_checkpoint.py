@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec
 from linear import Linear, adamw
 from orbax.checkpoint.handlers import JsonCheckpointHandler
 
-from unireplknet_jax.train.checkpoint import TrainCheckpoints
+from unireplknet_jax.train.checkpoint import TrainCheckpoints, saved_so_far
 from unireplknet_jax.train.optimizer import make_optimizer
 from unireplknet_jax.train.sharding import make_mesh
 from unireplknet_jax.train.step import abstract_state, make_state
@@ -358,3 +358,11 @@ def test_facts_are_stored_readably(three):
     facts = json.loads((three / "checkpoints" / "3" / "facts" / "metadata").read_text())
     assert {name: facts[name] for name in FACTS} == FACTS
     assert facts["state"]["['params']['kernel']"] == "float32[4, 1024]"
+
+
+def test_what_is_saved_so_far_is_the_largest_step(tmp_path):
+    assert saved_so_far(tmp_path) == "no step was saved yet."
+    for name in ("damaged", "9", "100", "20", "3", "40.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert saved_so_far(tmp_path) == f"step 100 is saved in {tmp_path}, from which the same command goes on."
+    assert saved_so_far("gs://b/run") == "the run goes on from what is saved in gs://b/run."

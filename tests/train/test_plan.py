@@ -201,7 +201,7 @@ def test_an_interrupted_plan_goes_on_and_a_finished_one_is_known(made_up, recipe
     assert json.loads(json.dumps(whole)) == whole
 
 
-def test_another_recipe_slice_effort_or_compiler_is_compiled_anew(made_up, recipe, tmp_path, monkeypatch):
+def test_another_recipe_slice_effort_flag_or_compiler_is_compiled_anew(made_up, recipe, tmp_path, monkeypatch):
     fake = made_up(3 * GIB, GIB / 4)
     plan(recipe("batch_size=256"), "v5e:2x4", cache=tmp_path)
     for config, options in (
@@ -212,6 +212,10 @@ def test_another_recipe_slice_effort_or_compiler_is_compiled_anew(made_up, recip
         fake.batches.clear()
         plan(config, cache=tmp_path, **options)
         assert len(fake.batches) == 3
+    fake.batches.clear()
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    plan(recipe("batch_size=256"), "v5e:2x4", cache=tmp_path)
+    assert len(fake.batches) == 3
     fake.batches.clear()
     monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.2")
     plan(recipe("batch_size=256"), "v5e:2x4", cache=tmp_path)
@@ -240,6 +244,7 @@ def largest(memory_for, first, limit=100, unit=1, cap=10**6):
         (lambda n: 200, 4, {"cap": 30}, (0, False), [2, 24]),
         (lambda n: 20 + 10 * n + 30 * (n > 6), 4, {}, (6, False), [2, 8]),  # between 60 for 4 and 130 for 8: 6.3
         (lambda n: 20 + 10 * n + 99 * (n > 6), 4, {"unit": 4}, (4, True), [8]),
+        (lambda n: 20 + 10 * n + 400 * (n > 6), 4, {}, (4, True), [2, 8]),  # between 60 for 4 and 500 for 8: 4.4
     ],
 )
 def test_the_largest_batch(memory_for, first, options, expected, compiled):

@@ -53,6 +53,7 @@ def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
         ("imagenet1k", "did you mean imagenet1k.py?"),
         ("configs/imagenet1.py", "did you mean imagenet1k.py?"),
         ("mine/imagenet1k.py", "did you mean imagenet1k.py?"),
+        ("my/experiments/of/last/year/imagenet1.py", "did you mean imagenet1k.py?"),
         ("common.py", "`unireplknet recipes` lists them."),
         ("", "`unireplknet recipes` lists them."),
     ],

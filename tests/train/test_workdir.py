@@ -145,9 +145,9 @@ def contents(folder):
 def write_best(place, number):
     """A checkpoint of two files whose names differ every time, as Orbax's do."""
     shutil.rmtree(place.local / "best", ignore_errors=True)
-    (place.local / "best" / "variables" / "d").mkdir(parents=True)
+    (place.local / "best" / "variables" / "ocdbt.process_0").mkdir(parents=True)
     for index in range(2):
-        (place.local / "best" / "variables" / "d" / f"{number}_{index}").write_bytes(bytes([number]))
+        (place.local / "best" / "variables" / "ocdbt.process_0" / f"{number}_{index}").write_bytes(bytes([number]))
     (place.local / "best" / "variables" / "manifest").write_text(f"of {number}")
     (place.local / "best" / "card.json").write_text(f'{{"number": {number}}}')
 
@@ -206,7 +206,7 @@ def test_a_checkpoint_in_a_bucket_is_whole_whenever_sending_stops(bucket, monkey
     assert len(states) == 2 + 2 + 2  # data, what refers to it, and what is deleted
     for state in states:
         number = state["variables/manifest"].decode().removeprefix("of ")
-        assert {f"variables/d/{number}_0", f"variables/d/{number}_1"} <= state.keys()
+        assert {f"variables/ocdbt.process_0/{number}_0", f"variables/ocdbt.process_0/{number}_1"} <= state.keys()
     cards = [state["card.json"] for state in states]
     assert cards == [b'{"number": 1}'] * 3 + [b'{"number": 2}'] * 3
 

@@ -4,12 +4,14 @@ import pickle
 import struct
 import sys
 import wave
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from video_files import KINDS, indices, stairs, write
 
+from unireplknet_jax.data.clips import frames as decoding
 from unireplknet_jax.data.clips.frames import (
     ClipTransform,
     clips_over_time,
@@ -202,6 +204,19 @@ def wrong_files(folder):
         "a.mkv": "is truncated to .* of its 1.60 s",
         "noise.mp4": "is not a video that FFmpeg can read, or is damaged",
     }
+
+
+def test_some_frames_of_a_file_may_be_lost_and_not_many(monkeypatch):
+    def decode(decoded):
+        grey = [np.full((4, 6, 3), index, np.uint8) for index in range(decoded)]
+        made = [SimpleNamespace(width=6, height=4, rotation=0, to_ndarray=lambda v=v, **_: v) for v in grey]
+        return decoding._decode(SimpleNamespace(decode=lambda _: iter(made)), "a.mp4", {3, 39}, 40)
+
+    monkeypatch.setattr(decoding, "_stream", lambda container, name: None)
+    found = decode(32)
+    assert {index: int(pixels[0, 0, 0]) for index, pixels in found.items()} == {3: 3, 39: 31}  # the last one there is
+    with pytest.raises(ValueError, match=r"a\.mp4 is damaged: 31 of its 40 frames can be decoded"):
+        decode(31)
 
 
 def test_a_wrong_file_is_one_sentence_with_its_name(tmp_path):

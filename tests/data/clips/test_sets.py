@@ -68,7 +68,10 @@ NUMBERED = [("a.mp4", "0"), ("run, jump.mp4", "1"), ("c.mp4", "2"), ("d.mp4", "1
         ("path;class\na.mp4;0\nrun, jump.mp4;1\nc.mp4;2\nd.mp4;10\n", NUMBERED),
         ("class,video,start\nx,a.mp4,3\ny,b.mp4,4\n", [("a.mp4", "x"), ("b.mp4", "y")]),
         ('a.mp4,"bartending, shaking"\nb.mp4,riding\n', [("a.mp4", "bartending, shaking"), ("b.mp4", "riding")]),
+        ("name,class\na.mp4,x\nb.mp4,y\n", [("a.mp4", "x"), ("b.mp4", "y")]),
         ("path,class\na.mp4,0\nb.mp4,1\n", [("a.mp4", "0"), ("b.mp4", "1")]),
+        ("path,class\na.mp4,x\nrun,jump.mp4,y\n", [("a.mp4", "x"), ("run,jump.mp4", "y")]),
+        ("sit, run.MP4 x\nrun, jump.MP4 y\n", [("sit, run.MP4", "x"), ("run, jump.MP4", "y")]),
         ("a,0\nb,1\n", [("a", "0"), ("b", "1")]),
         ("a.mp4,riding a bike\nb.mp4,x\n", [("a.mp4", "riding a bike"), ("b.mp4", "x")]),
     ],
@@ -80,9 +83,8 @@ def test_lists_as_programs_write_them(text, expected, tmp_path):
 
 
 def test_lists_of_kinetics_name_the_files_of_their_splits(tmp_path, caplog):
-    text = (
-        "label,youtube_id,time_start,time_end,split\ntesting,---Q,84,94,train\njump,x_1,3,13,train\na,gone,0,10,train\n"
-    )
+    rows = ("label,youtube_id,time_start,time_end,split", "testing,---Q,84,94,train", "jump,x_1,3.0,13.0,train")
+    text = "\n".join((*rows, "a,gone,0,10,train\n"))
     lists(tmp_path, train=text)
     with pytest.raises(
         ValueError, match=r"none of the 3 videos .* where the first was expected as ---Q_000084_000094\.mp4"

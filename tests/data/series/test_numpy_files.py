@@ -24,3 +24,12 @@ def test_nothing_in_a_numpy_file_is_run(tmp_path, capsys):
     with pytest.raises(ValueError, match="no array of NumPy"):
         read_npy(path)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_pandas_are_read_in_every_unit(unit, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    times = [pandas.Timestamp(text).as_unit(unit) for text in ("2024-01-31 13:00", "1999-12-31 23:59:59")]
+    np.save(tmp_path / "times.npy", np.array(times, object), allow_pickle=True)
+    expected = np.array(["2024-01-31T13:00:00", "1999-12-31T23:59:59"], "datetime64[s]")
+    np.testing.assert_array_equal(read_npy(tmp_path / "times.npy"), expected)

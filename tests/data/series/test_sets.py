@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tables import hours, write
 
-from unireplknet_jax.data.series.sets import PLACES, open_series, write_ordered
+from unireplknet_jax.data.series.sets import PLACES, _degrees, open_series, write_ordered
 
 
 def make_csv(folder, rows=20, places="name,latitude,longitude\na,1,2\nb,3,4\nc,5,6\nd,7,8\n"):
@@ -40,6 +40,7 @@ def test_a_csv_is_cut_in_time_and_finds_its_places(tmp_path):
         ("latitude,longitude,name\n1,2\n", "has no row for c, a"),
         ("name,latitude,longitude\na,1,2\nb,3,4\nb,3,5\n", "has two rows for b"),
         (f"name,{','.join(PLACES)}\na,1,2,nan\nb,nan,4,0\nc,5,6,0\nd,91,8,0\n", "a, d, b has no place on Earth"),
+        (f"name,{','.join(PLACES)}\na,1,2,0\nb,3,361,0\nc,5,360,0\nd,7,-180,0\n", ": b has no place on Earth"),
         ("name,latitude,longitude\na\udcfc,1,2\n", r"stations\.csv is no CSV file in UTF-8"),
     ],
 )
@@ -133,3 +134,11 @@ def test_a_folder_is_written_in_order(tmp_path):
         np.testing.assert_array_equal(after.places[column], before.places[own])
     with pytest.raises(FileExistsError, match="exists already"):
         write_ordered(tmp_path / "mine", tmp_path / "ordered", (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "degrees"),
+    [("53d26'N", 53 + 26 / 60), ("6d21'36\"W", -6.36), ("10d30'E", 10.5), (" 0d06'S", -0.1)],
+)
+def test_degrees_minutes_and_seconds_have_a_side(text, degrees):
+    assert _degrees(text) == pytest.approx(degrees)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from tables import hours
 
-from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.time_features import (
+    fit_seasons,
+    frequency_of,
+    season_basis,
+    season_orders,
+    time_features,
+)
 
 
 @pytest.mark.parametrize("pair", ["h h", "t min", "s s", "d D", "b B", "w W", "m ME"])
@@ -34,4 +40,6 @@ def test_a_climatology_goes_on_beyond_what_it_was_fitted_to():
         season_basis(times, *orders) @ coefficients, values, atol=0.15
     )  # a year is not 365.25 days
     assert fit_seasons(hours(24 * 30), values[:720])[0] == (0, 2)  # a month says nothing about the year
+    orders = [season_orders(hours(24 * days + 1)[::24])[0] for days in (179, 180, 364, 365)]
+    assert orders == [0, 1, 1, 2]
     assert fit_seasons(hours(900)[::24], values[:900:24])[0] == (0, 0)

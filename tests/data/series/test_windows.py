@@ -33,6 +33,10 @@ def test_rows_that_are_left_out_come_back_empty():
         (hours(4)[[0, 2, 1, 3]], r"x: 2024-01-01T01:00:00 comes after 2024-01-01T02:00:00 \(row 3\)"),
         (hours(4)[[0, 1, 1, 2]], r"x: 2024-01-01T01:00:00 occurs twice \(row 3\)"),
         (hours(4) + np.array([0, 0, 7, 7]) * np.timedelta64(1, "s"), "evenly spaced times"),
+        (
+            hours(4) + np.array([0, 0, 0, -1800]) * np.timedelta64(1, "s"),
+            "T02:30:00 comes 1800 s after .* 3600 s apart",
+        ),
         (np.array([*hours(3), "NaT"], "datetime64[s]"), "row 4 has no timestamp"),
         (hours(400)[[0, 1, 2, 399]], "lacks 396 of its rows"),
     ],

@@ -177,6 +177,7 @@ def test_solids_are_generated_once_and_alike(tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
     monkeypatch.setattr(solids, "_generate", None)
     open_points("solids", "train", tmp_path / "a")
+    assert open_points("solids", "train", tmp_path / "a", up="y")[0]["up"] == "z"  # of the user's files alone
     for example in (source[i] for i in range(40)):
         assert read(example).shape == (100, 3)
     one, other = (solids.random_solid("cone", np.random.default_rng(seed)) for seed in (0, 1))

@@ -20,6 +20,7 @@ def test_whatever_separates_the_numbers(line):
 def test_whole_numbers_between_commas_are_no_decimals():
     assert rows_of_numbers(["1,2,3"], "a.xyz", 3) == [[1, 2, 3]]
     assert rows_of_numbers(["1,2,3 255,0,0"], "a.xyz", 3) == [[1, 2, 3]]
+    assert rows_of_numbers(["1 ,2 ,3"], "a.xyz", 3) == [[1, 2, 3]]
     assert rows_of_numbers(["1,2 3"], "a.xyz", 3) == [[1, 2, 3]]
 
 
@@ -37,7 +38,10 @@ def test_decimal_commas_are_said(caplog):
         (["1 2 3", "4 5 6 7"], "^'4 5 6 7' has 4 fields, but the first line has 3$"),
         (["1 2"], "^'1 2' is no line of 3 or more numbers; leave out what is none$"),
         (["x y z"], "^'x y z' is no line of 3 or more numbers; leave out what is none$"),
-        (["1.234,5 1 2"], "^'1.234,5' has points and a comma; write it without the points$"),
+        (["1,234.5;1;2"], "^'1,234.5' has a point and a comma;"),
+        (["0,1 0,2 0.3"], "some numbers have commas and others points, as in '0,1 0,2 0.3'"),
+        (["1_0 2 3"], "is no line of 3 or more numbers"),
+        (["1.234,5 1 2"], "^'1.234,5' has a point and a comma; write numbers with one of them$"),
     ],
 )
 def test_other_lines_are_refused(lines, message):
@@ -83,6 +87,7 @@ def test_fill_values_are_missing_beside_others(values, missing):
         [0.0, 3500.0, 9999.0],  # and a clearer day
         [-90.0, -99.0, -120.0, 40.0],  # degrees at the pole
         [990.0, 999.0, 999.9, 1013.0],  # hectopascals
+        [999.0, 1000.0, 1000.0],  # hectopascals that do not change
         [-9999.0, np.nan],  # nothing to judge by
     ],
 )

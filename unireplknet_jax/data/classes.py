@@ -63,13 +63,14 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
     no difference. The data may have some of the model's classes only. Synsets ("n01440764") and whole numbers that are
     no names of the model stand for its classes in their order, which is said in the log.
 
-    Raises ValueError for any other names, and for synsets or numbers that are not as many as the model's classes.
+    Raises ValueError for any other names, for synsets that are not sorted and numbers that do not follow each other,
+    and where they are not as many as the model's classes.
     """
     if found == labels:
         return tuple(range(len(labels)))
     for key in (_as_read, str):
         known, keys = {key(label): number for number, label in enumerate(labels)}, [key(label) for label in found]
-        if len(known) == len(labels) and len({*keys}) == len(keys) and known.keys() >= {*keys}:
+        if keys and len(known) == len(labels) and len({*keys}) == len(keys) and known.keys() >= {*keys}:
             if len(found) < len(labels):
                 _log.warning(
                     "%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found)
@@ -81,7 +82,7 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
             f"{name} has {len(found)} classes, but the model has {len(labels)}, and its names are others: {name} has "
             f"{listed(unknown or found)}, the model {listed(labels)}."
         )
-    if len(unknown) < len(found) or not (all(map(_SYNSET.fullmatch, found)) or all(map(str.isdecimal, found))):
+    if len(unknown) < len(found) or not _in_an_order(found):
         raise ValueError(
             f"{name} has other classes than the model: {listed(unknown or found)} in place of "
             f"{listed([label for label in labels if label not in {*found}] or labels)}; give them the same names."
@@ -90,6 +91,13 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
         "%s: its classes are taken in order: %s is %s, %s is %s", name, found[0], labels[0], found[-1], labels[-1]
     )
     return tuple(range(len(labels)))
+
+
+def _in_an_order(names: Sequence[str]) -> bool:
+    """Whether names are sorted synsets, or the whole numbers from 0 or 1 on."""
+    if all(map(_SYNSET.fullmatch, names)):
+        return [*names] == sorted(names)
+    return all(map(str.isdecimal, names)) and [int(name) - int(names[0]) for name in names] == [*range(len(names))]
 
 
 def in_natural_order(names: Sequence[str]) -> list[str]:

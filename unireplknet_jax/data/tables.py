@@ -17,8 +17,8 @@ MISSING = frozenset(
 FILLS = (-99.0, -999.0, -9999.0, -99999.0, -8888.0, -32767.0, -32768.0, 999.0, 9999.0, 99999.0, 999999.0, 32767.0)
 FILLS += (-99.9, -99.99, -999.9, -999.99, -9999.9, -9999.99, 999.9, 999.99, 9999.9, 9999.99, 99999.9, 99999.99)
 HUGE = 1e19  # nothing that a station measures
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
+_BOTH = re.compile(r"[+-]?\d+(?:\.\d+,\d+|,\d+\.\d+)(?:[eE][+-]?\d+)?")
 _log = logging.getLogger(__name__)
 
 
@@ -38,9 +38,11 @@ def rows_of_numbers(lines: Iterable[str], name: str, columns: int) -> list[list[
     lines = [line.strip() for line in lines]
     rows = [re.split(r"\s*[;\t]\s*|\s+", line.rstrip(";")) for line in lines]
     cells = [cell for row in rows for cell in row[:columns]] if min(map(len, rows)) >= columns else []
-    both = next(filter(_THOUSANDS.fullmatch, cells), None)
+    both = next(filter(_BOTH.fullmatch, cells), None)
     if both:
-        raise ValueError(f"{both!r} has points and a comma; write it without the points")
+        raise ValueError(f"{both!r} has a point and a comma; write numbers with one of them")
+    if any(map(_DECIMAL_COMMA.fullmatch, cells)) and any("." in cell for cell in cells):
+        raise ValueError(f"some numbers have commas and others points, as in {lines[0][:40]!r}; write all alike")
     decimal = has_decimal_commas(cells)
     if decimal:
         _log.warning("%s: its commas are taken for decimal ones, as in %s", name, lines[0][:40])
@@ -74,6 +76,8 @@ def number(cell: str, decimal_comma: bool = False) -> float:
     cell = cell.strip()
     if cell.lower() in MISSING:
         return float("nan")
+    if "_" in cell:  # which Python's own numbers may have
+        raise ValueError(f"could not convert string to float: {cell!r}")
     return float(cell.replace(",", ".") if decimal_comma else cell)
 
 
@@ -102,4 +106,6 @@ def _among(values: np.ndarray, fills: Iterable[float]) -> np.ndarray:
 
 
 def _is_far(fill: float, low: float, high: float) -> bool:
+    if high == low:  # of one value there is no range
+        return max(low - fill, fill - high) > 2 * max(abs(low), 1)
     return max(low - fill, fill - high) > 2 * (high - low) or fill < 0 <= low

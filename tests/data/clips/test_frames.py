@@ -209,7 +209,7 @@ def wrong_files(folder):
 def test_some_frames_of_a_file_may_be_lost_and_not_many(monkeypatch):
     def decode(decoded):
         grey = [np.full((4, 6, 3), index, np.uint8) for index in range(decoded)]
-        made = [SimpleNamespace(width=6, height=4, rotation=0, to_ndarray=lambda v=v, **_: v) for v in grey]
+        made = [SimpleNamespace(width=6, height=4, side_data=[], to_ndarray=lambda v=v, **_: v) for v in grey]
         return decoding._decode(SimpleNamespace(decode=lambda _: iter(made)), "a.mp4", {3, 39}, 40)
 
     monkeypatch.setattr(decoding, "_stream", lambda container, name: None)

@@ -73,6 +73,10 @@ NUMBERED = [("a.mp4", "0"), ("run, jump.mp4", "1"), ("c.mp4", "2"), ("d.mp4", "1
         ("path,class\na.mp4,x\nrun,jump.mp4,y\n", [("a.mp4", "x"), ("run,jump.mp4", "y")]),
         ("sit, run.MP4 x\nrun, jump.MP4 y\n", [("sit, run.MP4", "x"), ("run, jump.MP4", "y")]),
         ("a,0\nb,1\n", [("a", "0"), ("b", "1")]),
+        ("a.mp4,target\nb.mp4,x\n", [("a.mp4", "target"), ("b.mp4", "x")]),
+        ("label,path\nx,a.mp4\ny,b.mp4\n", [("a.mp4", "x"), ("b.mp4", "y")]),
+        ("a.mp4,0\nrun, jump.mp4,1\n", [("a.mp4", "0"), ("run, jump.mp4", "1")]),
+        ('a.mp4,"play ""x"""\nb.mp4,y\n', [("a.mp4", 'play "x"'), ("b.mp4", "y")]),
         ("a.mp4,riding a bike\nb.mp4,x\n", [("a.mp4", "riding a bike"), ("b.mp4", "x")]),
     ],
 )
@@ -115,6 +119,12 @@ def test_lists_of_kinetics_name_the_files_of_their_splits(tmp_path, caplog):
             "train",
             "line 2 .*; expected label, youtube_id",
         ),
+        (
+            {"train": "path,split,label\na.mp4,t,x\nc, d.mp4,t,y\n"},
+            "train",
+            "line 3 .* has 4 fields, but its header has 3",
+        ),
+        ({"train": "label,youtube_id,time_start,time_end\nx,y,inf,1\n"}, "train", "line 2 .*; expected label, youtube"),
         ({"train": "a.mp4 1\n"}, "val", r"there is no list .*val\.csv; the lists there are: train\.csv"),
         ({"train": "a.mp4 1\nb.mp4\n"}, "train", r"line 2 of .*train\.csv is 'b\.mp4'; expected a path, a comma or"),
         ({"train": "\n"}, "train", "lists no videos"),

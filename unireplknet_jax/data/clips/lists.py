@@ -42,14 +42,16 @@ def read_list(path: Path, split: str | None = None) -> tuple[Sequence[str], Sequ
     if {*_KINETICS} <= {*header}:
         return _kinetics(rows, header, path, split)
     columns = [next((header.index(word) for word in words if word in header), None) for words in (_PATHS, _LABELS)]
-    if header and (None not in columns or header[-1] in _LABELS):
+    if header and (None not in columns or (header[-1] in _LABELS and not header[0].endswith(SUFFIXES))):
         del rows[0]
     names, labels = [], []
     for number, line, cells in rows:
-        if None not in columns and len(cells) == len(header) > 2:
+        if None not in columns and len(cells) == len(header):
             name, label = (cells[column] for column in columns)
+        elif None not in columns and len(header) > 2:
+            raise ValueError(f"line {number} of {path} has {len(cells)} fields, but its header has {len(header)}")
         else:
-            name, label = (separator or " ").join(cells[:-1]), cells[-1]
+            name, label = _path_and_label(line, cells, separator)
         if not name or not label:
             raise ValueError(
                 f"line {number} of {path} is {line[:80]!r}; expected a path, a comma or blank, and a label"
@@ -90,7 +92,16 @@ def _cells(line: str, separator: str | None) -> list[str]:
             cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
         except csv.Error:  # of a field that is too long for it, say
             cells = [line]
-    return [cell.strip().strip('"') for cell in cells]
+    if separator is None:
+        return [cell.strip().strip('"') for cell in cells]
+    return [cell.strip() for cell in cells]
+
+
+def _path_and_label(line: str, cells: list[str], separator: str | None) -> tuple[str, str]:
+    """The label is the last cell; the path is all before it, as it stands there, for it may hold the separator."""
+    if len(cells) <= 2 or '"' in line:
+        return (separator or " ").join(cells[:-1]), cells[-1]
+    return line.rsplit(separator, 1)[0].strip(), cells[-1]
 
 
 def _kinetics(rows, header, path, split):
@@ -103,7 +114,7 @@ def _kinetics(rows, header, path, split):
         try:
             start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
             stem, label = f"{row['youtube_id']}_{start:06d}_{end:06d}", row["label"]
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, OverflowError):
             raise ValueError(f"line {number} of {path} is {line[:80]!r}; expected {', '.join(_KINETICS)}") from None
         file = next((stem + suffix for suffix in SUFFIXES if there is None or stem + suffix in there), None)
         if file is None:

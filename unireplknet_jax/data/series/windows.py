@@ -6,7 +6,9 @@ import csv
 import dataclasses
 import datetime
 import io
+import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.files import EncodedFile, file_name, opened, source_name
 from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
 from unireplknet_jax.data.tables import has_decimal_commas, number, separator_of, without_fills
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,8 @@ def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.
     times, cells, header, path = [], [], [], source_name(source)
     try:
         with io.TextIOWrapper(opened(source), encoding="utf-8-sig", newline="") as file:
-            separator = separator_of(file.readline()) or ","
+            head = next((line for line in file if line.strip()), "")
+            separator = separator_of(re.sub(r'"[^"]*"', "", head)) or ","
             file.seek(0)
             for line, row in enumerate(csv.reader(file, delimiter=separator), 1):
                 if not any(cell.strip() for cell in row):
@@ -135,6 +140,8 @@ def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.
     if len({*header}) != len(header) or "" in names:
         raise ValueError(f"{path} names two columns alike, or one not at all; give every station a name of its own")
     decimal = separator != "," and has_decimal_commas(cell for _, row in cells for cell in row)
+    if decimal:
+        _log.warning("%s: its commas are taken for decimal ones", path)
     rows = [_parse_values(row, names, path, line, decimal) for line, row in cells]
     return np.array(times, "datetime64[s]"), np.array(rows, np.float64), names
 

@@ -94,7 +94,7 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
 
 
 def _in_an_order(names: Sequence[str]) -> bool:
-    """Whether names are sorted synsets, or the whole numbers from 0 or 1 on."""
+    """Whether names are sorted synsets, or whole numbers that follow each other."""
     if all(map(_SYNSET.fullmatch, names)):
         return [*names] == sorted(names)
     return all(map(str.isdecimal, names)) and [int(name) - int(names[0]) for name in names] == [*range(len(names))]

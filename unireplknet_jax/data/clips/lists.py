@@ -24,8 +24,8 @@ def read_list(path: Path, split: str | None = None) -> tuple[Sequence[str], Sequ
 
     A line is a path, a separator and a label. The separator is one for the whole list: a tab, semicolon, comma or
     blanks, whichever leaves most paths with the ending of a video; quotes are those of CSV files. The label follows the
-    last separator, so a path may hold it. A first line of known words ("path,label") is a header, and names the columns
-    if there are more than two. Lists of Kinetics (label, youtube_id, time_start, time_end, ...) stand for the files
+    last separator, so a path may hold it. A first line of known words ("path,label") is a header, and names the columns.
+    Lists of Kinetics (label, youtube_id, time_start, time_end, ...) stand for the files
     ID_000084_000094.mp4, in data_dir/SPLIT or data_dir; those that are not there are counted in the log, or taken to be
     there if no split is given.
 
@@ -75,7 +75,7 @@ def lines_of(path: Path, expected: str) -> list[str]:
 def _separator(lines: Sequence[tuple[int, str]]) -> str | None:
     """The tab, semicolon or comma that leaves most paths with the ending of a video; None for blanks."""
 
-    def fitting(mark: str | None) -> int:
+    def fitting(mark: str | None) -> float:
         split = [_cells(line, mark) for _, line in lines[:1000]]
         return sum(
             (mark or " ").join(cells[:-1]).lower().endswith(SUFFIXES) + 0.5 * (len(cells) > 1) for cells in split
@@ -86,15 +86,11 @@ def _separator(lines: Sequence[tuple[int, str]]) -> str | None:
 
 def _cells(line: str, separator: str | None) -> list[str]:
     if separator is None:
-        cells = line.rsplit(None, 1)
-    else:
-        try:
-            cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-        except csv.Error:  # of a field that is too long for it, say
-            cells = [line]
-    if separator is None:
-        return [cell.strip().strip('"') for cell in cells]
-    return [cell.strip() for cell in cells]
+        return [cell.strip().strip('"') for cell in line.rsplit(None, 1)]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    except csv.Error:  # of a field that is too long for it, say
+        return [line]
 
 
 def _path_and_label(line: str, cells: list[str], separator: str | None) -> tuple[str, str]:

@@ -24,7 +24,7 @@ def read_list(path: Path, split: str | None = None) -> tuple[Sequence[str], Sequ
 
     A line is a path, a separator and a label. The separator is one for the whole list: a tab, semicolon, comma or
     blanks, whichever leaves most paths with the ending of a video; quotes are those of CSV files. The label follows the
-    last separator, so a path may hold it. A first line of known words ("path,label") is a header, and names the columns.
+    last separator, so a path may hold it. A header of known words ("path,label") names the columns.
     Lists of Kinetics (label, youtube_id, time_start, time_end, ...) stand for the files
     ID_000084_000094.mp4, in data_dir/SPLIT or data_dir; those that are not there are counted in the log, or taken to be
     there if no split is given.

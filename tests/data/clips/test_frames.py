@@ -1,5 +1,7 @@
 """Frames of a clip by hand-computed indices; decoding of real files; views and augmentation."""
 
+import errno
+import os
 import pickle
 import struct
 import sys
@@ -294,3 +296,27 @@ def test_half_of_the_clips_are_mirrored_and_without_a_crop_the_centre_stays():
         mirrored += np.array_equal(out, centre[:, :, ::-1])
         assert np.array_equal(out, centre[:, :, ::-1]) or np.array_equal(out, centre)
     assert 15 < mirrored < 45  # 4 deviations around 30
+
+
+# The machine's limits.
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux lists them")
+def test_pictures_are_converted_without_threads_of_their_own(tmp_path, monkeypatch):
+    kept, upright = [], decoding._upright
+    monkeypatch.setattr(decoding, "_upright", lambda frame, size: kept.append(frame) or upright(frame, size))
+    write(tmp_path / "a.mp4", 12)
+    before = len(os.listdir("/proc/self/task"))
+    assert len(read_frames(tmp_path / "a.mp4", every)) == len(kept) == 12
+    assert len(os.listdir("/proc/self/task")) <= before + 1
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_what_the_machine_lacks_is_no_damage_of_the_file(tmp_path, monkeypatch, number):
+    def out_of(*_):
+        raise OSError(number, "Out of something")
+
+    write(tmp_path / "a.mp4", 2)
+    monkeypatch.setattr(decoding, "_decode", out_of)
+    with pytest.raises(OSError, match=r"cannot read .*a\.mp4 now: out of something"):
+        why_broken({"path": tmp_path / "a.mp4"})

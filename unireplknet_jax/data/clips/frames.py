@@ -22,6 +22,7 @@ from unireplknet_jax.data.pictures.transforms import random_resized_crop, shorte
 SAMPLINGS = ("dense", "uniform")
 GREY = (128, 128, 128)
 _LEAST_DECODED = 0.8  # of the frames of a file that is not taken for damaged
+_OF_THE_MACHINE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)  # not of the file
 _PICTURE_FORMATS = ("image2", "tty")  # with *_pipe what FFmpeg calls pictures, and texts that it would draw
 
 
@@ -105,6 +106,8 @@ def read_frames(
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ValueError(f"cannot read {name} ({error.strerror}); expected the path of a video file") from error
     except (av.error.FFmpegError, OSError) as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise OSError(error.errno, f"cannot read {name} now: {error.strerror.lower()}") from error
         # FFmpeg jumps to where a damaged file sends it, which is an invalid argument of the open file's own `seek`.
         if not isinstance(error, av.error.FFmpegError) and error.errno != errno.EINVAL:
             raise
@@ -195,7 +198,8 @@ def _upright(frame, size):
     The matrix, of integers with 16 bits of fraction, takes a place (x, y) to (a x + c y, b x + d y) on the screen.
     Turns that are no multiple of 90 degrees are rounded.
     """
-    picture = frame.to_ndarray(format="rgb24", **size)
+    # One thread: "automatic" starts as many as there are processors for every frame, and keeps them with the frame.
+    picture = frame.to_ndarray(format="rgb24", threads=1, **size)
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return picture

@@ -19,6 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/tpu_slice.sh"
 
 poll_seconds="${UNIREPLKNET_POLL:-30}"
 patience=20 # polls without an answer, or with some machines done and others not
+mount_point=/mnt/data # of the bucket, on every machine
 again=75    # what the train command returns once it has saved its state
 worker_script="bash unireplknet/launch/tpu_worker.sh"
 name="" type="" zone="" project="" version="" bucket="" cache_mb="" wait_limit=""
@@ -96,6 +97,18 @@ check_run() {
   fi
   [[ -f $repository/$recipe && -n "$(known_files "$recipe" | tr -d '\0')" ]] ||
     fail "there is no recipe $recipe among the files that are copied; expected its path in $repository, such as configs/imagenet1k.py."
+  [[ -z $bucket ]] || reads_bucket "$recipe"
+}
+
+# Fails unless the run reads what is mounted: by an override of its folder, or by the recipe $1 itself.
+reads_bucket() {
+  local data
+  data="$(train_option --config.data.dir)"
+  [[ $data != "$mount_point" && $data != "$mount_point"/* ]] || return 0
+  if [[ -z $data ]] && grep -qE "dir[\"']?\]? *[:=] *[\"']$mount_point" "$repository/$1"; then
+    return
+  fi
+  fail "--bucket $bucket is mounted at $mount_point, but the run reads ${data:-no folder}: add --config.data.dir=$mount_point (with --config.data.name for what lies there), or leave out --bucket."
 }
 
 # The value of the option $1 of the train command, the last one if there are several; nothing where it is not there.

@@ -11,6 +11,8 @@ from unireplknet_jax.data.files import (
     LabelledFiles,
     ListedFiles,
     Names,
+    clear_staging,
+    contents_of,
     file_name,
     opened,
     read_file,
@@ -158,3 +160,44 @@ def test_a_file_in_the_way_is_an_error(tmp_path):
     with pytest.raises(NotADirectoryError), staging(tmp_path / "set"):
         pass
     assert os.listdir(tmp_path) == ["set"]
+
+
+def left_by_a_kill(path, *inside):
+    """What is beside `path` when a process that was at work there is killed."""
+    for name in inside:
+        (path.with_name(f".{path.name}.k1ll3d") / name).mkdir(parents=True)
+        (path.with_name(f".{path.name}.k1ll3d") / name / "file").write_text(name)
+
+
+@pytest.mark.parametrize(
+    ("inside", "there", "expected"),
+    [(["new"], True, "there"), (["new", "old"], False, "new"), (["old"], True, "there"), (["new"], False, None)],
+    ids=["while it wrote", "between the renames", "while it tidied up", "while it wrote the first"],
+)
+def test_what_a_kill_left_is_removed_and_nothing_whole_is_lost(tmp_path, inside, there, expected):
+    path = tmp_path / "best"
+    if there:
+        path.mkdir()
+        (path / "file").write_text("there")
+    left_by_a_kill(path, *inside)
+    left_by_a_kill(tmp_path / "best_ema", "new")
+    clear_staging(path)
+    assert (path / "file").read_text() == expected if expected else not path.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".best_ema.k1ll3d", *["best"] * bool(expected)]
+
+
+def test_contents_tell_files_that_came_went_or_changed_their_names():
+    names, groups = ["a/1", "a/2", "b/1", "c/1"], ["a", "a", "b", "c"]
+    found = contents_of(names, groups)
+    assert {group: count for group, (count, _) in found.items()} == {"a": 2, "b": 1, "c": 1}
+    assert contents_of(Names(names), iter(groups)) == found
+    changed = [
+        contents_of(["a/1", "a/3", "b/1", "c/1"], groups),  # another name
+        contents_of(["a/1", "a/2", "a/3", "b/1", "c/1"], ["a", *groups]),  # one more
+        contents_of(["a", "/1a/2", "b/1", "c/1"], groups),  # the same letters, another end
+    ]
+    for other in changed:
+        assert [group for group in found if other[group] != found[group]] == ["a"]
+    apart = [contents_of([name, "c/1", "a/2"], ["a", "c", "a"])["a"] for name in ("a/0", "a/1")]
+    assert apart[0][0] == apart[1][0] == 2  # groups need not lie together
+    assert apart[0] != apart[1]

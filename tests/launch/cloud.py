@@ -27,6 +27,7 @@ case "$*" in
 esac
 """
 TRAIN = ["train", "--config", "configs/recipe.py:s", "--workdir", "gs://b/run"]
+READS = ["--config.data.dir=/mnt/data"]  # the bucket
 PLACE = ["--name", "n", "--zone", "z"]
 
 

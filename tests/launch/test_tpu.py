@@ -5,7 +5,7 @@ import shlex
 import signal
 
 import pytest
-from cloud import PLACE, TRAIN, check_error
+from cloud import PLACE, READS, TRAIN, check_error
 from stand_ins import write_script
 
 
@@ -37,7 +37,7 @@ def test_arguments_arrive_as_they_were_written(cloud):
 
 def test_dry_run_prints_every_command_and_calls_nothing(cloud):
     options = ["--spot", "--project", "p", "--bucket", "gs://b/a folder", "--cache-mb", "100"]
-    arguments = [*TRAIN, "--config.name=two words"]
+    arguments = [*TRAIN, *READS, "--config.name=two words"]
     dry = cloud.run_training("--dry-run", *options, arguments=arguments)
     assert dry.returncode == 0, dry.stderr
     assert cloud.calls == []
@@ -298,7 +298,10 @@ class TestQueued:
 
 
 def test_bucket_is_mounted_read_only(cloud):
-    assert cloud.run_training("--bucket", "gs://b/a folder/", "--cache-mb", "100").returncode == 0
+    assert (
+        cloud.run_training("--bucket", "gs://b/a folder/", "--cache-mb", "100", arguments=[*TRAIN, *READS]).returncode
+        == 0
+    )
     options = (cloud.folder / "gcsfuse.1").read_text().splitlines()
     assert options[-2:] == ["b", str(cloud.folder / "w1" / "data")]
     assert options[options.index("--only-dir") + 1] == "a folder"
@@ -307,7 +310,7 @@ def test_bucket_is_mounted_read_only(cloud):
 
 
 def test_a_whole_bucket_without_cache(cloud):
-    assert cloud.run_training("--bucket", "gs://b").returncode == 0
+    assert cloud.run_training("--bucket", "gs://b", arguments=[*TRAIN, *READS]).returncode == 0
     options = (cloud.folder / "gcsfuse.0").read_text().splitlines()
     assert options[-2] == "b"
     assert not [word for word in options if "only-dir" in word or "cache-dir" in word]
@@ -315,7 +318,7 @@ def test_a_whole_bucket_without_cache(cloud):
 
 def test_what_cannot_be_installed_is_said_and_tried_three_times(cloud):
     write_script(cloud.folder / "machine" / "gcsfuse", "echo no permission >&2; exit 1")
-    done = cloud.run_training("--bucket", "gs://b")
+    done = cloud.run_training("--bucket", "gs://b", arguments=[*TRAIN, *READS])
     check_error(done, "could not be started")
     assert "gs://b could not be mounted" in done.stderr
     assert len([call for call in cloud.calls if call[4] == "scp"]) == 3

@@ -1,7 +1,12 @@
 """What launch/tpu.sh makes of its options, and what it refuses before it calls gcloud."""
 
+import re
+import shlex
+import shutil
+from pathlib import Path
+
 import pytest
-from cloud import PLACE, TRAIN, check_error
+from cloud import PLACE, READS, TRAIN, check_error
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,43 @@ def test_wrong_usage_is_one_sentence(cloud, words, part):
     check_error(done, part)
     assert len(done.stderr.splitlines()) == 1
     assert cloud.calls == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no folder"),
+        (["--config.data.dir=/data/imagenet"], "/data/imagenet"),
+        (["--config.data.dir=/mnt/data2"], "/mnt/data2"),
+        ([*READS, "--config.data.dir", "gs://b"], "gs://b"),
+    ],
+)
+def test_a_bucket_that_the_run_does_not_read_is_refused(cloud, words, said):
+    done = cloud.run_training("--bucket", "gs://b/birds", arguments=[*TRAIN, *words])
+    check_error(
+        done, f"gs://b/birds is mounted at /mnt/data, but the run reads {said}: add --config.data.dir=/mnt/data"
+    )
+    assert cloud.calls == []
+
+
+@pytest.mark.parametrize("words", [READS, ["--config.data.dir", "/mnt/data/birds"], []])
+def test_a_bucket_that_the_run_reads_is_mounted(cloud, words):
+    if not words:
+        recipe = cloud.repository / "configs" / "recipe.py"
+        recipe.write_text(recipe.read_text() + '\nconfig.data.update({"dir": "/mnt/data/birds"})\n')
+    assert cloud.run_training("--dry-run", "--bucket", "gs://b", arguments=[*TRAIN, *words]).returncode == 0
+
+
+def test_documented_runs_are_not_refused(cloud):
+    """Every `tpu.sh run` that a page shows, on the real recipes."""
+    root = Path(__file__).parents[2]
+    text = "".join(page.read_text().replace("\\\n", " ") for page in [root / "README.md", *root.glob("docs/*.md")])
+    shown = [words for words in re.findall(r"launch/tpu\.sh (run .* -- train .*)", text) if " ... " not in words]
+    assert len(shown) >= 2
+    shutil.copytree(root / "configs", cloud.repository / "configs", dirs_exist_ok=True)
+    for words in shown:
+        done = cloud.run(*shlex.split(words.replace(" --", " --dry-run --", 1)))
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("keep", [[], ["--keep"]])

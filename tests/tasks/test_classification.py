@@ -296,6 +296,28 @@ def test_broken_files_are_left_out_of_evaluations_alone(tmp_path):
     assert [len(make_task(2).open(data, "train", train).source) for train in (True, False)] == [3, 2]
 
 
+@pytest.mark.parametrize(("name", "split"), [("folder", "train"), ("digits", "test"), ("tones", "test")])
+def test_a_split_is_known_by_its_files(tmp_path, name, split):
+    for label, count in (("a", 2), ("b", 1)):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "train" / label / f"{number}.png")
+    task = get_task("audio", model=MODEL) if name == "tones" else make_task(2)
+
+    def files():
+        return task.identity(task.open({"name": name, "dir": str(tmp_path) if name == "folder" else ""}, split))[
+            "files"
+        ]
+
+    before = files()
+    (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / "1.png")
+    if name == "folder":
+        assert {label: count for label, (count, _) in before.items()} == {"a": 2, "b": 1}
+        assert [label for label, found in files().items() if found != before[label]] == ["b"]
+    else:
+        assert files() == before == {}
+
+
 def test_data_of_other_classes_is_refused():
     with pytest.raises(ValueError, match="digits has 10 classes, but the model has 5"):
         examples_of(make_task(5), {"name": "digits", "seed": 0}, "train", train=True)

@@ -472,6 +472,13 @@ def test_persistence_is_drawn_from_the_last_known_value():
     assert known > unknown + 50
 
 
+def test_a_split_is_known_by_its_first_and_last_row(fitted):
+    split = fitted.open(DATA, "val")
+    shorter = split._replace(source=split.source.rows(1, 12))
+    first, last = (str(split.source.times[row]) for row in (1, 11))
+    assert fitted.identity(shorter) == {"rows": f"{first} to {last}"} != fitted.identity(split)
+
+
 def test_a_split_too_short_for_a_window_is_named(fitted):
     split = fitted.open(DATA, "val")
     short = split._replace(source=split.source.rows(0, 12))

@@ -24,6 +24,7 @@ from unireplknet_jax.train.sharding import make_mesh
 from unireplknet_jax.train.step import abstract_state, make_state
 
 FACTS = {"batch_size": 16, "seed": 3, "labels": ["ant", "bee", "cat"]}
+FACTS["files"] = {"ant": [30, 5], "bee": [31, 7], "cat": [2, 9]}
 # When a read fails, Orbax leaves those of other parts unawaited, or lets them end after their event loop.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
@@ -306,6 +307,11 @@ def test_what_may_pass_is_no_damage(workdir, monkeypatch, error, wrapped):
         (
             {"facts": FACTS | {"labels": ["bee", "ant", "cat"]}},
             "this run has labels=bee, ant, cat, but the checkpoint at step {step} was made with ant, bee, cat; resume",
+        ),
+        (
+            {"facts": FACTS | {"files": {"ant": [30, 5], "bee": [31, 6], "elk": [1, 3]}}},
+            "the files are others than those that the checkpoint at step {step} was made with: "
+            r"bee \(31, but with other names\), cat \(2, now 0\), elk \(0, now 1\); resume with the same or start in",
         ),
         ({"task": Linear}, "the checkpoint at step {step} is not of the network and optimizer of this recipe"),
     ],

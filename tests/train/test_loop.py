@@ -24,6 +24,7 @@ from unireplknet_jax.tasks import classification
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.train import evaluations, loop
 from unireplknet_jax.train import workdir as workdir_module
+from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.history import History
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -109,7 +110,8 @@ def stop_at(monkeypatch, step):
 def test_a_run_leaves_everything_behind(finished):
     workdir, metrics = finished
     assert {path.name for path in workdir.iterdir()} == {
-        *("checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema", "best", "best_ema")
+        *("checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema", "best", "best_ema"),
+        *("run.json", ".lock"),
     }
     assert (workdir / "curves.png").stat().st_size > 0
     assert list(metrics) == [f"{form}{name}" for form in ("", "ema/") for name in ("top1", "top5", "loss", "count")]
@@ -231,6 +233,49 @@ def test_a_run_does_not_resume_on_other_data(finished):
     message = r"this run has data\.train_split=test, but the checkpoint at step 10 was made with train; resume"
     with pytest.raises(ValueError, match=message):
         train(make_config(data={"train_split": "test"}), finished[0])
+
+
+@pytest.mark.parametrize(("role", "split"), [("training", "train"), ("evaluation", "test")])
+def test_a_run_does_not_resume_where_its_files_changed(finished, monkeypatch, role, split):
+    found = {split: {"files": {"ant": [3, 9]}}}
+    monkeypatch.setattr(classification.Classification, "identity", lambda _, opened: found.get(opened.name, {}))
+    read = TrainCheckpoints._check
+    before = {f"{role} files": {"ant": [2, 7]}}
+    monkeypatch.setattr(TrainCheckpoints, "_check", lambda self, step, facts: read(self, step, facts | before))
+    with pytest.raises(
+        ValueError, match=rf"^the {role} files are others than .* step 10 was made with: ant \(2, now 3\);"
+    ):
+        train(make_config(), finished[0])
+
+
+def test_a_run_says_how_it_was_started(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    train(make_config(log_every=5), workdir, command=["unireplknet", "train", "--config.name=two words"])
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["recipe"]["task"]["options"]["model"]["dims"] == [8, 32, 8, 8]
+    first, second = run["starts"]
+    assert (first["step"], first["command"], "changed" in first) == (0, "", False)
+    assert (second["step"], second["command"]) == (10, "unireplknet train '--config.name=two words'")
+    assert second["changed"] == {"log_every": [2, 5]}
+    assert second["versions"]["jax"] == jax.__version__
+
+
+def test_a_second_run_stays_out_of_the_workdir_and_the_first_goes_on(tmp_path, monkeypatch):
+    def meanwhile(*args):
+        before = saved_steps(tmp_path)
+        with pytest.raises(OSError, match=rf"^another run is at work in the workdir .*\(process {os.getpid()} on "):
+            train(make_config(), tmp_path)
+        assert saved_steps(tmp_path) == before
+        return real(*args)
+
+    real, calls = loop.to_devices, []
+    monkeypatch.setattr(
+        loop, "to_devices", lambda *args: real(*args) if calls else meanwhile(*args, *calls.append(0) or [])
+    )
+    (tmp_path / ".best.killed" / "new").mkdir(parents=True)
+    train(make_config(epochs=1), tmp_path)
+    assert saved_steps(tmp_path) == [5]
+    assert not (tmp_path / ".best.killed").exists()
 
 
 def test_a_run_does_not_resume_with_a_shorter_recipe(finished):
@@ -392,7 +437,8 @@ def test_rows_are_in_a_bucket_before_their_state(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.TrainCheckpoints, "save", save)
     train(make_config(), "gs://bucket/run")
     assert published == [(5, 5), (10, 10)]
-    names = {"metrics.jsonl", "tensorboard", "curves.png", "model", "model_ema", "best", "best_ema", "checkpoints"}
+    names = {"model", "model_ema", "best", "best_ema", "checkpoints"}
+    names |= {"metrics.jsonl", "tensorboard", "curves.png", "run.json"}
     assert {path.name for path in bucket.iterdir()} == names
 
 
@@ -536,7 +582,8 @@ def test_a_run_without_evaluation(unmeasured, finished):
     assert metrics == {}
     assert saved_steps(workdir) == [5, 10]
     names = {path.name for path in workdir.iterdir()}
-    assert names == {"checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "model", "model_ema"}
+    expected = {"checkpoints", "curves.png", "metrics.jsonl", "tensorboard", "run.json", "model", "model_ema"}
+    assert names - {".lock"} == expected
     assert rows_of(workdir) == [row for row in rows_of(finished[0]) if "train/loss" in row]
 
 

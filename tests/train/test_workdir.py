@@ -1,6 +1,7 @@
 """The folder of a run: refused early where it cannot hold the run, mirrored where it is a bucket."""
 
 import errno
+import fcntl
 import gc
 import importlib.util
 import pathlib
@@ -272,3 +273,31 @@ def test_nothing_stays_outside_the_bucket(bucket):
 def test_a_bucket_always_has_room(bucket, free):
     free(0)
     Workdir("gs://bucket/run").require_room(10**15)
+
+
+def test_of_two_runs_in_a_bucket_the_later_goes_on(bucket):
+    places = [Workdir("gs://bucket/run")]
+    (places[0].local / "run.json").write_text('{"starts": [{"host": "a", "process": 1, "time": "today"}]}')
+    places[0].publish()
+    places[0].publish()
+    places.append(Workdir("gs://bucket/run"))
+    assert (places[1].local / "run.json").read_text() == (bucket / "run.json").read_text()
+    (places[1].local / "run.json").write_text('{"starts": [{"host": "b", "process": 2, "time": "later"}]}')
+    places[1].publish()
+    (places[0].local / "metrics.jsonl").write_text("{}")
+    message = (
+        r"another run has begun in the workdir .* \(process 2 on b, later\); this one ends and leaves it to that\."
+    )
+    with pytest.raises(OSError, match=message):
+        places[0].publish()
+    assert not (bucket / "metrics.jsonl").exists()
+    places[1].publish()
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with caplog.at_level("WARNING"), Workdir(tmp_path).held():
+        assert "cannot be locked (No locks available)" in caplog.text

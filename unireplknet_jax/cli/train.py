@@ -66,13 +66,19 @@ def _run(args):
         logging.getLogger("unireplknet_jax").setLevel(logging.WARNING)
     try:
         with naming_remedy("--config.data.broken=skip"):
-            train(config, args.workdir, args.profile)
+            train(config, args.workdir, args.profile, _words(args))
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)
         return AGAIN
     except KeyboardInterrupt:
         raise KeyboardInterrupt(saved_so_far(args.workdir)) from None
     return 0
+
+
+def _words(args):
+    """The command, as it can be typed again."""
+    profile = ["--profile"] if args.profile else []
+    return ["unireplknet", "train", "--config", args.config, *args.overrides, "--workdir", args.workdir, *profile]
 
 
 def load_config(recipe, overrides):

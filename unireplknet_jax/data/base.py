@@ -12,6 +12,8 @@ class Source(Protocol):
 
     Example i is a dictionary; its "id" is unique in the split and the same from run to run, its other entries are the
     modality's. `len` and `labels` cost nothing. Some have `__getitems__(indices)` too, which reads a batch in parallel.
+    `contents()` tells the set as it is from the same set after a change, without reading an example: for each group of
+    examples, as a rule a class, [how many there are, a checksum of their names]; {} for a set that never changes.
     """
 
     labels: tuple[str, ...]
@@ -19,6 +21,8 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def contents(self) -> dict[str, list[int]]: ...
 
 
 def check_split(name: str, split: str, known: Iterable[str]) -> None:

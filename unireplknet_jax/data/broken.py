@@ -135,6 +135,10 @@ class Selected:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.source[int(self.indices[index])]
 
+    def contents(self) -> dict[str, list[int]]:
+        """Those of the source, the examples that are left out among them."""
+        return self.source.contents()
+
 
 def without_broken(source: Source, why: Why, threads: int | None = None) -> Source:
     """The source without the examples that cannot be decoded, each logged by name; decodes every file once.

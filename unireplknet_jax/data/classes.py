@@ -35,6 +35,10 @@ class Renumbered:
             example["classes"] = self._renumbered(example["classes"])
         return example
 
+    def contents(self) -> dict[str, list[int]]:
+        """Those of the source."""
+        return self.source.contents()
+
     @functools.cached_property
     def classes(self) -> list[tuple[int, ...]]:
         """Of a source whose examples have several: those of each, without reading it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -109,6 +111,25 @@ class Names(Sequence[str]):
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._block[start : int(self._ends[index])])
 
+    def checksum(self, start: int, stop: int, before: int = 0) -> int:
+        """The CRC-32 of the names from start up to stop, one after another; before: that of the names in front."""
+        first, last = (int(self._ends[index - 1]) if index else 0 for index in (start, stop))
+        lengths = np.diff(self._ends[start:stop], prepend=first)
+        return zlib.crc32(lengths.astype("<i4").tobytes(), zlib.crc32(self._block[first:last], before))
+
+
+def contents_of(names: Sequence[str], groups: Iterable[str]) -> dict[str, list[int]]:
+    """For each of the `groups` that files belong to, [how many there are, the checksum of their names]."""
+    names = names if isinstance(names, Names) else Names(names)
+    found: dict[str, list[int]] = {}
+    start = 0
+    for group, run in itertools.groupby(groups):  # as a rule one run for each group
+        stop = start + sum(1 for _ in run)
+        count, before = found.get(group, (0, 0))
+        found[group] = [count + stop - start, names.checksum(start, stop, before)]
+        start = stop
+    return found
+
 
 @dataclass(frozen=True, eq=False)
 class ListedFiles:
@@ -145,6 +166,10 @@ class LabelledFiles(ListedFiles):
         index = range(len(self))[index]
         return {"path": self.path(index), "label": int(self.targets[index]), "id": index}
 
+    def contents(self) -> dict[str, list[int]]:
+        """For each class, [how many files it has, the checksum of their names], as `data.base.Source` says."""
+        return contents_of(self.names, map(self.labels.__getitem__, self.targets.tolist()))
+
 
 @contextlib.contextmanager
 def staging(path: Path, replace: bool = False) -> Iterator[Path]:
@@ -169,4 +194,16 @@ def staging(path: Path, replace: bool = False) -> Iterator[Path]:
             if replace or not (isinstance(error, OSError) and path.is_dir()):
                 raise
     finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_staging(path: Path) -> None:
+    """Remove what `staging` of `path` left in processes that were killed.
+
+    The caller makes sure that none is at work. Where the kill fell between the old folder's leaving and the new one's
+    coming, the new one, which then is whole, takes its place.
+    """
+    for scratch in path.parent.glob(f".{path.name}.*"):
+        if (scratch / "old").is_dir() and (scratch / "new").is_dir() and not path.exists():
+            os.replace(scratch / "new", path)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -167,6 +167,14 @@ class Task:
         del train, evaluation
         return self
 
+    def identity(self, split: Split) -> dict[str, Any]:
+        """{name: JSON-able value}: what has to be the same of a split where a run is resumed on it, classes apart.
+
+        A value may be {group: [count, checksum]}, as the `contents` of sources are.
+        """
+        del split
+        return {}
+
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         """Examples of the shapes of `specs`, each with an "id". Training: endless, shuffled and augmented by the seed.
 

@@ -126,6 +126,9 @@ class Forecasting(Task):
             climatology=coefficients.astype(np.float32).tolist(),
         )
 
+    def identity(self, split: Split) -> dict[str, Any]:
+        return {"rows": " to ".join(str(time) for time in split.source.times[[0, -1]])}
+
     def _check_stations(self, split: Split) -> None:
         names = split.source.names
         if self.stations and len(names) != self.stations:

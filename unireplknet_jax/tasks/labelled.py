@@ -89,6 +89,9 @@ class Labelled(Task):
             return self
         return dataclasses.replace(self, model=dict(self.model) | {"num_classes": len(labels)}, labels=labels)
 
+    def identity(self, split: Split) -> dict[str, Any]:
+        return {"files": split.source.contents()}
+
     def matched(self, split: Split) -> Split:
         """The split with the model's classes, found by their names; without names they are as many.
 

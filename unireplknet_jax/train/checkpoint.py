@@ -126,6 +126,11 @@ class TrainCheckpoints:
     def _check(self, step, facts):
         for name, value in self._facts.items():
             before = facts.get(name, value)
+            if before != value and isinstance(value, dict):
+                raise _Mismatch(
+                    f"the {name} are others than those that the checkpoint at step {step} was made with: "
+                    f"{listed(_changed(before, value))}; resume with the same or start in another workdir."
+                )
             if before != value:
                 if isinstance(value, list):  # what is the same in both says nothing
                     same = {*before} & {*value}
@@ -156,6 +161,16 @@ class TrainCheckpoints:
 
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._manager.reload()
+
+
+def _changed(before, now):
+    """What differs between two {group: [count, checksum of names]}, "wren (30, now 31)", in the order of the first."""
+    for group in [*before, *(group for group in now if group not in before)]:
+        was, has = before.get(group, [0, 0]), now.get(group, [0, 0])
+        if was[0] != has[0]:
+            yield f"{group} ({was[0]:,}, now {has[0]:,})"
+        elif was != has:
+            yield f"{group} ({has[0]:,}, but with other names)"
 
 
 class _Mismatch(ValueError):

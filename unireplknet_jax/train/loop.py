@@ -21,6 +21,7 @@ from unireplknet_jax.train.history import History, listed, named
 from unireplknet_jax.train.metrics import MetricWriter, Progress
 from unireplknet_jax.train.profile import Profiler
 from unireplknet_jax.train.recipe import completed, evaluation_options
+from unireplknet_jax.train.run_file import write_run
 from unireplknet_jax.train.setup import make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 from unireplknet_jax.train.step import make_state, state_bytes
@@ -29,21 +30,23 @@ from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
 _log = logging.getLogger(__name__)
 
 
-def train(config, workdir, profile=False):
+def train(config, workdir, profile=False, command=()):
     """Run a recipe (`configs/`) and return the metrics of its last evaluation.
 
-    Resumes from workdir/checkpoints if there are any. Leaves metrics.jsonl, tensorboard/, curves.png and checkpoints of
-    ours: model/ (the last state), best/ (the best evaluation) and, with a moving average, model_ema/ and best_ema/.
-    profile: write a trace of a few steps to workdir/profile.
+    Resumes from workdir/checkpoints if there are any. Leaves run.json, metrics.jsonl, tensorboard/, curves.png and
+    checkpoints of ours: model/ (the last state), best/ (the best evaluation) and, with a moving average, model_ema/ and
+    best_ema/.
+    profile: write a trace of a few steps to workdir/profile. command: the words that the user typed, for run.json.
     Raises ValueError for a recipe that cannot run (batch and devices, unknown data, ...), OSError for a workdir that
-    cannot hold the run, `Preempted` after SIGTERM, once the state is saved, and FloatingPointError if a loss, gradient
-    or update stops being finite, in which case the last finite state is what is on disk.
+    cannot hold the run or in which another one is at work, `Preempted` after SIGTERM, once the state is saved, and
+    FloatingPointError if a loss, gradient or update stops being finite, in which case the last finite state is what is
+    on disk.
     """
-    with Preemption() as preemption, naming_a_full_disk(workdir):
-        return _train(config, workdir, profile, preemption)
+    with Preemption() as preemption, naming_a_full_disk(workdir), contextlib.ExitStack() as held:
+        return _train(config, workdir, profile, command, preemption, held)
 
 
-def _train(config, workdir, profile, preemption):
+def _train(config, workdir, profile, command, preemption, held):
     # ---- task and data
     config = completed(config)
     data = {**config.data.to_dict(), "seed": config.seed}
@@ -60,8 +63,10 @@ def _train(config, workdir, profile, preemption):
     steps, schedule = run.steps, run.schedule
     initial = initial_variables(task, config.init) if config.init else None
     place = Workdir(workdir)
+    held.enter_context(place.held())
     place.require_room((config.checkpoint.keep + 1) * state_bytes(run.state))
-    checkpoints = TrainCheckpoints(place.root, _facts(config, task, examples), run.state, config.checkpoint.keep)
+    facts = _facts(config, task, examples, split, test)
+    checkpoints = TrainCheckpoints(place.root, facts, run.state, config.checkpoint.keep)
     state = checkpoints.restore()
     if state is None:
         with preemption.at_once(_untouched(0, steps)):
@@ -80,6 +85,8 @@ def _train(config, workdir, profile, preemption):
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = run.eval_every
     _describe(config, state, mesh, examples, evaluations.dataset, step, steps)
+    write_run(place.local, config, step, command)
+    place.publish()
 
     # ---- loop
     batches, micro_batches = _batches(config, task, stream, step)
@@ -150,11 +157,15 @@ def _train(config, workdir, profile, preemption):
     return metrics
 
 
-def _facts(config, task, examples):
+def _facts(config, task, examples, split, test):
     """What gives a run's numbers their meaning, and so has to be the same where it goes on."""
     facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
     facts |= {f"data.{name}": config.data[name] for name in ("name", "train_split")}
-    return facts | {"training examples": examples, "labels": list(task.labels)}
+    facts |= {"training examples": examples, "labels": list(task.labels)}
+    for role, opened in (("training", split), ("evaluation", test)):
+        identity = {} if opened is None else task.identity(opened)
+        facts |= {f"{role} {name}": value for name, value in identity.items()}
+    return facts
 
 
 def _batches(config, task, stream, step):

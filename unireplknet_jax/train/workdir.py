@@ -3,13 +3,27 @@
 import contextlib
 import errno
 import importlib.util
+import logging
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 import weakref
 
 import jax
+
+from unireplknet_jax.data.files import clear_staging
+from unireplknet_jax.train.distributed import from_first_process
+from unireplknet_jax.train.metrics import FILE as METRICS
+from unireplknet_jax.train.run_file import FILE as RUN
+from unireplknet_jax.train.run_file import last_start
+
+_log = logging.getLogger(__name__)
+
+
+CHECKPOINTS = ("model", "best", "model_ema", "best_ema")  # that a run exports
+_LOCK = ".lock"
 
 
 class Workdir:
@@ -34,8 +48,44 @@ class Workdir:
         self.root, self._sent = _open_bucket(text), {}
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="unireplknet_"))
         weakref.finalize(self, shutil.rmtree, self.local, ignore_errors=True)
-        if (self.root / "metrics.jsonl").exists():
-            (self.local / "metrics.jsonl").write_bytes((self.root / "metrics.jsonl").read_bytes())
+        for name in (METRICS, RUN):
+            if (self.root / name).exists():
+                (self.local / name).write_bytes((self.root / name).read_bytes())
+
+    @contextlib.contextmanager
+    def held(self):
+        """Keep other runs out of a local folder, and tidy up what runs that were killed left in it.
+
+        Raises OSError, on all processes, where another run is at work in it. The lock ends with the process, however
+        that ends. In a bucket, which has no locks, the later run wins: see `publish`.
+        """
+        if self._bucket:
+            yield
+            return
+        with open(self.root / _LOCK, "a+") as file:  # it stays: to delete it would race with who opens it
+            from_first_process(lambda: self._lock(file))
+            yield
+
+    def _lock(self, file):
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise OSError(
+                f"another run is at work in the workdir {self.root} ({file.read().strip() or 'it has just begun'}); "
+                "wait for its end or stop it, or choose another --workdir."
+            ) from None
+        except OSError as error:
+            _log.warning("%s cannot be locked (%s); let no other run write there", self.root, error.strerror)
+            return
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        for name in CHECKPOINTS:
+            clear_staging(self.root / name)
 
     def require_room(self, needed_bytes):
         """Raise OSError if the disk has too little room for what the run will write."""
@@ -53,10 +103,11 @@ class Workdir:
         """Copy what process 0 has written locally since the last time into the bucket; a local folder needs nothing.
 
         A checkpoint there is readable at any time: its new data comes first, then what refers to it, then its card;
-        the files that it no longer has go last.
+        the files that it no longer has go last. Raises OSError where another run has begun in the bucket since.
         """
         if not self._bucket or jax.process_index() != 0:
             return
+        self._require_the_last()
         stats = {path: path.stat() for path in self.local.rglob("*") if path.is_file()}
         files = {path.relative_to(self.local).as_posix(): (s.st_mtime_ns, s.st_size) for path, s in stats.items()}
         changed = [name for name, mark in files.items() if self._sent.get(name) != mark]
@@ -68,6 +119,18 @@ class Workdir:
         for card in changed:
             if card.endswith("/card.json"):
                 self._clear(card.removesuffix("card.json"), files)
+
+    def _require_the_last(self):
+        """Raise OSError unless the last start that the bucket knows is this one."""
+        if RUN not in self._sent or not (self.root / RUN).exists():
+            return
+        now, own = ((folder / RUN).read_text() for folder in (self.root, self.local))
+        if now != own:
+            start = last_start(now)
+            raise OSError(
+                f"another run has begun in the workdir {self.root} (process {start.get('process')} on "
+                f"{start.get('host')}, {start.get('time')}); this one ends and leaves it to that."
+            )
 
     def _clear(self, folder, files):
         """Delete what an earlier checkpoint has left in a folder of the bucket, be it of an earlier part of the run."""

@@ -35,6 +35,10 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"image": self.images[index], "label": int(self.targets[index]), "id": int(self.ids[index])}
 
+    def contents(self) -> dict[str, list[int]]:
+        """As `data.base.Source` says: sets in memory are known by their name."""
+        return {}
+
 
 class PictureFiles(LabelledFiles):
     """Pictures as the bytes of their files; the id is the index."""

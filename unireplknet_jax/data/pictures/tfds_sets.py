@@ -41,6 +41,10 @@ class TfdsSource:
             for index, example in zip(indices, self.examples.__getitems__(indices), strict=True)
         ]
 
+    def contents(self) -> dict[str, list[int]]:
+        """As `data.base.Source` says: a set of TFDS is known by its name."""
+        return {}
+
 
 def tfds_builder(name: str, data_dir: str | Path | None):
     """The TFDS builder of a set, for ArrayRecord files; data_dir may be an address such as gs://BUCKET/FOLDER.

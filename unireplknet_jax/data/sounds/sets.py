@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, first_line, listed, nearest
-from unireplknet_jax.data.files import ListedFiles, Names, is_left_behind, staging
+from unireplknet_jax.data.files import ListedFiles, Names, contents_of, is_left_behind, staging
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.sounds.speech_synthesis import render_commands
@@ -44,6 +44,10 @@ class SoundFiles(ListedFiles):
         index = range(len(self))[index]
         return {"sound": self.read(index), "path": self.path(index), "classes": self.classes[index], "id": index}
 
+    def contents(self) -> dict[str, list[int]]:
+        """As `data.base.Source` says, for every combination of classes that occurs."""
+        return contents_of(self.names, (", ".join(self.labels[c] for c in classes) for classes in self.classes))
+
 
 @dataclass(frozen=True, eq=False)
 class Tones:
@@ -68,6 +72,10 @@ class Tones:
         tone = np.sin(2 * np.pi * frequency * time + rng.uniform(0, 2 * np.pi))
         sound = rng.uniform(0.05, 0.5) * tone + rng.uniform(0.002, 0.05) * rng.standard_normal(len(time))
         return {"sound": sound, "classes": (index % len(TONES),), "id": index}
+
+    def contents(self) -> dict[str, list[int]]:
+        """As `data.base.Source` says: they never change."""
+        return {}
 
 
 def open_sounds(name: str, split: str, data_dir: str | Path | None = None) -> SoundFiles | Tones:

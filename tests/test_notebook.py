@@ -1,10 +1,13 @@
 """The Colab notebook: it is committed clean, it runs from top to bottom, and its setup keeps the accelerator."""
 
+import ast
 import base64
 import importlib.metadata
 import io
+import json
 import re
 import shutil
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -247,3 +250,36 @@ def test_setup_reports_what_pip_said(monkeypatch):
     monkeypatch.setattr(runtime, "run", fails)
     with pytest.raises(RuntimeError, match=r"pip could not install jax(.|\n)*no route to host"):
         runtime.set_up(monkeypatch)
+
+
+def definitions(name):
+    """The functions of a code cell, without what the cell does."""
+    tree = ast.parse(cell(read_notebook(), name).source)
+    tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
+    scope = {}
+    exec(compile(tree, name, "exec"), scope)
+    return scope
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (
+            "fileId=https%3A//github.com/someone/fork/blob/wide/kernels/launch/colab.ipynb",
+            ("https://github.com/someone/fork", "wide/kernels"),
+        ),
+        ("fileId=1ZAqQEIxR08eODSPEHvKPwbZoioVdV8L9", ("", "")),  # a copy in Google Drive
+        (None, ("", "")),  # no server: not in Colab
+    ],
+)
+def test_a_fork_is_cloned_from_where_its_notebook_was_opened(monkeypatch, path, expected):
+    def urlopen(address, timeout):
+        assert address == "http://10.0.0.9:9001/api/sessions"
+        if path is None:
+            raise OSError("no route to host")
+        return io.BytesIO(json.dumps([{"path": path, "name": "colab.ipynb"}]).encode())
+
+    monkeypatch.setenv("COLAB_JUPYTER_IP", "10.0.0.9")
+    monkeypatch.setenv("KMP_TARGET_PORT", "9001")
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    assert definitions("repository")["origin"]() == expected

@@ -268,6 +268,7 @@ def definitions(name):
             "fileId=https%3A//github.com/someone/fork/blob/wide/kernels/launch/colab.ipynb",
             ("https://github.com/someone/fork", "wide/kernels"),
         ),
+        ("fileId=https%3A//github.com/someone/fork/blob/main/mine.ipynb", ("https://github.com/someone/fork", "")),
         ("fileId=1ZAqQEIxR08eODSPEHvKPwbZoioVdV8L9", ("", "")),  # a copy in Google Drive
         (None, ("", "")),  # no server: not in Colab
     ],

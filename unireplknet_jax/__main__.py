@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import io
 import logging
 import os
 import pathlib
@@ -45,6 +46,8 @@ def _run(argv):
     What the user can mend is one line on stderr; UNIREPLKNET_DEBUG=1 raises it with its stack trace instead.
     """
     prog = "unireplknet"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be bytes that are no text
     try:
         args = _parse(sys.argv[1:] if argv is None else list(argv))
         if args is None:

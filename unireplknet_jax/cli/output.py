@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 
 
 @contextlib.contextmanager
@@ -58,6 +59,25 @@ def shown(value):
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+class Progress:
+    """A line on stderr every few seconds; called with how many of `total` are done."""
+
+    def __init__(self, total, what, seconds=10.0):
+        self.total, self.what, self.seconds = total, what, seconds
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done):
+        now = time.monotonic()
+        if now - self.last >= self.seconds:
+            self.last = now
+            rate = done / (now - self.start)
+            left = (self.total - done) / rate
+            print(
+                f"{done:,} of {self.total:,} {self.what}, {rate:,.0f} per second, {left / 60:,.0f} minutes left",
+                file=sys.stderr,
+            )
 
 
 def print_notes(notes):

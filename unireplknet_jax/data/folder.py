@@ -49,7 +49,7 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
         loose = sum(_ends_in(suffixes, name) for name in strays)
         raise ValueError(f"{folder} has no class folders (but {loose:,} {kind}s); expected class/{kind} below it")
     with ThreadPoolExecutor(16) as pool:  # listing waits for the disk or the network
-        found = list(pool.map(lambda label: _sorted_out(os.path.join(folder, label), suffixes), labels))
+        found = list(pool.map(lambda label: sorted_out(os.path.join(folder, label), suffixes), labels))
     names = [os.path.join(label, name) for label, (inside, _) in zip(labels, found, strict=True) for name in inside]
     if not names:
         raise ValueError(
@@ -76,7 +76,7 @@ def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     ]
 
 
-def _sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The sorted paths of the files with such endings below a folder, relative to it, and of all else."""
     names, strays = [], []
     for name in _files(folder, ""):

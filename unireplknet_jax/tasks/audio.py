@@ -93,6 +93,7 @@ class Audio(Labelled):
 
     name: ClassVar[str] = "audio"
     sample: ClassVar[str] = "bell.wav"
+    suffixes: ClassVar[tuple[str, ...]] = sounds.SUFFIXES
     hub_task: ClassVar[str] = "audio-classification"
     preparation: ClassVar[tuple[str, ...]] = (
         *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),

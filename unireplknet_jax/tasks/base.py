@@ -82,6 +82,7 @@ class Task:
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
     sample: ClassVar[str] = "file"  # what a user's file may be called
+    suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
     retired: ClassVar[Mapping[str, Any]] = {}  # options of older checkpoints, and the one value that they may have
 
@@ -230,6 +231,14 @@ class Task:
     def combined(self, records: list[Record]) -> list[Record]:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
+
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""
+        raise ValueError(f"the task {self.name} has no rows for a table; ask for JSON.")
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        """The combined records of one user's file as rows of texts and numbers, lists cut to their `top` best."""
+        raise NotImplementedError
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         """The metrics of a whole data set; the first one picks the best checkpoint."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -125,6 +125,15 @@ class Labelled(Task):
             "id": name,
             "predictions": [{"index": int(i), "label": names[i], "score": float(scores[i])} for i in order],
         }
+
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        """("label", "score", "label_2", "score_2", ...): the best classes, as many as `top` and the model's."""
+        ranks = range(2, min(top, self.classes) + 1)
+        return ("label", "score", *(f"{name}_{rank}" for rank in ranks for name in ("label", "score")))
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        best = [record["predictions"][:top] for record in records]
+        return [tuple(cell for each in found for cell in (each["label"], each["score"])) for found in best]
 
 
 def misses(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -416,6 +416,15 @@ def test_totals_are_masked_and_ties_count_against_us():
     assert float(totals["hits"]) == 1
 
 
+def test_outcomes_are_of_sounds_with_one_class():
+    task = make_task(3)
+    batch = {"target": np.eye(3, dtype=np.float32)[[2, 0]]}
+    true, said = task.outcomes({"logits": np.array([[0, 1, 2], [0, 1, 2]])}, batch)
+    assert (true.tolist(), said.tolist()) == ([2, 0], [2, 2])
+    assert task.has_outcomes
+    assert not make_task(3, multilabel=True).has_outcomes
+
+
 def test_ranking_metrics_are_scikit_learns_and_leave_out_absent_classes():
     rng = np.random.default_rng(0)
     scores, truth = rng.standard_normal((40, 5)), rng.random((40, 5)) < 0.3

@@ -240,6 +240,13 @@ class Audio(Labelled):
 
     # ---- host, afterwards
 
+    @property
+    def has_outcomes(self) -> bool:
+        return not self.multilabel
+
+    def true_classes(self, batch: Mapping[str, Any]) -> np.ndarray:
+        return np.argmax(batch["target"], axis=-1)
+
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         if "target" not in example:
             return super().record(pred, example)

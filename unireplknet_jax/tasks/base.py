@@ -224,6 +224,15 @@ class Task:
         del batch
         return pred
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether every example of a data set has one class, so that `outcomes` tells which was taken for which."""
+        return False
+
+    def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """((n,) the classes of the examples, (n,) those that were predicted, -1 for none), where a task has them."""
+        raise NotImplementedError
+
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         """A JSON-able row for one example, its "id" among it, or None where sums suffice. Called in threads."""
         raise NotImplementedError

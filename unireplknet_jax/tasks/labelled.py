@@ -112,6 +112,23 @@ class Labelled(Task):
 
     # ---- host, afterwards
 
+    @property
+    def has_outcomes(self) -> bool:
+        return True
+
+    def true_classes(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """(n,) of a batch on the host."""
+        return np.asarray(batch["label"])
+
+    def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """As `misses` counts: an example is taken for its class where that stands above all others, alone."""
+        logits, true = np.array(pred["logits"], np.float32), self.true_classes(batch)
+        own = np.take_along_axis(logits, true[:, None], axis=-1)
+        np.put_along_axis(logits, true[:, None], -np.inf, axis=-1)
+        hit = np.isfinite(own[:, 0]) & np.all(logits < own, axis=-1)
+        other = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=-1)
+        return true, np.where(hit, true, np.where(other == true, -1, other))
+
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         """All classes, best first; None for an example whose class is known."""
         if "label" in example:

@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
     "push": "upload a checkpoint to the Hugging Face hub",
+    "split": "divide a folder of class folders into train and val",
     "stations": "order the stations of a table into a tree of neighbours",
     "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
     "benchmark": "measure how fast a part of the system is here",

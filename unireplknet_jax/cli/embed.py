@@ -8,6 +8,8 @@ from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_ar
 from unireplknet_jax.cli.output import check_output, print_file_error, print_notes
 from unireplknet_jax.cli.predict import inputs_help
 
+EXAMPLES = ("embed unireplknet_a photos --out features.npz",)
+
 
 def add_arguments(parser):
     parser.add_argument(

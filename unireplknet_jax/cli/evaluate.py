@@ -11,6 +11,12 @@ from unireplknet_jax.cli.output import check_output, naming_remedy, print_json, 
 _MOST_CLASSES = 20  # that are printed one by one
 _WORST = 10  # of more
 
+EXAMPLES = (
+    "evaluate runs/flowers/best",
+    "evaluate runs/flowers/best --split test --confusion confusion.png",
+    "evaluate unireplknet_a --data folder --data-dir imagenet --split val",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")

@@ -9,6 +9,13 @@ import sys
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
 from unireplknet_jax.cli.output import Progress, check_output, print_file_error, print_json, print_notes, print_table
 
+EXAMPLES = (
+    "predict runs/flowers/best rose.jpg",
+    "predict unireplknet_a photos --csv found.csv --top 1",
+    "predict runs/birds/best 'recordings/**/*.wav' --json",
+    "predict runs/flowers/best photos --draw found.png",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")

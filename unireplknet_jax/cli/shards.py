@@ -2,6 +2,11 @@
 
 from unireplknet_jax.cli.output import Progress, naming_remedy
 
+EXAMPLES = (
+    "shards --data folder --data-dir imagenet --split train --shards 128 imagenet_shards",
+    "shards --data-dir flowers --check",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("destination", metavar="OUT", nargs="?", help="OUT/SPLIT is written: shards and a card")

@@ -99,6 +99,17 @@ def test_wrong_overrides_are_one_line(words, message, tmp_path, no_training, cap
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_that_cannot_be_fetched_names_the_field_for_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unireplknet_jax.models.hub.answers", lambda hub: False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    words = ["train", "--config", RECIPE, "--workdir", str(tmp_path / "run"), "--config.init=unireplknet_a"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(the server cannot be reached and the file is not in the cache)" in line
+    assert line.endswith(" and give its path in place of the name: --config.init=FILE.")
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

@@ -23,6 +23,15 @@ def naming_remedy(option):
         raise BrokenFileError(f"{error}; to pass over what is broken: {option}") from error
 
 
+@contextlib.contextmanager
+def naming_file(option):
+    """Add to an error about a checkpoint that could not be fetched which option takes a file instead."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise ConnectionError(f"{str(error).rstrip('.')}: {option}=FILE.") from error
+
+
 def check_output(flag, path, inputs=()):
     """Raise OSError for a file that could not be written, and ValueError for one that is an input, by its flag."""
     path = pathlib.Path(path)

@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 
-from unireplknet_jax.cli.output import naming_remedy
+from unireplknet_jax.cli.output import naming_file, naming_remedy
 from unireplknet_jax.data.base import listed, near
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command goes on; launch/*.sh know it
@@ -72,7 +72,7 @@ def _run(args):
     if jax.process_index():  # what all processes would say process 0 says
         logging.getLogger("unireplknet_jax").setLevel(logging.WARNING)
     try:
-        with naming_remedy("--config.data.broken=skip"):
+        with naming_remedy("--config.data.broken=skip"), naming_file("--config.init"):
             train(config, args.workdir, args.profile)
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)

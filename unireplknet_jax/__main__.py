@@ -7,7 +7,9 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import sys
+import warnings
 
 from unireplknet_jax.cli.parser import parse
 
@@ -40,7 +42,7 @@ def _run(argv):
             return 0
         prog = f"unireplknet {args.command}"
         _keep_compiled_programs()
-        with _plain_logging():
+        with _plain_logging(), _one_line_about_the_cache():
             code = args.run(args) or 0
             sys.stdout.flush()
             return code
@@ -86,6 +88,30 @@ def _plain_logging():
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+@contextlib.contextmanager
+def _one_line_about_the_cache():
+    """Where jax cannot keep its compiled programs it warns of each: that is said once, and what to do."""
+    before, told = warnings.showwarning, []
+
+    def show(message, *where, **more):
+        failed = re.match(r"Error (?:reading|writing) persistent compilation cache [^:]*: \w+: (.*)", str(message))
+        if failed is None:
+            before(message, *where, **more)
+        elif not told:
+            told.append(failed)
+            logging.getLogger("unireplknet_jax").warning(
+                "compiled programs are not kept, so the next start compiles them again: %s; "
+                "JAX_COMPILATION_CACHE_DIR names a folder that can be written to",
+                failed[1],
+            )
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _sentence(error):

@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import warnings
 from importlib.metadata import version
 
 import pytest
@@ -167,6 +168,38 @@ def test_the_package_logs_plainly_on_stderr_and_only_meanwhile(monkeypatch, caps
     assert capsys.readouterr() == ("", "progress\na warning\n")
     assert twice.getvalue() == ""
     assert logging.getLogger("unireplknet_jax").handlers == before
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    def run(args):
+        compilation_cache.reset_cache()
+        for number in range(2):
+            jax.jit(lambda x, number=number: x + number).lower(1.5).compile()
+        warnings.warn("another", UserWarning, stacklevel=1)
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(models_command, "run", run)
+    others = []
+    names = ("jax_persistent_cache_min_compile_time_secs", "jax_compilation_cache_dir")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name, value in zip(names, (0, str(tmp_path / "file" / "xla")), strict=True):
+            jax.config.update(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: others.append(str(message)))
+            assert main(["models"]) == 0
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compiled programs are not kept, so the next start compiles them again: [Errno 20] ")
+    assert line.endswith("JAX_COMPILATION_CACHE_DIR names a folder that can be written to")
+    assert others == ["another"]
 
 
 def test_a_closed_pipe_is_no_error():

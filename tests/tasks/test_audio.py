@@ -425,6 +425,13 @@ def test_outcomes_are_of_sounds_with_one_class():
     assert not make_task(3, multilabel=True).has_outcomes
 
 
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_names_of_the_metrics_are_known_before(multilabel):
+    task = make_task(2, multilabel=multilabel)
+    records = [{"id": i, "logits": [0.0, i], "classes": [i % 2]} for i in range(4)]
+    assert tuple(task.metrics({"hits": 1.0, "loss": 2.0, "count": 4.0}, records)) == task.metric_names()
+
+
 def test_ranking_metrics_are_scikit_learns_and_leave_out_absent_classes():
     rng = np.random.default_rng(0)
     scores, truth = rng.standard_normal((40, 5)), rng.random((40, 5)) < 0.3

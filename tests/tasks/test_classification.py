@@ -179,6 +179,13 @@ def test_metrics_are_percentages_and_the_first_picks_the_best():
     assert list(metrics.items()) == [("top1", 37.5), ("top5", 87.5), ("loss", 0.5), ("count", 8.0)]
 
 
+@pytest.mark.parametrize(("classes", "names"), [(2, ["top1"]), (5, ["top1"]), (6, ["top1", "top5"])])
+def test_the_first_five_of_five_classes_are_no_metric(classes, names):
+    task = make_task(classes)
+    metrics = task.metrics({"top1": 3.0, "top5": 8.0, "loss": 4.0, "count": 8.0}, [])
+    assert list(metrics) == [*names, "loss", "count"] == list(task.metric_names())
+
+
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(ValueError, match="the data set is empty"):
         make_task().metrics({"top1": 0.0, "top5": 0.0, "loss": 0.0, "count": 0.0}, [])

@@ -267,6 +267,9 @@ class Audio(Labelled):
         ranking = ranking_metrics(*_stacked(records, self.classes))
         return {**leading, **ranking, "loss": float(totals["loss"]) / count, "count": count}
 
+    def metric_names(self) -> tuple[str, ...]:
+        return (*(() if self.multilabel else ("accuracy",)), "mAP", "mAUC", "d_prime", "loss", "count")
+
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         from matplotlib import colormaps
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unireplknet_jax.data.base import nearest
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
@@ -253,6 +254,21 @@ class Task:
         """The metrics of a whole data set; the first one picks the best checkpoint."""
         raise NotImplementedError
 
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics before anything is measured; () where they depend on records."""
+        if self.makes_records:
+            return ()
+        spec = self.specs(train=False)[0]
+        targets = {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in spec.targets.items()}
+
+        def totals(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
+            seen = self._blank()
+            pred = self.predict(self.module().apply, variables, seen)
+            return self.totals(pred, {**seen, **targets, "mask": jnp.ones(1)})
+
+        sums = jax.eval_shape(totals, self.abstract_variables())
+        return tuple(self.metrics({name: np.ones(leaf.shape) for name, leaf in sums.items()}, []))
+
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image | None:
         """A picture that shows what was predicted for a user's file, as `read` gave it; None: nothing."""
         del examples, records
@@ -268,6 +284,10 @@ def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
+    fields = [field.name for field in dataclasses.fields(known)]
+    unknown = [option for option in options if option not in fields and option not in retired]
+    if unknown:
+        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:

@@ -35,11 +35,6 @@ class Renumbered:
             example["classes"] = self._renumbered(example["classes"])
         return example
 
-    @functools.cached_property
-    def classes(self) -> list[tuple[int, ...]]:
-        """Of a source whose examples have several: those of each, without reading it."""
-        return [self._renumbered(classes) for classes in self.source.classes]  # type: ignore[attr-defined]
-
     def _renumbered(self, classes: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.numbers[number] for number in classes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from unireplknet_jax.data.balance import Balanced, classes_of, cumulated_rarity
 from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.classes import in_order_of
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 class Labelled(Task):
     """A task whose network ends in a logit for each class, "num_classes" of the option `model`.
 
+    balance: training draws examples by the inverse frequency of their classes, so that rare classes are seen as often.
     Derived classes give `open_source`, `prepared`, `augmented` and `why_broken` in place of `open` and `examples`.
     """
 
     model: Mapping[str, Any]
     labels: tuple[str, ...] = ()
+    balance: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +107,10 @@ class Labelled(Task):
 
         split = self.matched(split)
         if train:
-            return training_stream(range(len(split.source)), self.augmented_examples(split), seed)
+            augmented: Callable[..., dict[str, Any]] = self.augmented_examples(split)
+            if self.balance:
+                augmented = Balanced(augmented, cumulated_rarity(classes_of(split.source), self.classes))
+            return training_stream(range(len(split.source)), augmented, seed)
         return grain.MapDataset.source(TransformedExamples(split.source, self.prepared, self.why_broken))
 
     def augmented_examples(self, split: Split) -> AugmentedExamples:

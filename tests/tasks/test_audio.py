@@ -405,6 +405,18 @@ def test_the_loss_is_torchs_with_soft_labels(kind):
     np.testing.assert_array_equal(seen[0], spectrograms.transpose(0, 2, 1)[..., None])
 
 
+def test_the_accuracy_of_a_training_batch_is_that_of_hard_labels():
+    batch = {"spectrogram": np.zeros((4, 16, 8), np.float32), "target": np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]}
+    logits = np.array([[3, 0, 0], [0, 3, 0], [0, 3, 0], [0, 0, 3]], np.float32)
+
+    def scalars(**options):
+        return make_task(3, **options).loss(network(logits), {}, batch, None)[1]["scalars"]
+
+    total, count = scalars()["accuracy"]
+    assert float(total / count) == 75.0
+    assert {*scalars(mixup=0.5)} == {*scalars(multilabel=True)} == {"loss"}
+
+
 def test_totals_are_masked_and_ties_count_against_us():
     task = make_task(3)
     logits = np.array([[1, 0, 0], [0, 0, -1], [0, 2, 0], [np.nan] * 3, [9, 0, 0]], np.float32)

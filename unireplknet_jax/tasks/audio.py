@@ -207,7 +207,11 @@ class Audio(Labelled):
     ) -> tuple[jax.Array, dict[str, Any]]:
         logits, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         losses = self._losses(logits, batch["target"])
-        scalars = {"loss": (jnp.sum(losses), jnp.float32(losses.size))}
+        count = jnp.float32(losses.size)
+        scalars = {"loss": (jnp.sum(losses), count)}
+        if not (self.multilabel or self.mixup):  # a mixed sound has no class to hit
+            hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch["target"], axis=-1)
+            scalars["accuracy"] = (100 * jnp.sum(hits, dtype=jnp.float32), count)
         return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:

@@ -76,7 +76,7 @@ def test_the_version_is_that_of_the_package_and_of_jax(capsys):
     ("words", "line"),
     [
         (["modles"], "unireplknet: error: there is no command 'modles'; did you mean models?"),
-        (["Predict", "x"], "unireplknet: error: there is no command 'Predict'; did you mean predict?"),
+        (["PREDCT", "x"], "unireplknet: error: there is no command 'PREDCT'; did you mean predict?"),
         (["xyz"], "unireplknet: error: there is no command 'xyz'; `unireplknet --help` lists them"),
         (["models", "--jsn"], "unireplknet models: error: unrecognized arguments: --jsn; did you mean --json?"),
         (["models", "--q=3"], "arguments: --q=3; `unireplknet models --help` shows what there is"),
@@ -180,13 +180,16 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsy
             jax.jit(lambda x, number=number: x + number).lower(1.5).compile()
         warnings.warn("another", UserWarning, stacklevel=1)
 
-    (tmp_path / "file").touch()
+    def refused(*_):
+        raise OSError(30, "Read-only file system", "/xla/entry")
+
+    monkeypatch.setattr("jax._src.compilation_cache.put_executable_and_time", refused)
     monkeypatch.setattr(models_command, "run", run)
     others = []
     names = ("jax_persistent_cache_min_compile_time_secs", "jax_compilation_cache_dir")
     before = {name: getattr(jax.config, name) for name in names}
     try:
-        for name, value in zip(names, (0, str(tmp_path / "file" / "xla")), strict=True):
+        for name, value in zip(names, (0, str(tmp_path)), strict=True):
             jax.config.update(name, value)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
@@ -197,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsy
             jax.config.update(name, value)
         compilation_cache.reset_cache()
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("compiled programs are not kept, so the next start compiles them again: [Errno 20] ")
+    assert line.startswith("compiled programs are not kept, so the next start compiles them again: [Errno 30] ")
     assert line.endswith("JAX_COMPILATION_CACHE_DIR names a folder that can be written to")
     assert others == ["another"]
 

@@ -86,6 +86,15 @@ def test_a_folder_becomes_a_table_with_a_row_for_each_file(small, pictures, tmp_
     assert [result["file"] for result in predictions(capsys)["results"]] == [row[0] for row in rows if not row[5]]
 
 
+def test_a_drawing_of_very_many_files_is_refused_before_any_is_read(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("album").mkdir()
+    for number in range(401):
+        Path(f"album/{number}.png").touch()
+    assert main(["predict", small, "album", "--draw", "out.png"]) == 1
+    assert "--draw takes 400 files at most, not 401; give fewer of them." in capsys.readouterr().err
+
+
 def test_a_table_is_written_whole_or_not_at_all(small, pictures, tmp_path, monkeypatch):
     def interrupted(*args):
         yield from list(predict_files(*args))[:1]

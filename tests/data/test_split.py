@@ -50,7 +50,7 @@ def test_every_file_is_in_one_split_each_class_by_its_share(tmp_path):
 
 
 def test_the_splits_are_a_function_of_the_seed_and_of_each_class_alone(tmp_path):
-    write(tmp_path / "all", cat=10, dog=20)
+    write(tmp_path / "all", cat=10, dog=20, fox=20)
     before = everything(tmp_path / "all")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         split(tmp_path, name, seed=seed)
@@ -62,6 +62,8 @@ def test_the_splits_are_a_function_of_the_seed_and_of_each_class_alone(tmp_path)
     assert {path: text for path, text in everything(tmp_path / "d").items() if "eel" not in text} == a
     picked = sorted(int(text.split()[1]) for path, text in a.items() if path.startswith("val/dog"))
     assert picked != list(range(4))
+    others = sorted(int(text.split()[1]) for path, text in a.items() if path.startswith("val/fox"))
+    assert picked != others  # or what is alike about the numbers of files would be so in every class
 
 
 def test_files_of_one_group_stay_together(tmp_path):

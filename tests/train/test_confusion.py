@@ -48,6 +48,13 @@ def test_the_picture_is_bright_where_classes_are_taken_for_each_other(count, tmp
         assert len(rows) > 1000
 
 
+def test_neighbours_share_a_cell_where_there_are_too_many():
+    pairs = [[0, 4], [1, 4], [1, 5], [4, 0], [5, 1], [2, -1]]
+    confusion = Confusion(pairs, "abcdef")
+    assert confusion.binned(3).tolist() == [[0, 0, 3], [0, 0, 0], [2, 0, 0]]
+    assert confusion.binned(6).sum() == 5
+
+
 def test_many_classes_are_cheap():
     """One row of the matrix is made at a time."""
     count = 21_841

@@ -29,6 +29,8 @@ def naming_file(option):
     try:
         yield
     except ConnectionError as error:
+        if type(error) is not ConnectionError:  # a connection that broke, of whatever else
+            raise
         raise ConnectionError(f"{str(error).rstrip('.')}: {option}=FILE.") from error
 
 

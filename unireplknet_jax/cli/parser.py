@@ -56,6 +56,7 @@ def make_parser(commands):
     """The whole parser; those commands whose names are given have their options, too."""
     parser = _Parser(prog="unireplknet", description="UniRepLKNet in JAX/Flax.", allow_abbrev=False)
     parser.add_argument("--version", nargs=0, action=_Version, help="print the versions of this package and of jax")
+    parser.epilog = "`unireplknet COMMAND --help` shows the options of a command, and examples."
     names = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = names.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)

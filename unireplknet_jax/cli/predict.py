@@ -29,6 +29,7 @@ def add_arguments(parser):
     add_form_argument(parser)
 
 
+_MOST_DRAWN = 400  # in one picture, which is as large as a screen can show and memory hold
 inputs_help = 'files, folders with all that is below them, and patterns in quotes such as "photos/**/*.jpg"'
 
 
@@ -94,6 +95,8 @@ def _check(args, inputs):
             path = pathlib.Path(name)
             if path.suffix.lower() != ending:
                 raise argparse.ArgumentError(None, f"{flag} is {name}; expected a name that ends in {ending}.")
+            if flag == "--draw" and len(inputs) > _MOST_DRAWN:
+                raise ValueError(f"--draw takes {_MOST_DRAWN} files at most, not {len(inputs):,}; give fewer of them.")
             check_output(flag, path, [each for each in inputs if pathlib.Path(each).name == path.name])
 
 

@@ -57,6 +57,16 @@ class Confusion:
             writer.writerow(["class", *self.labels])
             writer.writerows([label, *self.row(number)] for number, label in enumerate(self.labels))
 
+    def binned(self, most):
+        """(cells, cells) counts; where there are more than `most` classes, neighbours share one of so many cells."""
+        count = len(self.labels)
+        cells = min(count, most)
+        cell = np.arange(count) * cells // count
+        counts = np.zeros((cells, cells))
+        for number in range(count):
+            np.add.at(counts[cell[number]], cell, self.row(number))
+        return counts
+
     def draw(self, path):
         """The matrix as a picture: of each class, from top to bottom, the share that was taken for which.
 
@@ -65,12 +75,7 @@ class Confusion:
         from matplotlib.colors import PowerNorm
         from matplotlib.figure import Figure
 
-        count = len(self.labels)
-        cells = min(count, _MOST_CELLS)
-        block = np.arange(count) * cells // count
-        counts = np.zeros((cells, cells))
-        for number in range(count):
-            np.add.at(counts[block[number]], block, self.row(number))
+        count, counts = len(self.labels), self.binned(_MOST_CELLS)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         side = min(max(4.5, 0.45 * count), 13)
         figure = Figure(figsize=(side + 1.5, side), dpi=100, layout="constrained")

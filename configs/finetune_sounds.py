@@ -48,7 +48,7 @@ def get_config(arg="a"):
         "seconds": 0.0,
         "loss_kind": "ce",
         "multilabel": False,
-        "balance": False,
+        "balance": False,  # True: rare classes are drawn as often as others
         "mixup": 0.0,
         "freq_mask": 24,
         "time_mask": 24,

@@ -59,6 +59,7 @@ def get_config(arg="a"):
         "mixup": 0.0,
         "cutmix": 0.0,
         "label_smoothing": 0.1,
+        "balance": False,  # True: rare classes are drawn as often as others
     }
     config.data.update({"name": "video_folder", "eval_split": "val", "train_examples": 0})
     config.eval.update({"segments": 1, "crops": 1})

@@ -77,5 +77,6 @@ def _folder(config):
     """The network and settings of "distinct" for the classes of a folder."""
     config.task.labels = ()
     config.task.options.model.num_classes = 0  # as many as the data has
+    config.task.options.balance = False  # True: rare classes are drawn as often as others
     config.data.update({"name": "shape_folder", "eval_split": "val", "train_examples": 0})
     return config

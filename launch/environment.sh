@@ -10,6 +10,14 @@ fail() {
   exit 1
 }
 
+# Where the first argument asks for help, prints the comment that the script $0 begins with, and ends it.
+help_if_asked() {
+  if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p; }' "$0"
+    exit
+  fi
+}
+
 # Prints the version of the Python in $1 as "3.12", or nothing if it does not run; succeeds only from 3.11 on.
 python_version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null

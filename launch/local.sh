@@ -7,6 +7,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+help_if_asked "$@"
 
 usage="write $0 -n PROCESSES [--devices D] -- train --config FILE.py:ARG --workdir DIR."
 again=75 # what the train command returns once it has saved its state

@@ -14,6 +14,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+help_if_asked "$@"
 # shellcheck source-path=SCRIPTDIR source=tpu_slice.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tpu_slice.sh"
 

@@ -20,6 +20,7 @@ class Hub:
 
     def __init__(self, folder: Path):
         self.folder, self.before, self.calls = folder, lambda name: None, []
+        self.reachable = True
         self.cache = folder.with_name(f"{folder.name}-cache")
 
     def commits(self, repository):
@@ -32,7 +33,7 @@ class Hub:
         """{name: bytes} of the last commit."""
         return {path.name: path.read_bytes() for path in self.commits(repository)[-1].iterdir()}
 
-    def hf_hub_download(self, repo_id, filename, revision=None):
+    def hf_hub_download(self, repo_id, filename, revision=None, local_files_only=False):
         commits = self.commits(repo_id)
         found = [commit for commit in commits if revision in (None, commit.name)]
         if not found:
@@ -74,6 +75,7 @@ def hub(tmp_path, monkeypatch):
 
         return call
 
+    monkeypatch.setattr("unireplknet_jax.models.hub.answers", lambda module: stand_in.reachable)
     for name in FUNCTIONS:
         monkeypatch.setattr(huggingface_hub, name, standing_in(name))
     return stand_in

@@ -8,7 +8,7 @@ import shlex
 import pytest
 from pages import PAGES, ROOT, anchors, cells, code_spans, command_lines, split_page
 
-from unireplknet_jax.__main__ import COMMANDS, _parse
+from unireplknet_jax.cli.parser import COMMANDS, parse
 from unireplknet_jax.cli.train import load_config
 
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
@@ -118,7 +118,7 @@ def test_commands_of_shell_blocks_can_be_parsed(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for number, words in whole_commands(page):
         try:
-            args = _parse(words)
+            args = parse(words)
         except SystemExit:
             pytest.fail(f"line {number}: unireplknet {shlex.join(words)}")
         if "config" in args:

@@ -156,7 +156,7 @@ RECIPES = {
             "model": FLOAT32
             | FRESH_HEAD
             | {"name": "unireplknet_xl", "num_classes": 0, "bn_group": None, "remat": False},
-            **{"image_size": 224, "crop_scale": (0.08, 1.0)},
+            **{"image_size": 224, "crop_scale": (0.08, 1.0), "balance": False},
         },
         FINE
         | {
@@ -184,7 +184,10 @@ RECIPES = {
         CLIPS
         | UNMIXED
         | {
-            "model": FLOAT32 | FRESH_HEAD | {"name": "unireplknet_b", "num_classes": 0, "bn_group": None, "remat": True}
+            "model": FLOAT32
+            | FRESH_HEAD
+            | {"name": "unireplknet_b", "num_classes": 0, "bn_group": None, "remat": True},
+            "balance": False,
         },
         FINE
         | {

@@ -2,28 +2,17 @@
 
 import argparse
 import contextlib
-import importlib
+import io
 import logging
 import os
 import pathlib
 import platform
+import re
 import sys
+import warnings
 
-COMMANDS = {
-    "models": "list the sizes, what they cost and the published weights",
-    "recipes": "list the recipes that ship and their arguments",
-    "train": "run a recipe",
-    "plan": "compile a recipe's step for a TPU slice: does it fit, what does it cost",
-    "evaluate": "measure a checkpoint on a data set",
-    "predict": "apply a checkpoint to files",
-    "embed": "write the pooled features of files, before the classifier",
-    "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
-    "reparameterize": "merge a checkpoint into its inference form",
-    "push": "upload a checkpoint to the Hugging Face hub",
-    "stations": "order the stations of a table into a tree of neighbours",
-    "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
-    "benchmark": "measure how fast a part of the system is here",
-}
+from unireplknet_jax.cli.parser import parse
+
 _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
 
 
@@ -45,13 +34,15 @@ def _run(argv):
     What the user can mend is one line on stderr; UNIREPLKNET_DEBUG=1 raises it with its stack trace instead.
     """
     prog = "unireplknet"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be bytes that are no text
     try:
-        args = _parse(sys.argv[1:] if argv is None else list(argv))
+        args = parse(sys.argv[1:] if argv is None else list(argv))
         if args is None:
             return 0
         prog = f"unireplknet {args.command}"
         _keep_compiled_programs()
-        with _plain_logging():
+        with _plain_logging(), _one_line_about_the_cache():
             code = args.run(args) or 0
             sys.stdout.flush()
             return code
@@ -69,28 +60,6 @@ def _run(argv):
             raise
         print(f"{prog}: error: {_sentence(error)}", file=sys.stderr)
         return 2 if isinstance(error, argparse.ArgumentError) else 1
-
-
-def _parse(argv):
-    """The arguments of a command and its `run`; None where there is no command and help was printed."""
-    parser = argparse.ArgumentParser(prog="unireplknet", description="UniRepLKNet in JAX/Flax.", allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    # No option before the command takes a value, so the first word is the command; only its file is imported.
-    chosen = next((word for word in argv if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
-        if name == chosen:
-            module = importlib.import_module(f"unireplknet_jax.cli.{name}")
-            module.add_arguments(command)
-            command.set_defaults(run=module.run, command_parser=command)
-    args, rest = parser.parse_known_args(argv)
-    if args.command is None and not rest:
-        parser.print_help()
-        return None
-    if rest and "overrides" not in args:
-        getattr(args, "command_parser", parser).error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides = rest
-    return args
 
 
 def _keep_compiled_programs():
@@ -119,6 +88,30 @@ def _plain_logging():
         logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+@contextlib.contextmanager
+def _one_line_about_the_cache():
+    """Where jax cannot keep its compiled programs it warns of each: that is said once, and what to do."""
+    before, told = warnings.showwarning, []
+
+    def show(message, *where, **more):
+        failed = re.match(r"Error (?:reading|writing) persistent compilation cache [^:]*: \w+: (.*)", str(message))
+        if failed is None:
+            before(message, *where, **more)
+        elif not told:
+            told.append(failed)
+            logging.getLogger("unireplknet_jax").warning(
+                "compiled programs are not kept, so the next start compiles them again: %s; "
+                "JAX_COMPILATION_CACHE_DIR names a folder that can be written to",
+                failed[1],
+            )
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def _sentence(error):

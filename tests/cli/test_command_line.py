@@ -7,12 +7,18 @@ import logging
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
+import warnings
+from importlib.metadata import version
 
 import pytest
 
-from unireplknet_jax.__main__ import COMMANDS, main
+from unireplknet_jax import __version__
+from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli.parser import COMMANDS, make_parser, parse
+from unireplknet_jax.cli.train import load_config
 
 models_command = importlib.import_module("unireplknet_jax.cli.models")
 
@@ -38,7 +44,7 @@ def test_every_command_has_help(name, capsys):
 
 def test_help_and_usage_errors_import_nothing_heavy():
     code = (
-        "import sys; from unireplknet_jax.__main__ import COMMANDS, main\n"
+        "import sys; from unireplknet_jax.__main__ import main; from unireplknet_jax.cli.parser import COMMANDS\n"
         "assert main(['--help']) == 0 and main(['predict', 'x']) == 2\n"
         "assert 'unireplknet_jax.cli.models' not in sys.modules\n"
         "assert all(main([name, '--help']) == 0 for name in COMMANDS)\n"
@@ -58,6 +64,46 @@ def test_wrong_usage_exits_with_2(words, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines()[-1].startswith("unireplknet")
+
+
+def test_the_version_is_that_of_the_package_and_of_jax(capsys):
+    assert main(["--version"]) == 0
+    versions = f"unireplknet_jax {__version__}, jax {version('jax')}, Python {platform.python_version()}"
+    assert capsys.readouterr().out == f"{versions}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["modles"], "unireplknet: error: there is no command 'modles'; did you mean models?"),
+        (["PREDCT", "x"], "unireplknet: error: there is no command 'PREDCT'; did you mean predict?"),
+        (["xyz"], "unireplknet: error: there is no command 'xyz'; `unireplknet --help` lists them"),
+        (["models", "--jsn"], "unireplknet models: error: unrecognized arguments: --jsn; did you mean --json?"),
+        (["models", "--q=3"], "arguments: --q=3; `unireplknet models --help` shows what there is"),
+        (["benchmark", "modl"], "'depthwise', 'block', 'model', 'train'); did you mean model?"),
+        (["predict", "a", "b", "--form", "mergd"], "(choose from 'merged', 'training'); did you mean merged?"),
+    ],
+)
+def test_a_wrong_word_says_which_was_meant(words, line, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(line)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_every_command_has_examples_that_can_be_run(name):
+    """As far as their words are concerned: recipes are read, and have the fields that are overridden."""
+    module = importlib.import_module(f"unireplknet_jax.cli.{name}")
+    for example in module.EXAMPLES:
+        args = parse(shlex.split(example))
+        assert args.command == name
+        if "config" in args:
+            load_config(args.config, args.overrides)
+    (command,) = [action.choices[name] for action in make_parser([name])._actions if action.choices]
+    parts = [part for action in command._actions if name == "benchmark" for part in (action.choices or {}).values()]
+    for parser in (command, *parts):
+        shown = parser.format_help().partition("examples:\n")[2].splitlines()
+        own = [line for line in module.EXAMPLES if line.startswith(parser.prog.removeprefix("unireplknet "))]
+        assert shown == [f"  unireplknet {line}" for line in own] != []
 
 
 @pytest.mark.parametrize(
@@ -122,6 +168,41 @@ def test_the_package_logs_plainly_on_stderr_and_only_meanwhile(monkeypatch, caps
     assert capsys.readouterr() == ("", "progress\na warning\n")
     assert twice.getvalue() == ""
     assert logging.getLogger("unireplknet_jax").handlers == before
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    def run(args):
+        compilation_cache.reset_cache()
+        for number in range(2):
+            jax.jit(lambda x, number=number: x + number).lower(1.5).compile()
+        warnings.warn("another", UserWarning, stacklevel=1)
+
+    def refused(*_):
+        raise OSError(30, "Read-only file system", "/xla/entry")
+
+    monkeypatch.setattr("jax._src.compilation_cache.put_executable_and_time", refused)
+    monkeypatch.setattr(models_command, "run", run)
+    others = []
+    names = ("jax_persistent_cache_min_compile_time_secs", "jax_compilation_cache_dir")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        for name, value in zip(names, (0, str(tmp_path)), strict=True):
+            jax.config.update(name, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: others.append(str(message)))
+            assert main(["models"]) == 0
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("compiled programs are not kept, so the next start compiles them again: [Errno 30] ")
+    assert line.endswith("JAX_COMPILATION_CACHE_DIR names a folder that can be written to")
+    assert others == ["another"]
 
 
 def test_a_closed_pipe_is_no_error():

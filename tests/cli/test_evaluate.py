@@ -1,12 +1,17 @@
 """Which data `unireplknet evaluate` takes (what the flags name, else the checkpoint's), and what it asks of them."""
 
 import argparse
+import json
+from types import SimpleNamespace
 
 import jax
 import pytest
+from PIL import Image
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.evaluate import _data
+from unireplknet_jax.tasks.base import Split
+from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
 
@@ -27,6 +32,96 @@ def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expe
     assert tuple(_data(args, OWN).values()) == expected
 
 
+@pytest.fixture
+def outcomes(monkeypatch):
+    """Of the evaluation only what it says: 25 classes, of which each is as often wrong as its number says."""
+
+    def evaluate(task, *arguments, outcomes, **options):
+        outcomes += [[number, number if turn >= number else 3] for number in range(count[0]) for turn in range(24)]
+        return {"top1": 50.0}
+
+    count = [10]
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    return count
+
+
+def test_of_few_classes_all_are_printed_in_their_order(outcomes, small, capsys):
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["class", "examples", "accuracy", "%", "most", "often", "taken", "for"]
+    assert [line.split()[1:4] for line in table[1:4]] == [
+        ["0", "24", "100.0"],
+        ["1", "24", "95.8"],
+        ["2", "24", "91.7"],
+    ]
+    assert table[10].split() == ["class", "9", "24", "62.5", "class", "3", "(9)"]
+
+
+def test_of_many_classes_those_that_fared_worst_are_printed_and_json_has_all(outcomes, tiny, tmp_path, capsys):
+    outcomes[0] = 25
+    many = str(tmp_path / "many.pth")
+    assert main(["convert", tiny, many, "--num-classes", "25"]) == 0
+    capsys.readouterr()
+    checkpoint = open_checkpoint(many)
+    labels = tuple(f"class {number}" for number in range(25))
+    split = Split(SimpleNamespace(labels=labels), "many", "test")
+    assert checkpoint.task.classes == 25
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Classification, "open", lambda self, data, split_name: split)
+        patch.setattr(Classification, "examples", lambda self, split, train: None)
+        assert main(["evaluate", many, "--data", "digits"]) == 0
+        told, table = capsys.readouterr().out.split("\n\n")[1].split("\n", 1)
+        assert told == "The 10 classes of 25 that fared worst; --json has all, --confusion all mistakes."
+        assert [line.split()[1] for line in table.splitlines()[1:]] == [str(number) for number in range(24, 14, -1)]
+        assert main(["evaluate", many, "--data", "digits", "--json"]) == 0
+    classes = json.loads(capsys.readouterr().out)["classes"]
+    assert [row["label"] for row in classes] == [*labels]
+    assert classes[6] == {
+        **{"label": "class 6", "examples": 24, "accuracy": 75.0},
+        **{"mistaken_for": "class 3", "mistakes": 6},
+    }
+
+
+def test_the_confusion_is_written_as_the_endings_say(outcomes, small, tmp_path, capsys):
+    table, picture = str(tmp_path / "a.csv"), str(tmp_path / "a.PNG")
+    assert main(["evaluate", small, "--data", "digits", "--confusion", table, "--confusion", picture]) == 0
+    assert capsys.readouterr().err.endswith(f"wrote {table}\nwrote {picture}\n")
+    with open(table, encoding="utf-8") as file:
+        assert file.read().splitlines()[5].split(",")[1:] == ["0", "0", "0", "4", "20", "0", "0", "0", "0", "0"]
+    with Image.open(picture) as image:
+        assert image.size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--confusion", "a.txt"], 2, "--confusion is a.txt; expected a name that ends in .csv or .png."),
+        (["--confusion", "nowhere/a.csv"], 1, "the folder of --confusion nowhere/a.csv does not exist"),
+    ],
+)
+def test_a_confusion_that_cannot_be_written_is_refused_at_once(words, code, message, capsys):
+    assert main(["evaluate", "unopened", *words]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_task_whose_examples_have_several_classes_has_no_confusion(small, monkeypatch, capsys):
+    monkeypatch.setattr(Classification, "has_outcomes", False)
+    assert main(["evaluate", small, "--data", "digits", "--confusion", "a.csv"]) == 1
+    assert (
+        "leave out --confusion: the examples of the task classification do not have one class each"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_data_are_looked_at_before_the_network_is_merged(small, monkeypatch, capsys):
+    def merged(self):
+        raise AssertionError
+
+    monkeypatch.setattr(Checkpoint, "in_merged_form", merged)
+    assert main(["evaluate", small, "--data", "digits", "--split", "nowhere"]) == 1
+    assert "has no split 'nowhere'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["merged", "training"])
 def test_what_is_asked_for_reaches_the_evaluation(form, small, tmp_path, monkeypatch, capsys):
     def evaluate(*arguments, **options):
@@ -42,6 +137,7 @@ def test_what_is_asked_for_reaches_the_evaluation(form, small, tmp_path, monkeyp
     assert capsys.readouterr().err == ""
     (batch_size, flags), (default_size, defaults) = asked
     assert (batch_size, default_size) == (40, 32 * jax.device_count())
-    assert flags == {"deploy": form == "merged", "num_threads": 3, "workers": 2, "predictions": saved, "keys": keys}
+    expected = {"deploy": form == "merged", "num_threads": 3, "workers": 2, "predictions": saved, "keys": keys}
+    assert flags == expected | {"outcomes": []}
     assert defaults | {"num_threads": 3} == flags | {"workers": 0, "predictions": None}
     assert 1 <= defaults["num_threads"] <= 16

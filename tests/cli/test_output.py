@@ -5,9 +5,11 @@ import os
 import pytest
 
 from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli import output
 
 COMMANDS = [
     (["predict", "unopened", "a.png"], "--draw", ".png"),
+    (["predict", "unopened", "a.png"], "--csv", ".csv"),
     (["embed", "unopened", "a.png"], "--out", ".npz"),
     (["evaluate", "unopened"], "--predictions", ".npz"),
 ]
@@ -26,3 +28,17 @@ def test_an_output_that_cannot_be_written_is_refused_first(words, flag, suffix, 
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # as root, one may write anywhere
     assert error(new) == f"the folder of {flag} {new} cannot be written to; choose another one.\n"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_progress_is_told_every_few_seconds(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    progress = output.Progress(1000, "pictures")
+    for done in range(1, 251):
+        now[0] += 0.125
+        progress(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "80 of 1,000 pictures, 8 per second, 2 minutes left",
+        "160 of 1,000 pictures, 8 per second, 2 minutes left",
+        "240 of 1,000 pictures, 8 per second, 2 minutes left",
+    ]

@@ -1,5 +1,6 @@
 """`predict`: the same numbers as the network itself, for any number of files, good and broken."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -49,6 +50,64 @@ def test_scores_are_the_networks_whatever_the_batch(small, pictures, monkeypatch
     assert np.ptp([result["records"][0]["predictions"][0]["score"] for result in document["results"]]) > 1e-3
 
 
+def test_a_folder_becomes_a_table_with_a_row_for_each_file(small, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    odd = Path("album") / "na\udcefve, 2.png"  # a name that is no UTF-8
+    odd.parent.mkdir()
+    for number, path in enumerate(pictures[:9], 1):
+        shutil.copy(path, f"album/{number}.png")
+    shutil.copy(pictures[0], odd)
+    Path("album/broken.png").write_bytes(b"no picture")
+    Path("album/notes.txt").touch()
+    words = ["predict", small, "album", "--top", "2"]
+    assert main([*words, "--csv", "out.csv"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "note: 1 passed over as no files that are read: album/notes.txt.\n" in err
+    assert err.endswith("wrote out.csv: 11 files, 1 of them without a result\n")
+    with open("out.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "label", "score", "label_2", "score_2", "error"]
+    assert [row[0] for row in rows] == [
+        *(f"album/{number}.png" for number in range(1, 10)),
+        "album/broken.png",
+        str(odd),
+    ]
+    assert rows[9][1:5] == [""] * 4
+    assert "broken.png is not an image" in rows[9][5]
+    expected = expected_scores(small, pictures[:9])
+    for row, scores in zip(rows, expected, strict=False):
+        best, second = np.argsort(-scores)[:2]
+        assert row[1::2] == [f"class {best}", f"class {second}", ""]
+        np.testing.assert_allclose([float(row[2]), float(row[4])], scores[[best, second]], rtol=1e-4)
+    assert rows[10][1:] == rows[0][1:]
+
+    assert main([*words, "--json"]) == 1  # the same, in the same order
+    assert [result["file"] for result in predictions(capsys)["results"]] == [row[0] for row in rows if not row[5]]
+
+
+def test_a_drawing_of_very_many_files_is_refused_before_any_is_read(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("album").mkdir()
+    for number in range(401):
+        Path(f"album/{number}.png").touch()
+    assert main(["predict", small, "album", "--draw", "out.png"]) == 1
+    assert "--draw takes 400 files at most, not 401; give fewer of them." in capsys.readouterr().err
+
+
+def test_a_table_is_written_whole_or_not_at_all(small, pictures, tmp_path, monkeypatch):
+    def interrupted(*args):
+        yield from list(predict_files(*args))[:1]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict_files", interrupted)
+    path = tmp_path / "out.csv"
+    path.write_text("mine")
+    assert main(["predict", small, *pictures, "--csv", str(path)]) == 130
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_the_table_names_files_and_classes(small, pictures, tmp_path, capsys):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(f"thing {i}" for i in range(10)) + "\n")
@@ -72,7 +131,7 @@ def test_the_table_names_files_and_classes(small, pictures, tmp_path, capsys):
 def test_broken_files_are_named_and_the_others_predicted(small, pictures, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(Path(pictures[0]).read_bytes()[:60])
-    bad = [str(broken), str(tmp_path / "missing.png"), str(tmp_path)]
+    bad = [str(broken), str(tmp_path / "missing.png"), __file__]
     assert main(["predict", small, pictures[0], bad[0], pictures[1], *bad[1:], "--json"]) == 1
     captured = capsys.readouterr()
     document = json.loads(captured.out)
@@ -158,6 +217,8 @@ def test_as_many_classes_as_imagenet_take_its_names_with_a_note(classes, name, t
         (["--image-size", "0"], 2, "--image-size is 0"),
         (["--draw", "x.jpg"], 2, "ends in .png"),
         (["--draw", "nowhere/x.png"], 1, "does not exist"),
+        (["--csv", "x.txt"], 2, "ends in .csv"),
+        (["--csv", "nowhere/x.csv"], 1, "does not exist"),
         (["--labels", "nowhere.txt"], 1, "nowhere.txt: No such file"),
         (["--labels", __file__], 1, "labels do not fit a model of 10 classes"),
     ],

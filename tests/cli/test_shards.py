@@ -1,6 +1,5 @@
 """`shards`: a folder of pictures in, shards out; broken pictures listed, refused or left out."""
 
-import importlib
 import io
 
 import numpy as np
@@ -9,8 +8,6 @@ from PIL import Image
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.data.pictures.sets import open_source
-
-command = importlib.import_module("unireplknet_jax.cli.shards")
 
 
 @pytest.fixture
@@ -93,17 +90,3 @@ def test_a_check_of_whole_pictures_succeeds(root, capsys):
 def test_wrong_usage(words, message, capsys):
     assert main(["shards", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_progress_is_told_every_few_seconds(monkeypatch, capsys):
-    now = [100.0]
-    monkeypatch.setattr(command.time, "monotonic", lambda: now[0])
-    progress = command._Progress(1000)
-    for done in range(1, 251):
-        now[0] += 0.125
-        progress(done)
-    assert capsys.readouterr().err.splitlines() == [
-        "80 of 1,000 pictures, 8 per second, 2 minutes left",
-        "160 of 1,000 pictures, 8 per second, 2 minutes left",
-        "240 of 1,000 pictures, 8 per second, 2 minutes left",
-    ]

@@ -70,8 +70,14 @@ def test_a_run_told_to_stop_before_it_trains_asks_to_be_started_again(tmp_path, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config.optm.lr=1"], "has no field optm.lr; did you mean optim?"),
-        (["--config.optim.lrr", "1"], "has no field optim.lrr; did you mean lr?"),
+        (["--config.optm.lr=1"], "has no field optm.lr; did you mean optim.lr?"),
+        (["--config.optim.lrr", "1"], "has no field optim.lrr; did you mean optim.lr?"),
+        (["--config.lr=1"], "has no field lr; did you mean optim.lr?"),
+        (["--config.data.lr=1"], "has no field data.lr; did you mean optim.lr?"),
+        (["--config.task.options.moddel.x=1"], "has no field task.options.moddel.x; did you mean task.options.model?"),
+        (["--config.patiense=1"], "has no field patiense; did you mean stop.patience?"),
+        (["--config.name=x"], "has no field name; did you mean data.name or optim.name or task.name?"),
+        (["--config.xyz=1"], "has no field xyz; its fields there are accumulate, batch_size, "),
         (["--config.seed.x=1"], "has no field seed.x"),
         (
             ["--config.batch_size=abc"],
@@ -91,6 +97,32 @@ def test_wrong_overrides_are_one_line(words, message, tmp_path, no_training, cap
     assert line.startswith("unireplknet train: error: ")
     assert message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_cannot_be_fetched_names_the_field_for_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("unireplknet_jax.models.hub.answers", lambda hub: False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    words = ["train", "--config", RECIPE, "--workdir", str(tmp_path / "run"), "--config.init=unireplknet_a"]
+    assert main(words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(the server cannot be reached and the file is not in the cache)" in line
+    assert line.endswith(" and give its path in place of the name: --config.init=FILE.")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("small_images.py:digts", "fashion_mnist_full, runlocal, not 'digts'. Did you mean digits?"),
+        ("finetune.py:a,runlcal", "not 'runlcal'. Did you mean runlocal?"),
+        ("finetune.py:a,qqqq", "not 'qqqq'."),
+        ("finetune", "did you mean finetune.py?"),
+    ],
+)
+def test_a_wrong_recipe_or_argument_says_which_was_meant(recipe, message, tmp_path, capsys):
+    assert main(["train", "--config", recipe, "--workdir", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(message)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +267,9 @@ def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     with np.load(saved) as file:
         assert file["labels"].tolist() == [str(digit) for digit in range(10)]
         assert len({*file["id"].tolist()}) == len(file["logits"]) == 360
-    title, header, *lines = capsys.readouterr().out.splitlines()
+    metrics, classes = capsys.readouterr().out.split("\n\n")
+    assert len(classes.splitlines()) == 11
+    title, header, *lines = metrics.splitlines()
     assert title == f"{merged}, merged form, on digits, split test"
     assert header.split() == ["metric", "value", "unit"]
     for line in lines:

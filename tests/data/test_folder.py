@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -160,3 +161,28 @@ def test_a_missing_root_is_refused(tmp_path):
         open_source("folder", "train")
     with pytest.raises(ValueError, match=r"there is no folder .*nowhere; expected one that holds the splits"):
         open_source("folder", "train", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("given", "split", "sentence"),
+    [
+        ("data/train", "train", "{}/data/train lies in {}/data, which has the split 'train'; give that folder"),
+        ("data/train", "val", "{}/data/train lies in {}/data, which has the split 'val'; give that folder"),
+        ("data/train/cat", "train", "{}/data/train/cat lies in {}/data, which has the split 'train'; give that folder"),
+        (".", "train", "{} has no split 'train', but {}/data has; give that folder"),
+        ("data", "test", "{}/data has no split 'test'; the folders in it are: train, val"),
+        (
+            "my pets",
+            "train",
+            "{}/my pets has no split 'train': its folders are classes with pictures (cat, dog); "
+            "`unireplknet split '{}/my pets' '{}/my pets_split' --val 0.2` makes splits of them",
+        ),
+        ("other", "train", "{}/other has no split 'train'; the folders in it are: a, b"),
+    ],
+)
+def test_a_folder_too_deep_too_high_or_unsplit_says_which_one_to_give(given, split, sentence, tmp_path):
+    names = ["data/train/cat/1.png", "data/train/dog/1.png", "data/val/cat/1.png", "data/val/dog/1.png"]
+    names += ["my pets/cat/1.png", "my pets/dog/deep/1.png", "other/a/x.txt", "other/b/.1.png"]
+    write(tmp_path, **dict.fromkeys(names, b""))
+    with pytest.raises(ValueError, match=rf"^{re.escape(sentence.replace('{}', str(tmp_path)))}$"):
+        open_source("folder", split, tmp_path / given)

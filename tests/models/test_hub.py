@@ -2,12 +2,14 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 from hub_stand_in import response
 from huggingface_hub import errors
 
-from unireplknet_jax.models.hub import fetch, push, reason
+from unireplknet_jax.models.hub import answers, fetch, push, reason
 
 FILES = {"card.json": b"{}", "model.safetensors": b"tensors"}
 
@@ -99,7 +101,8 @@ def test_a_push_names_no_revision(hub, folder):
 def test_a_repository_that_is_not_there(hub):
     assert told(fetch, "hf-hub:me/net") == (
         "ConnectionError: the card.json of hf-hub:me/net could not be fetched (there is no such repository, or it is "
-        "private and wants `hf auth login`)."
+        "private and wants `hf auth login`): try again, or fetch it by other means, for example with a browser, and "
+        "give its folder's path in place of the name."
     )
 
 
@@ -160,11 +163,26 @@ def test_a_push_offline_speaks_of_no_cache(hub, folder, monkeypatch):
 
 def test_without_a_network_nothing_is_fetched(hub, folder):
     push(folder, "me/net")
-    hub.before = no_network
+    hub.before, hub.reachable = no_network, False
     assert told(fetch, "hf-hub:me/net") == (
         "ConnectionError: the card.json of hf-hub:me/net could not be fetched (the server cannot be reached and the "
-        "file is not in the cache)."
+        "file is not in the cache): try again, or fetch it by other means, for example with a browser, and give its "
+        "folder's path in place of the name."
     )
+    assert hub.calls[-1][1]["local_files_only"]  # or the library would try again and again
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_server_is_asked_once_and_not_for_long(fails, monkeypatch):
+    def head(url, timeout):
+        asked.append((url, timeout))
+        if fails:
+            raise RuntimeError("no network")
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=head))
+    assert answers(huggingface_hub) is not fails
+    assert asked == [(huggingface_hub.constants.ENDPOINT, 5.0)]
 
 
 def test_without_the_library_both_say_what_to_install(monkeypatch, folder):
@@ -181,5 +199,8 @@ def test_reasons(monkeypatch):
     assert reason(errors.HfHubHTTPError("500 Server Error.\nmore", response=response(500))) == (
         "HfHubHTTPError: 500 Server Error"
     )
+    unauthorised = errors.HfHubHTTPError("401 Unauthorized", response=response(401))
+    assert reason(unauthorised) == "the server wants `hf auth login` with an account that may read it"
+    assert reason(unauthorised, "") == "the server wants `hf auth login` with an account that may write there"
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert reason(RuntimeError()).startswith("HF_HUB_OFFLINE is set")

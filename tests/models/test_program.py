@@ -145,7 +145,7 @@ def run(args):
         compile_program(jitted, what="a long program")
 
 module = types.ModuleType("unireplknet_jax.cli.models")
-module.add_arguments, module.run = lambda parser: None, run
+module.add_arguments, module.run, module.EXAMPLES = lambda parser: None, run, ()
 sys.modules["unireplknet_jax.cli.models"] = module
 sys.exit(__main__.main(["models"]))
 """

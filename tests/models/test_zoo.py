@@ -110,6 +110,19 @@ def test_a_file_is_known_by_its_exact_name(tmp_path):
     assert weights_of_file(S.file.replace(".pth", ".safetensors")) is None
 
 
+@pytest.fixture(autouse=True)
+def server(monkeypatch, tmp_path):
+    """A server that answers, and nothing in the cache."""
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: None)
+    monkeypatch.setattr("unireplknet_jax.models.hub.answers", lambda hub: True)
+
+
+def test_a_file_that_is_in_the_cache_needs_no_server(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, file: f"/{repository}/{file}")
+    monkeypatch.setattr("unireplknet_jax.models.hub.answers", None)
+    assert download(S) == Path(f"/DingXiaoH/UniRepLKNet/{S.file}")
+
+
 def test_download_asks_for_the_file_of_the_repository(monkeypatch, tmp_path):
     asked = []
 
@@ -145,7 +158,7 @@ def test_a_failed_download_is_one_sentence(monkeypatch, error, reason):
     ) as told:
         download(S)
     assert "https://huggingface.co/DingXiaoH/UniRepLKNet/resolve/main/" + S.file in str(told.value)
-    assert str(told.value).endswith("give its path to load_checkpoint(path).")
+    assert str(told.value).endswith("give its path in place of the name.")
     assert told.value.__cause__ is error
 
 

@@ -405,6 +405,18 @@ def test_the_loss_is_torchs_with_soft_labels(kind):
     np.testing.assert_array_equal(seen[0], spectrograms.transpose(0, 2, 1)[..., None])
 
 
+def test_the_accuracy_of_a_training_batch_is_that_of_hard_labels():
+    batch = {"spectrogram": np.zeros((4, 16, 8), np.float32), "target": np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]}
+    logits = np.array([[3, 0, 0], [0, 3, 0], [0, 3, 0], [0, 0, 3]], np.float32)
+
+    def scalars(**options):
+        return make_task(3, **options).loss(network(logits), {}, batch, None)[1]["scalars"]
+
+    total, count = scalars()["accuracy"]
+    assert float(total / count) == 75.0
+    assert {*scalars(mixup=0.5)} == {*scalars(multilabel=True)} == {"loss"}
+
+
 def test_totals_are_masked_and_ties_count_against_us():
     task = make_task(3)
     logits = np.array([[1, 0, 0], [0, 0, -1], [0, 2, 0], [np.nan] * 3, [9, 0, 0]], np.float32)
@@ -414,6 +426,22 @@ def test_totals_are_masked_and_ties_count_against_us():
     alone = {"target": np.ones((2, 1), np.float32), "mask": np.ones(2, np.float32)}
     totals = make_task(1).totals({"logits": np.array([[0.0], [np.nan]], np.float32)}, alone)
     assert float(totals["hits"]) == 1
+
+
+def test_outcomes_are_of_sounds_with_one_class():
+    task = make_task(3)
+    batch = {"target": np.eye(3, dtype=np.float32)[[2, 0]]}
+    true, said = task.outcomes({"logits": np.array([[0, 1, 2], [0, 1, 2]])}, batch)
+    assert (true.tolist(), said.tolist()) == ([2, 0], [2, 2])
+    assert task.has_outcomes
+    assert not make_task(3, multilabel=True).has_outcomes
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_the_names_of_the_metrics_are_known_before(multilabel):
+    task = make_task(2, multilabel=multilabel)
+    records = [{"id": i, "logits": [0.0, i], "classes": [i % 2]} for i in range(4)]
+    assert tuple(task.metrics({"hits": 1.0, "loss": 2.0, "count": 4.0}, records)) == task.metric_names()
 
 
 def test_ranking_metrics_are_scikit_learns_and_leave_out_absent_classes():

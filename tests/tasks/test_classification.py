@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from splits import examples_of
 
+from unireplknet_jax.data.pictures.base import ArraySource
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.tasks import classification
-from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.classification import Classification
 
 MODEL = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,), (7,), (7, 3), (7,))}
@@ -167,6 +168,23 @@ def test_totals_count_masked_hits_with_ties_and_nan_against_us(classes):
     assert float(totals["count"]) == mask.sum()
 
 
+def test_balance_draws_every_class_as_often():
+    targets = np.array([0] * 90 + [1] * 10)
+    source = ArraySource(np.zeros((100, 8, 8, 1), np.uint8), targets, np.arange(100), ("a", "b"))
+    split = Split(source, "mine", "train")
+
+    def share_of_rare(**options):
+        stream = make_task(2, labels=("a", "b"), **options).examples(split, train=True)
+        return np.mean([stream[index]["label"] for index in range(400)])
+
+    assert share_of_rare() == 0.1
+    assert 0.4 < share_of_rare(balance=True) < 0.6
+    swapped = make_task(2, labels=("b", "a"), balance=True).examples(split, train=True)
+    assert 0.4 < np.mean([swapped[index]["label"] for index in range(400)]) < 0.6
+    plain, balanced = (make_task(2, balance=on).examples(split, train=False) for on in (False, True))
+    assert [plain[i]["id"] for i in range(100)] == [balanced[i]["id"] for i in range(100)]
+
+
 def test_padding_adds_no_loss_even_if_it_is_nan():
     logits = np.array([[2.0, 0.0], [np.nan, np.nan]], np.float32)
     batch = {"label": jnp.array([1, 0]), "mask": jnp.array([1.0, 0.0])}
@@ -177,6 +195,13 @@ def test_padding_adds_no_loss_even_if_it_is_nan():
 def test_metrics_are_percentages_and_the_first_picks_the_best():
     metrics = make_task().metrics({"top1": 3.0, "top5": 7.0, "loss": 4.0, "count": 8.0}, [])
     assert list(metrics.items()) == [("top1", 37.5), ("top5", 87.5), ("loss", 0.5), ("count", 8.0)]
+
+
+@pytest.mark.parametrize(("classes", "names"), [(2, ["top1"]), (5, ["top1"]), (6, ["top1", "top5"])])
+def test_the_first_five_of_five_classes_are_no_metric(classes, names):
+    task = make_task(classes)
+    metrics = task.metrics({"top1": 3.0, "top5": 8.0, "loss": 4.0, "count": 8.0}, [])
+    assert list(metrics) == [*names, "loss", "count"] == list(task.metric_names())
 
 
 def test_nothing_to_evaluate_is_an_error():

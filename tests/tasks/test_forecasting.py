@@ -423,6 +423,12 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     found = np.array([[row[name] for name in series.names] for row in record["forecast"]])
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     json.dumps(prediction.records)
+    rows = task.table_rows(prediction.records, 1)
+    assert len(rows) == 3 * len(series.names) * 4
+    assert {len(row) for row in rows} == {len(task.table_columns(1))}
+    time = str(series.times[17])
+    (value,) = [row[3] for row in rows if row[:3] == (series.names[1], time, "truth")]
+    assert value == pytest.approx(0.5 * series.values[17, 1], rel=1e-5)
     picture = np.asarray(task.draw(prediction.examples, prediction.records))
     assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20

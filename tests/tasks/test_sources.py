@@ -1,6 +1,7 @@
 """What a user may give, one or many, and how errors call it."""
 
 import io
+import os
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.data.files import EncodedFile
-from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
+from unireplknet_jax.tasks.sources import files_of, in_chunks, named, sources_of
 
 
 def test_one_is_a_list_of_one_and_many_are_kept():
@@ -48,3 +49,69 @@ def test_a_chunk_ends_as_soon_as_it_fills_a_batch():
     chunks = list(in_chunks(task, ["1", "1", "x", "3", "1"], size=2))
     assert [[reading.source for reading in chunk] for chunk in chunks] == [["1", "1"], ["x", "3"], ["1"]]
     assert [reading.source for chunk in chunks for reading in chunk if reading.error] == ["x"]
+
+
+PICTURES = SimpleNamespace(name="pictures", suffixes=(".png", ".jpg"))
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """Pictures, some in folders of their own, and what else lies there; the working directory is their parent."""
+    names = ("img1.png", "img10.PNG", "img2.png", "a/img9.jpg", "a/b/img3.jpg", "img[1].png")
+    for name in (*names, "notes.txt", "._img1.png", "a/Thumbs.db"):
+        (tmp_path / "album" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "album" / name).touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return [
+        f"album/{name}" for name in ("a/b/img3.jpg", "a/img9.jpg", "img1.png", "img2.png", "img10.PNG", "img[1].png")
+    ]
+
+
+def test_a_folder_stands_for_the_files_below_it_that_are_read_2_before_10(album):
+    files, (note,) = files_of(PICTURES, ["album"])
+    assert files == album
+    assert note == "3 passed over as no files that are read: album/._img1.png, album/a/Thumbs.db, album/notes.txt."
+
+
+@pytest.mark.parametrize("pattern", ["album/**", "album/**/*", "album/*", "album/**/*.[jJpP]*", "alb*"])
+def test_a_pattern_stands_for_what_matches_it_folders_with_all_that_is_below_them(pattern, album):
+    assert sorted(files_of(PICTURES, [pattern])[0]) == sorted(album)
+
+
+def test_a_pattern_leaves_out_what_does_not_match(album):
+    assert files_of(PICTURES, ["album/img?.png"]) == (["album/img1.png", "album/img2.png"], [])
+
+
+def test_files_stay_as_they_are_given_and_what_folders_and_patterns_share_comes_once(album):
+    given = ["album/notes.txt", "missing.png", "album/img1.png", "album/img1.png", "album/img[1].png"]
+    assert files_of(PICTURES, given) == (given, [])
+    assert files_of(PICTURES, ["album/a", "album/**/*.jpg", "./album/a"])[0] == [
+        "album/a/b/img3.jpg",
+        "album/a/img9.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "album/*.gif",
+            r"^the pattern album/\*.gif holds no file that the task pictures reads; expected names that end",
+        ),
+        (
+            "empty",
+            r"^the folder empty holds no file that the task pictures reads; expected names that end in .png, .jpg",
+        ),
+        ("album/n*", "reads, but album/notes.txt; expected"),
+    ],
+)
+def test_a_folder_or_pattern_without_a_file_that_is_read_is_refused(given, message, album):
+    with pytest.raises(ValueError, match=message):
+        files_of(PICTURES, ["album/img1.png", given])
+
+
+def test_a_link_that_leads_in_a_circle_ends(album):
+    os.symlink("..", "album/a/up")
+    with pytest.raises(ValueError, match="is a link to a folder that it lies in"):
+        files_of(PICTURES, ["album"])

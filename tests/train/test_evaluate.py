@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from unireplknet_jax.tasks.base import Spec
 from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.tasks.labelled import misses
 from unireplknet_jax.train import evaluate as evaluation
 from unireplknet_jax.train import records as records_module
 from unireplknet_jax.train.evaluate import evaluate
@@ -74,6 +75,26 @@ def test_a_compiled_step_serves_again():
     for n in (9, 20):
         assert evaluate(TASK, WEIGHT, make_examples(n), 8, eval_step=step)["count"] == n
     assert len(step._compiled) == 1
+
+
+@pytest.mark.parametrize("n", [1, 37])
+def test_outcomes_of_every_example_come_once(n):
+    examples, outcomes = make_examples(n), []
+    metrics = evaluate(TASK, WEIGHT, grain.MapDataset.source(examples), 16, outcomes=outcomes)
+    assert outcomes == [[example["label"], int(np.argmax(example["logits"]))] for example in examples]
+    assert metrics["top1"] == 100 * sum(true == said for true, said in outcomes) / n
+
+
+def test_outcomes_agree_with_the_accuracy_whatever_the_logits():
+    nan, inf = float("nan"), float("inf")
+    logits = np.array([[1, 1, 0], [nan, 1, 0], [nan] * 3, [inf, 1, 0], [0, -inf, -1], [0, nan, -1]] * 3, np.float32)
+    label = np.repeat(np.arange(3), 6)
+    task = dataclasses.replace(TASK, model={**MODEL, "num_classes": 3})
+    true, said = task.outcomes({"logits": logits}, {"label": label})
+    assert np.array_equal(true, label)
+    assert np.array_equal(said == true, misses(jnp.asarray(logits), jnp.asarray(label)) < 1)
+    assert said[:2].tolist() == [1, 1]  # the other of two that tie, and of numbers that are some
+    assert task.outcomes({"logits": np.full((1, 1), nan)}, {"label": np.zeros(1, int)})[1].tolist() == [-1]
 
 
 class Summed(Fixed):

@@ -565,6 +565,17 @@ def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):
         waited("lost", 20)
 
 
+def test_a_metric_that_is_not_measured_is_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "set_up", None)
+    config = make_config()
+    config.stop.metric = "zzz"
+    with pytest.raises(
+        ValueError, match=r"^stop\.metric=zzz is not measured; choose top1, top5, loss, count, ema/top1"
+    ):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def unmeasured(tmp_path_factory):
     """(workdir, metrics, [(step, name, images)] shown) of a run without evaluation."""

@@ -54,7 +54,7 @@ def test_an_override_stays_where_the_recipe_has_the_field(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vote": 8}, "task points cannot be built from the options .*'vote'"),
+        ({"vote": 8}, "^config.eval has 'vote', which is no option of the task points; did you mean votes"),
         ({"votes": 3}, "votes is 3; expected one"),
     ],
 )

@@ -1,5 +1,6 @@
 """A recipe's numbers are checked before anything else is done with it."""
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.train import setup
+from unireplknet_jax.train.optimizer import make_schedule
 from unireplknet_jax.train.recipe import base_config
-from unireplknet_jax.train.setup import make_task
+from unireplknet_jax.train.setup import check_stop, make_task
 from unireplknet_jax.train.sharding import make_mesh
 
 RECIPE = str(Path(__file__).parents[2] / "configs" / "small_images.py") + ":digits"
@@ -44,6 +46,43 @@ def recipe(field, value):
 def test_a_number_that_cannot_be_is_refused_by_its_field(field, value):
     with pytest.raises(ValueError, match=rf"^{re.escape(f'{field}={value}')} must be "):
         make_task(recipe(field, value))
+
+
+@pytest.mark.parametrize(
+    ("metric", "decay", "hint"),
+    [
+        ("zzz", 0, "choose top1, top5, loss, count."),
+        ("Top1", 0, "did you mean top1"),
+        ("ema/top1", 0, "did you mean top1"),
+        ("ema/los", 0.9, "did you mean ema/loss"),
+    ],
+)
+def test_a_metric_that_is_not_measured_ends_no_run_and_is_refused_at_its_start(metric, decay, hint):
+    config = recipe("stop.metric", metric)
+    config.ema.decay = decay
+    with pytest.raises(ValueError, match=rf"^stop.metric={metric} is not measured; {re.escape(hint)}"):
+        check_stop(config, make_task(config))
+    for known in ("", "top1", "loss", *(["ema/top5"] if decay else [])):
+        config.stop.metric = known
+        check_stop(config, make_task(config))
+
+
+def test_top5_of_few_classes_is_refused_where_others_would_be_taken(tmp_path):
+    config = recipe("stop.metric", "top5")
+    task = dataclasses.replace(make_task(config), model=dict(make_task(config).model) | {"num_classes": 4}, labels=())
+    with pytest.raises(ValueError, match=r"stop\.metric=top5 is not measured; did you mean top1"):
+        check_stop(config, task)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial", "multistep"])
+def test_a_rate_that_would_rise_is_refused(schedule):
+    config = recipe("optim.schedule", schedule)
+    config.optim.lr, config.optim.min_lr = 1e-3, 2e-3
+    if schedule == "multistep":
+        assert len(make_schedule(config.optim, 2, 10)) == 20
+        return
+    with pytest.raises(ValueError, match=r"^optim.min_lr=0.002 is above optim.lr=0.001, so that the rate would rise"):
+        make_schedule(config.optim, 2, 10)
 
 
 @pytest.mark.parametrize("field", WRONG)

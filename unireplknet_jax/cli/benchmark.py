@@ -9,6 +9,15 @@ from unireplknet_jax.cli.output import print_json, print_notes, print_table
 
 _ROUNDS = 9
 
+EXAMPLES = (
+    "benchmark input --pictures 200",
+    "benchmark startup --only picture",
+    'benchmark depthwise --case "8x14x14x320 k13"',
+    "benchmark block --static v5e",
+    "benchmark model unireplknet_t --batch 8",
+    "benchmark train --dtype bfloat16 --json",
+)
+
 
 def add_arguments(parser):
     parts = parser.add_subparsers(dest="part", metavar="WHAT", required=True)

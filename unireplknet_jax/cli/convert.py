@@ -2,6 +2,12 @@
 
 import argparse
 
+EXAMPLES = (
+    "convert runs/flowers/best flowers.pth",
+    "convert unireplknet_a_in1k_224_acc77.03.pth unireplknet_a",
+    "convert runs/flowers/best trunk.safetensors --num-classes none",
+)
+
 
 def add_arguments(parser):
     parser.add_argument(

@@ -6,13 +6,16 @@ import sys
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
 from unireplknet_jax.cli.output import check_output, print_file_error, print_notes
+from unireplknet_jax.cli.predict import inputs_help
+
+EXAMPLES = ("embed unireplknet_a photos --out features.npz",)
 
 
 def add_arguments(parser):
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help=f"any checkpoint, with or without a classifier: {NAMES}"
     )
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="files, for example images of any format")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs_help)
     parser.add_argument(
         "--out", required=True, metavar="OUT.npz", help='where "embeddings", (files, channels), and "files" are written'
     )
@@ -24,13 +27,15 @@ def run(args):
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
     from unireplknet_jax.tasks.embed import embed_files, write_embeddings
     from unireplknet_jax.tasks.predict import with_image_size
+    from unireplknet_jax.tasks.sources import files_of
 
     _check(args)
     checkpoint = open_checkpoint(args.checkpoint)
     checkpoint, notes = with_image_size(checkpoint, checkpoint.path, args.image_size)
-    print_notes(notes)
+    inputs, passed_over = files_of(checkpoint.task, args.inputs)
+    print_notes(notes + passed_over)
     files, vectors, failed = [], [], 0
-    for embedding in embed_files(in_form(checkpoint, args.form), args.inputs):
+    for embedding in embed_files(in_form(checkpoint, args.form), inputs):
         if embedding.error:
             failed += 1
             print_file_error("embed", embedding)

@@ -3,9 +3,19 @@
 import argparse
 import os
 import pathlib
+import sys
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, in_form
 from unireplknet_jax.cli.output import check_output, naming_remedy, print_json, print_notes, print_table
+
+_MOST_CLASSES = 20  # that are printed one by one
+_WORST = 10  # of more
+
+EXAMPLES = (
+    "evaluate runs/flowers/best",
+    "evaluate runs/flowers/best --split test --confusion confusion.png",
+    "evaluate unireplknet_a --data folder --data-dir imagenet --split val",
+)
 
 
 def add_arguments(parser):
@@ -18,6 +28,13 @@ def add_arguments(parser):
     parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
     parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
+    parser.add_argument(
+        "--confusion",
+        action="append",
+        default=[],
+        metavar="OUT.csv",
+        help="write how often each class was taken for each: a table, or as OUT.png a picture; may be given twice",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
     add_form_argument(parser)
 
@@ -35,43 +52,89 @@ def run(args):
         if path.suffix != ".npz" or not path.absolute().parent.is_dir():
             raise ValueError(f"--predictions {path} must be a name that ends in .npz, in a folder that exists.")
         check_output("--predictions", path)
+    for name in args.confusion:
+        if pathlib.Path(name).suffix.lower() not in (".csv", ".png"):
+            raise argparse.ArgumentError(None, f"--confusion is {name}; expected a name that ends in .csv or .png.")
+        check_output("--confusion", name)
 
     import jax
 
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
     from unireplknet_jax.tasks.predict import require_classifier, with_image_size
+    from unireplknet_jax.train.confusion import Confusion
     from unireplknet_jax.train.distributed import join
     from unireplknet_jax.train.evaluate import evaluate
 
     join()
-    checkpoint = in_form(open_checkpoint(args.checkpoint), args.form)
+    checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
+    if args.confusion and not checkpoint.task.has_outcomes:
+        name = checkpoint.task.name
+        raise ValueError(f"leave out --confusion: the examples of the task {name} do not have one class each.")
     print_notes(with_image_size(checkpoint, checkpoint.path)[1])
     data = _data(args, checkpoint.data)
     split = checkpoint.task.open(data, data["split"])
+    examples, keys = checkpoint.task.examples(split, train=False), checkpoint.task.shape_keys(split)
+    checkpoint = in_form(checkpoint, args.form)  # once the data are there: it takes a while
+    outcomes = [] if checkpoint.task.has_outcomes else None
     batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
     with naming_remedy("--broken skip"):
         metrics = evaluate(
             checkpoint.task,
             checkpoint.variables,
-            checkpoint.task.examples(split, train=False),
+            examples,
             batch_size,
             deploy=checkpoint.merged,
             num_threads=args.threads or min(os.cpu_count() or 1, 16),
             workers=args.workers,
             predictions=args.predictions,
-            keys=checkpoint.task.shape_keys(split),
+            outcomes=outcomes,
+            keys=keys,
         )
     if jax.process_index():  # what all processes would print process 0 prints
         return
+    confusion = None if outcomes is None else Confusion(outcomes, _labels(checkpoint.task))
+    for name in args.confusion:
+        (confusion.draw if name.lower().endswith(".png") else confusion.write_csv)(name)
     form = "merged" if checkpoint.merged else "training"
     if args.json:
-        print_json({"checkpoint": args.checkpoint, "form": form, "data": data, "metrics": metrics})
+        document = {"checkpoint": args.checkpoint, "form": form, "data": data, "metrics": metrics}
+        print_json(document | ({"classes": [row._asdict() for row in confusion.classes()]} if confusion else {}))
         return
     print(f"{args.checkpoint}, {form} form, on {data['name']}, split {data['split']}")
     units = checkpoint.task.units
     print_table(
         ["metric", "value", "unit"], [[name, f"{value:.6g}", units.get(name)] for name, value in metrics.items()]
+    )
+    if confusion:
+        _print_classes(confusion.classes())
+    for name in args.confusion:
+        print(f"wrote {name}", file=sys.stderr)
+
+
+def _labels(task):
+    return task.labels or tuple(f"class {number}" for number in range(task.classes))
+
+
+def _print_classes(classes):
+    """The accuracy of each class; of many, those that fared worst, the worst first."""
+    shown = classes
+    if len(classes) > _MOST_CLASSES:
+        shown = sorted(classes, key=lambda row: (row.accuracy, -row.examples))[:_WORST]
+        print(f"\nThe {_WORST} classes of {len(classes):,} that fared worst; --json has all, --confusion all mistakes.")
+    else:
+        print()
+    print_table(
+        ["class", "examples", "accuracy %", "most often taken for"],
+        [
+            [
+                row.label,
+                row.examples,
+                f"{row.accuracy:.1f}",
+                row.mistaken_for and f"{row.mistaken_for} ({row.mistakes:,})",
+            ]
+            for row in shown
+        ],
     )
 
 

@@ -10,6 +10,12 @@ _SIZE_COLUMNS = (
 )
 _WEIGHT_COLUMNS = ("model", "tag", "classes", "image", "top-1 %", "file")
 
+EXAMPLES = (
+    "models",
+    "models unireplknet_a unireplknet_s",
+    "models --json",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these sizes, for example unireplknet_s")

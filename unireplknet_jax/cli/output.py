@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import sys
+import time
 
 
 @contextlib.contextmanager
@@ -20,6 +21,17 @@ def naming_remedy(option):
         if not isinstance(error, BrokenFileError):
             raise
         raise BrokenFileError(f"{error}; to pass over what is broken: {option}") from error
+
+
+@contextlib.contextmanager
+def naming_file(option):
+    """Add to an error about a checkpoint that could not be fetched which option takes a file instead."""
+    try:
+        yield
+    except ConnectionError as error:
+        if type(error) is not ConnectionError:  # a connection that broke, of whatever else
+            raise
+        raise ConnectionError(f"{str(error).rstrip('.')}: {option}=FILE.") from error
 
 
 def check_output(flag, path, inputs=()):
@@ -58,6 +70,25 @@ def shown(value):
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+class Progress:
+    """A line on stderr every few seconds; called with how many of `total` are done."""
+
+    def __init__(self, total, what, seconds=10.0):
+        self.total, self.what, self.seconds = total, what, seconds
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, done):
+        now = time.monotonic()
+        if now - self.last >= self.seconds:
+            self.last = now
+            rate = done / (now - self.start)
+            left = (self.total - done) / rate
+            print(
+                f"{done:,} of {self.total:,} {self.what}, {rate:,.0f} per second, {left / 60:,.0f} minutes left",
+                file=sys.stderr,
+            )
 
 
 def print_notes(notes):

@@ -12,6 +12,11 @@ _BOUNDS = {
     "links": "collectives at the links' peak",
 }
 
+EXAMPLES = (
+    "plan --config imagenet1k.py:s --topology v5e:4x4",
+    "plan --config imagenet1k.py:s --topology v5e:4x4 --config.batch_size=2048 --json",
+)
+
 
 def add_arguments(parser):
     parser.usage = "unireplknet plan --config FILE.py[:ARG] --topology NAME [--full] [--config.FIELD=VALUE ...]"

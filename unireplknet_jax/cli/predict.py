@@ -1,22 +1,36 @@
-"""`predict`: what a checkpoint sees in files, as tables, as JSON and as one picture."""
+"""`predict`: what a checkpoint sees in files, as text, as JSON, as a table and as one picture."""
 
 import argparse
+import contextlib
+import csv
 import pathlib
 import sys
 
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
-from unireplknet_jax.cli.output import check_output, print_file_error, print_json, print_notes, print_table
+from unireplknet_jax.cli.output import Progress, check_output, print_file_error, print_json, print_notes, print_table
+
+EXAMPLES = (
+    "predict runs/flowers/best rose.jpg",
+    "predict unireplknet_a photos --csv found.csv --top 1",
+    "predict runs/birds/best 'recordings/**/*.wav' --json",
+    "predict runs/flowers/best photos --draw found.png",
+)
 
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, for example images of any format")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs_help)
     parser.add_argument("--top", type=int, default=5, metavar="N", help="show the N best (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.add_argument("--csv", metavar="OUT.csv", help="write a table instead of text, a row for each file")
     parser.add_argument("--draw", metavar="OUT.png", help="draw inputs and predictions into one picture")
     add_image_size_argument(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_form_argument(parser)
+
+
+_MOST_DRAWN = 400  # in one picture, which is as large as a screen can show and memory hold
+inputs_help = 'files, folders with all that is below them, and patterns in quotes such as "photos/**/*.jpg"'
 
 
 def run(args):
@@ -29,28 +43,42 @@ def run(args):
         with_image_size,
         with_labels,
     )
+    from unireplknet_jax.tasks.sources import files_of
 
-    _check(args)
+    _check(args, args.inputs)
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
     checkpoint, notes = with_image_size(checkpoint, checkpoint.path, args.image_size)
     checkpoint, more_notes = with_labels(checkpoint, checkpoint.path, args.labels)
-    print_notes(notes + more_notes)
+    files, passed_over = files_of(checkpoint.task, args.inputs)
+    _check(args, files)
+    print_notes(notes + more_notes + passed_over)
     checkpoint = in_form(checkpoint, args.form)
-    results, errors, pictures = [], [], []
-    for prediction in predict_files(checkpoint, args.inputs):
-        if prediction.error:
-            errors.append({"file": prediction.source, "error": prediction.error})
-            print_file_error("predict", prediction)
-            continue
-        if args.draw:
-            pictures.append(checkpoint.task.draw(prediction.examples, prediction.records))
-        result = {"file": prediction.source, "records": shown(checkpoint.task, prediction.records, args.top)}
-        results.append(result)
-        if not args.json:
-            _print_result(result)
+    task, results, errors, pictures = checkpoint.task, [], [], []
+    speaks = not (args.json or args.csv)
+    progress = None if speaks else Progress(len(files), "files")
+    with _table(args.csv, task, args.top) as table:
+        for done, prediction in enumerate(predict_files(checkpoint, files), 1):
+            table(prediction)
+            if progress:
+                progress(done)
+            if prediction.error:
+                errors.append({"file": prediction.source, "error": prediction.error})
+                print_file_error("predict", prediction)
+                continue
+            if args.draw:
+                pictures.append(task.draw(prediction.examples, prediction.records))
+            if args.csv and not args.json:
+                continue  # there may be a million of them
+            result = {"file": prediction.source, "records": shown(task, prediction.records, args.top)}
+            if args.json:
+                results.append(result)
+            else:
+                _print_result(result)
     if args.json:
-        print_json({"checkpoint": args.checkpoint, "task": checkpoint.task.name, "results": results, "errors": errors})
+        print_json({"checkpoint": args.checkpoint, "task": task.name, "results": results, "errors": errors})
+    if args.csv:
+        print(f"wrote {args.csv}: {len(files):,} files, {len(errors):,} of them without a result", file=sys.stderr)
     sheet = tile([picture for picture in pictures if picture is not None])
     if sheet:
         sheet.save(args.draw)
@@ -58,15 +86,49 @@ def run(args):
     return 1 if errors else 0
 
 
-def _check(args):
+def _check(args, inputs):
     if args.top < 1:
         raise argparse.ArgumentError(None, f"--top is {args.top}; expected 1 or more.")
     check_image_size(args.image_size)
-    if args.draw:
-        path = pathlib.Path(args.draw)
-        if path.suffix.lower() != ".png":
-            raise argparse.ArgumentError(None, f"--draw is {args.draw}; expected a name that ends in .png.")
-        check_output("--draw", path, args.inputs)
+    for flag, name, ending in (("--draw", args.draw, ".png"), ("--csv", args.csv, ".csv")):
+        if name:
+            path = pathlib.Path(name)
+            if path.suffix.lower() != ending:
+                raise argparse.ArgumentError(None, f"{flag} is {name}; expected a name that ends in {ending}.")
+            if flag == "--draw" and len(inputs) > _MOST_DRAWN:
+                raise ValueError(f"--draw takes {_MOST_DRAWN} files at most, not {len(inputs):,}; give fewer of them.")
+            check_output(flag, path, [each for each in inputs if pathlib.Path(each).name == path.name])
+
+
+@contextlib.contextmanager
+def _table(path, task, top):
+    """A function that writes the rows of a prediction to a CSV file, which appears whole or not at all; None: none."""
+    if path is None:
+        yield lambda prediction: None
+        return
+    from unireplknet_jax.data.files import whole_file
+
+    columns = task.table_columns(top)
+    with (
+        whole_file(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,  # names of files are bytes
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", *columns, "error"])
+
+        def write(prediction):
+            rows = [] if prediction.error else task.table_rows(prediction.records, top)
+            for row in rows or [("",) * len(columns)]:
+                writer.writerow([prediction.source, *map(_cell, row), prediction.error or ""])
+
+        yield write
+
+
+def _cell(value):
+    """Six digits of a number, which is more than any network knows, nothing for none."""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return value
 
 
 def _print_result(result):

@@ -1,5 +1,7 @@
 """`push`: a checkpoint to the Hugging Face hub, with a card for programs and one for people."""
 
+EXAMPLES = ("push runs/flowers/best me/flowers --private",)
+
 
 def add_arguments(parser):
     parser.add_argument("source", metavar="DIR", help="a directory of this package, as train and convert write it")

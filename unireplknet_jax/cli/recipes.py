@@ -2,6 +2,12 @@
 
 from unireplknet_jax.cli.output import print_json, print_table
 
+EXAMPLES = (
+    "recipes",
+    "recipes finetune.py",
+    "recipes --json",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("names", nargs="*", metavar="NAME", help="print all that these say, for example imagenet1k.py")

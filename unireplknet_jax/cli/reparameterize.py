@@ -2,6 +2,11 @@
 
 from unireplknet_jax.cli.convert import destination_help, print_written
 
+EXAMPLES = (
+    "reparameterize runs/flowers/best merged",
+    "reparameterize unireplknet_a.pth merged.pth --overwrite",
+)
+
 
 def add_arguments(parser):
     parser.add_argument("source", metavar="SRC", help="a checkpoint in training form, of any kind")

@@ -1,9 +1,11 @@
 """`shards`: write a source of pictures as ArrayRecord shards, or only check that every picture can be decoded."""
 
-import sys
-import time
+from unireplknet_jax.cli.output import Progress, naming_remedy
 
-from unireplknet_jax.cli.output import naming_remedy
+EXAMPLES = (
+    "shards --data folder --data-dir imagenet --split train --shards 128 imagenet_shards",
+    "shards --data-dir flowers --check",
+)
 
 
 def add_arguments(parser):
@@ -37,7 +39,7 @@ def _check(source, args):
     from unireplknet_jax.data.broken import find_broken
     from unireplknet_jax.data.pictures.decode import why_broken
 
-    found = find_broken(source, why_broken, args.threads, _Progress(len(source)))
+    found = find_broken(source, why_broken, args.threads, Progress(len(source), "pictures"))
     for picture in found:
         print(picture.reason)
     print(f"{len(source):,} pictures of {len(source.labels):,} classes, {len(found):,} of them broken")
@@ -56,7 +58,7 @@ def _write(source, args):
             broken=args.broken,
             overwrite=args.overwrite,
             threads=args.threads,
-            progress=_Progress(len(source)),
+            progress=Progress(len(source), "pictures"),
         )
     for name in card["left_out"]:
         print(f"left out: {name}")
@@ -64,22 +66,3 @@ def _write(source, args):
         f"wrote {args.destination}/{args.split}: {sum(card['records']):,} pictures of {len(card['labels']):,} classes, "
         f"{sum(card['bytes']) / 1e6:,.1f} MB in {len(card['records']):,} shards, {len(card['left_out']):,} left out"
     )
-
-
-class _Progress:
-    """A line on stderr every few seconds."""
-
-    def __init__(self, total, seconds=10.0):
-        self.total, self.seconds = total, seconds
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, done):
-        now = time.monotonic()
-        if now - self.last >= self.seconds:
-            self.last = now
-            rate = done / (now - self.start)
-            left = (self.total - done) / rate
-            print(
-                f"{done:,} of {self.total:,} pictures, {rate:,.0f} per second, {left / 60:,.0f} minutes left",
-                file=sys.stderr,
-            )

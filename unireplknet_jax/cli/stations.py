@@ -2,6 +2,8 @@
 
 import argparse
 
+EXAMPLES = ("stations airports ordered --tree 4,5",)
+
 
 def add_arguments(parser):
     parser.add_argument("source", metavar="SRC", help="a folder with series.csv and stations.csv")

@@ -2,17 +2,24 @@
 
 import argparse
 import contextlib
-import difflib
 import logging
+import pathlib
 import re
 import signal
 import sys
 import threading
 import traceback
 
-from unireplknet_jax.cli.output import naming_remedy
+from unireplknet_jax.cli.output import naming_file, naming_remedy
+from unireplknet_jax.data.base import listed, near
 
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: saved after SIGTERM, the same command goes on; launch/*.sh know it
+
+EXAMPLES = (
+    "train --config finetune.py:a --config.data.dir=flowers --workdir runs/flowers",
+    "train --config small_images.py:digits --workdir runs/digits",
+    "train --config small_images.py:digits --workdir runs/quick --config.epochs=2 --config.optim.lr=1e-3",
+)
 
 
 def add_arguments(parser):
@@ -65,7 +72,7 @@ def _run(args):
     if jax.process_index():  # what all processes would say process 0 says
         logging.getLogger("unireplknet_jax").setLevel(logging.WARNING)
     try:
-        with naming_remedy("--config.data.broken=skip"):
+        with naming_remedy("--config.data.broken=skip"), naming_file("--config.init"):
             train(config, args.workdir, args.profile, _words(args))
     except Preempted as notice:
         print(f"unireplknet train: {notice}", file=sys.stderr)
@@ -104,7 +111,7 @@ def load_config(recipe, overrides):
     try:
         config, _ = _parse_flags(f"{path}{colon}{arg}", [])
     except Exception as error:  # a recipe is a program
-        raise argparse.ArgumentError(None, _recipe_failure(path, error)) from error
+        raise argparse.ArgumentError(None, _recipe_failure(path, error) + _hint(path, arg)) from error
     if not hasattr(config, "to_dict"):
         kind = type(config).__name__
         raise argparse.ArgumentError(
@@ -183,11 +190,50 @@ def _check_field(config, word, recipe):
         name = name.partition("[")[0]
         fields = list(node) if hasattr(node, "keys") else []
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            near = [" and ".join(MOVED[path])] if path in MOVED else near
-            hint = f"did you mean {near[0]}?" if near else f"its fields there are {', '.join(fields) or 'none'}."
+            meant = [" and ".join(MOVED[path])] if path in MOVED else _meant(path, _fields(config))
+            hint = (
+                f"did you mean {' or '.join(meant)}?"
+                if meant
+                else f"its fields there are {listed(fields, 20) or 'none'}."
+            )
             raise argparse.ArgumentError(None, f"the recipe {recipe} has no field {path}; {hint}")
         node = node[name]
+
+
+def _fields(node, before=""):
+    """The fields and groups of fields of a config, "optim" and "optim.lr"."""
+    for name, value in node.items(preserve_field_references=True):
+        yield f"{before}{name}"
+        if hasattr(value, "keys"):
+            yield from _fields(value, f"{before}{name}.")
+
+
+def _meant(path, fields):
+    """The fields that an unknown one may be meant for: those that end like it, or else those that are written alike."""
+    fields = [*fields]
+    last_names = [field.rpartition(".")[2] for field in fields]
+
+    def called(names):
+        return [field for field, name in zip(fields, last_names, strict=True) if name in names]
+
+    last = path.rpartition(".")[2]
+    same = called([last])
+    ends = [field for field in same if field.endswith(f".{path}")]
+    found = ends or near(path, same, 1) or same or near(path, fields, 1) or called(near(last, last_names, 1))
+    return found[:3]
+
+
+def _hint(path, arg):
+    """What a word of a recipe's argument that it does not know may be meant for, as the end of a sentence."""
+    from unireplknet_jax.train.shipped import read_recipe
+
+    try:
+        found = read_recipe(pathlib.Path(path))
+    except (SyntaxError, ValueError):
+        return ""
+    known = (*found.arguments, *found.options) if found else ()
+    meant = [near(word, known, most=1) for word in arg.split(",") if known and word not in known]
+    return "".join(f" Did you mean {word}?" for words in meant for word in words)
 
 
 def _recipe_failure(path, error):

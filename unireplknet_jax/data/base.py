@@ -43,12 +43,18 @@ def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_na
         )
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown name."""
-    near = difflib.get_close_matches(name, known, n=3)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"expected one of {', '.join(known)}" if len(known) < 10 else "tfds.list_builders() lists its sets"
+def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """The known names that an unknown one may be meant for, the likeliest first; else those it is a part of."""
+    plain = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(name.casefold(), plain, n=most)
+    parts = [each for each in plain if len(name) > 2 and name.casefold() in each]
+    return [plain[each] for each in found or parts[:most]]
+
+
+def nearest(name: str, known: Sequence[str], otherwise: str = "", most: int = 3) -> str:
+    """The end of a sentence about an unknown name: what it may be meant for, or else `otherwise`, or all there is."""
+    found = near(name, known, most)
+    return f"did you mean {' or '.join(found)}?" if found else otherwise or f"expected one of {', '.join(known)}"
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:

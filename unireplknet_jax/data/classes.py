@@ -39,11 +39,6 @@ class Renumbered:
         """Those of the source."""
         return self.source.contents()
 
-    @functools.cached_property
-    def classes(self) -> list[tuple[int, ...]]:
-        """Of a source whose examples have several: those of each, without reading it."""
-        return [self._renumbered(classes) for classes in self.source.classes]  # type: ignore[attr-defined]
-
     def _renumbered(self, classes: Sequence[int]) -> tuple[int, ...]:
         return tuple(self.numbers[number] for number in classes)
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -45,13 +46,26 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
-def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
-    """Write arrays to one .npz, whole or not at all."""
+def natural_key(path: str) -> tuple[list[list[str | int]], str]:
+    """What paths are sorted by, so that a person finds them: folder by folder, and 2 before 10."""
+    parts = [re.split(r"(\d+)", name.casefold()) for name in path.split(os.sep)]
+    return [[int(part) if number % 2 else part for number, part in enumerate(name)] for name in parts], path
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, which takes its place at `path` if the block succeeds and vanishes if it does not."""
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        part = Path(scratch) / "part.npz"
-        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
+        part = Path(scratch) / path.name
+        yield part
         os.replace(part, path)
+
+
+def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write arrays to one .npz, whole or not at all."""
+    with whole_file(path) as part:
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
 
 
 def source_name(source: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from unireplknet_jax.data.base import check_same_labels, listed
 from unireplknet_jax.data.classes import in_natural_order
 from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
 
+SPLITS = ("train", "val", "test", "valid", "validation", "training", "testing", "dev", "eval")  # as people call them
 _log = logging.getLogger(__name__)
 
 
@@ -35,21 +37,42 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
         raise ValueError(f"there is no folder {root}; expected one that holds the splits, for example train and val")
     path = root / split
     if not split or not path.is_dir():
-        found = listed(_class_folders(root)[0]) or "none"
-        raise ValueError(f"{root} has no split {split!r}; the folders in it are: {found}")
+        raise ValueError(_no_split(root, split, suffixes, kind))
     source = _listing(str(path), suffixes, kind)
     if split != "train" and (root / "train").is_dir():
-        check_same_labels(_class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
+        check_same_labels(class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
     return source
 
 
+def _no_split(root: Path, split: str, suffixes: tuple[str, ...], kind: str) -> str:
+    """The sentence about a folder without a split: which one to give where it is near, or how to make a split."""
+    here, folders = Path(os.path.abspath(root)), class_folders(root)[0]
+    below = [name for name in folders if (root / name / split).is_dir()] if split else []
+    above = [folder for folder in here.parents[:2] if split and (folder / split).is_dir()]
+    divided = any(name.casefold() in SPLITS for name in folders)
+    if len(below) == 1:
+        return f"{root} has no split {split!r}, but {root / below[0]} has; give that folder"
+    # A class folder may be called like a split, so that `above` is not enough.
+    if above and not divided and (here.name in SPLITS or here.parent.name in SPLITS):
+        return f"{root} lies in {above[0]}, which has the split {split!r}; give that folder"
+    if not divided and any(_has_file(str(root / name), suffixes) for name in folders[:10]):
+        command = shlex.join(["unireplknet", "split", str(root), f"{here}_split", "--val", "0.2"])
+        classes = f"its folders are classes with {kind}s ({listed(folders)})"
+        return f"{root} has no split {split!r}: {classes}; `{command}` makes splits of them"
+    return f"{root} has no split {split!r}; the folders in it are: {listed(folders) or 'none'}"
+
+
+def _has_file(folder: str, suffixes: tuple[str, ...]) -> bool:
+    return any(_ends_in(suffixes, name) for name in _files(folder, ""))
+
+
 def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles:
-    labels, strays = _class_folders(folder)
+    labels, strays = class_folders(folder)
     if not labels:
         loose = sum(_ends_in(suffixes, name) for name in strays)
         raise ValueError(f"{folder} has no class folders (but {loose:,} {kind}s); expected class/{kind} below it")
     with ThreadPoolExecutor(16) as pool:  # listing waits for the disk or the network
-        found = list(pool.map(lambda label: _sorted_out(os.path.join(folder, label), suffixes), labels))
+        found = list(pool.map(lambda label: sorted_out(os.path.join(folder, label), suffixes), labels))
     names = [os.path.join(label, name) for label, (inside, _) in zip(labels, found, strict=True) for name in inside]
     if not names:
         raise ValueError(
@@ -67,7 +90,7 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
     return LabelledFiles(folder, Names(names), targets, tuple(labels))
 
 
-def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
+def class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     """The names of the class folders in their order, and of all else."""
     with os.scandir(path) as entries:
         kinds = sorted((entry.name, entry.is_dir() and not is_left_behind(entry.name)) for entry in entries)
@@ -76,7 +99,7 @@ def _class_folders(path: str | os.PathLike) -> tuple[list[str], list[str]]:
     ]
 
 
-def _sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def sorted_out(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The sorted paths of the files with such endings below a folder, relative to it, and of all else."""
     names, strays = [], []
     for name in _files(folder, ""):

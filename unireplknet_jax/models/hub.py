@@ -14,6 +14,7 @@ _PART = r"(?![.-])[\w.-]+(?<![.-])"
 _NAME = re.compile(rf"({_PART}/{_PART})(?:@([\w./-]+))?")
 _NEVER = re.compile(r"--|\.\.|\.git$")  # what the hub does not take in the name of a repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATIENCE = 5.0  # seconds for the server's first answer
 
 
 def library(purpose: str, otherwise: str = "") -> ModuleType:
@@ -28,6 +29,24 @@ def library(purpose: str, otherwise: str = "") -> ModuleType:
             f"{purpose} needs huggingface_hub, which is not installed: pip install huggingface_hub{otherwise}."
         ) from error
     return huggingface_hub
+
+
+def file_of(hub: ModuleType, **what: Any) -> Path:
+    """Where a file of a repository lies in the cache, fetched if the server answers; `what` as of `hf_hub_download`.
+
+    Where it does not answer, the library would try again and again for half a minute before it says so.
+    """
+    offline = {} if answers(hub) else {"local_files_only": True}
+    return Path(hub.hf_hub_download(**what, **offline))
+
+
+def answers(hub: ModuleType) -> bool:
+    """Whether the server is there; asked once, as the library would ask, through proxies, say."""
+    try:
+        hub.utils.get_session().head(hub.constants.ENDPOINT, timeout=_PATIENCE)
+    except Exception:  # which there are depends on the HTTP library that this version of huggingface_hub uses
+        return False
+    return True
 
 
 def fetch(name: str) -> Path:
@@ -102,7 +121,7 @@ def _files(hub: ModuleType, repository: str) -> list[str] | None:
 
 def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: str | None) -> Path:
     try:
-        return Path(hub.hf_hub_download(repo_id=repository, filename=file, revision=revision))
+        return file_of(hub, repo_id=repository, filename=file, revision=revision)
     except Exception as error:
         errors = hub.errors
         if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
@@ -110,7 +129,10 @@ def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: s
                 f"{name} has no {file}, so it is no checkpoint that `unireplknet push` wrote; fetch a file of it by "
                 "other means, and open that."
             ) from error
-        raise ConnectionError(f"the {file} of {name} could not be fetched ({reason(error)}).") from error
+        raise ConnectionError(
+            f"the {file} of {name} could not be fetched ({reason(error)}): try again, or fetch it by other means, for "
+            "example with a browser, and give its folder's path in place of the name."
+        ) from error
 
 
 def reason(error: Exception, missing: str = " and the file is not in the cache") -> str:
@@ -133,6 +155,6 @@ def reason(error: Exception, missing: str = " and the file is not in the cache")
         return "there is no such revision"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403):
-        return "the server wants `hf auth login` with an account that may write there"
+        return f"the server wants `hf auth login` with an account that may {'read it' if missing else 'write there'}"
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

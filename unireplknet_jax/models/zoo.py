@@ -131,11 +131,12 @@ def download(weights: Weights) -> Path:
     """
     elsewhere = (
         f"download https://huggingface.co/{REPOSITORY}/resolve/main/{weights.file} by other means, for example with a "
-        "browser, and give its path to load_checkpoint(path)"
+        "browser, and give its path in place of the name"
     )
     library = hub.library(f"fetching {weights.file}", f", or {elsewhere}")
     try:
-        return Path(library.hf_hub_download(repo_id=REPOSITORY, filename=weights.file))
+        kept = library.try_to_load_from_cache(REPOSITORY, weights.file)  # published files do not change
+        return Path(kept) if isinstance(kept, str) else hub.file_of(library, repo_id=REPOSITORY, filename=weights.file)
     # Which exceptions a failed transfer raises depends on the HTTP library that this version of huggingface_hub uses.
     except Exception as error:
         raise ConnectionError(

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +20,11 @@ from PIL import Image
 
 from unireplknet_jax.data.broken import AugmentedExamples
 from unireplknet_jax.data.files import source_name
-from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.data.sounds import waveforms as sounds
 from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
 from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
-
-if TYPE_CHECKING:
-    import grain
-
 
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
@@ -63,8 +58,7 @@ class Audio(Labelled):
         `frames` frames. Training and evaluation take the first `frames` frames of a file, as the original does.
     channels: what becomes of several, "mean", "first" or "loudest" (`data.sounds.waveforms.read_sound`).
     loss: "bce", a sigmoid per class, or "ce", one softmax; both take soft labels. multilabel: a sound may have several
-        classes: mAP leads, and there is no accuracy. balance: training draws sounds by the inverse frequency of their
-        classes.
+        classes: mAP leads, and there is no accuracy.
     Augmentation in training: mixup, the probability to mix two waveforms with a share from Beta(mixup_alpha,
     mixup_alpha); freq_mask and time_mask, bands masked at most (SpecAugment); noise, its largest strength; roll, the
     most frames to turn by.
@@ -83,7 +77,6 @@ class Audio(Labelled):
     channels: str = "mean"
     loss_kind: str = "bce"
     multilabel: bool = False
-    balance: bool = False
     mixup: float = 0.0
     mixup_alpha: float = 10.0
     freq_mask: int = 0
@@ -93,6 +86,7 @@ class Audio(Labelled):
 
     name: ClassVar[str] = "audio"
     sample: ClassVar[str] = "bell.wav"
+    suffixes: ClassVar[tuple[str, ...]] = sounds.SUFFIXES
     hub_task: ClassVar[str] = "audio-classification"
     preparation: ClassVar[tuple[str, ...]] = (
         *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),
@@ -139,14 +133,6 @@ class Audio(Labelled):
 
     def open_source(self, data: Mapping[str, Any], split: str) -> Any:
         return open_sounds(data["name"], split, data.get("dir") or None)
-
-    def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
-        if not (train and self.balance):
-            return super().examples(split, train, seed)
-        split = self.matched(split)
-        rarity = sounds.cumulated_rarity(split.source.classes, self.classes)
-        balanced = sounds.Balanced(self.augmented_examples(split), rarity)
-        return training_stream(range(len(split.source)), balanced, seed)
 
     def augmented_examples(self, split: Split) -> AugmentedExamples:
         transform = functools.partial(self._mixed, split.source, split.broken)
@@ -221,7 +207,11 @@ class Audio(Labelled):
     ) -> tuple[jax.Array, dict[str, Any]]:
         logits, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
         losses = self._losses(logits, batch["target"])
-        scalars = {"loss": (jnp.sum(losses), jnp.float32(losses.size))}
+        count = jnp.float32(losses.size)
+        scalars = {"loss": (jnp.sum(losses), count)}
+        if not (self.multilabel or self.mixup):  # a mixed sound has no class to hit
+            hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch["target"], axis=-1)
+            scalars["accuracy"] = (100 * jnp.sum(hits, dtype=jnp.float32), count)
         return jnp.mean(losses), {"batch_stats": batch_stats, "scalars": scalars}
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
@@ -238,6 +228,13 @@ class Audio(Labelled):
         }
 
     # ---- host, afterwards
+
+    @property
+    def has_outcomes(self) -> bool:
+        return not self.multilabel
+
+    def true_classes(self, batch: Mapping[str, Any]) -> np.ndarray:
+        return np.argmax(batch["target"], axis=-1)
 
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         if "target" not in example:
@@ -258,6 +255,9 @@ class Audio(Labelled):
         leading = {} if self.multilabel else {"accuracy": 100 * float(totals["hits"]) / count}
         ranking = ranking_metrics(*_stacked(records, self.classes))
         return {**leading, **ranking, "loss": float(totals["loss"]) / count, "count": count}
+
+    def metric_names(self) -> tuple[str, ...]:
+        return (*(() if self.multilabel else ("accuracy",)), "mAP", "mAUC", "d_prime", "loss", "count")
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         from matplotlib import colormaps

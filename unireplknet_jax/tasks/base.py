@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unireplknet_jax.data.base import nearest
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
@@ -82,6 +83,7 @@ class Task:
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
     sample: ClassVar[str] = "file"  # what a user's file may be called
+    suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
     retired: ClassVar[Mapping[str, Any]] = {}  # options of older checkpoints, and the one value that they may have
 
@@ -231,6 +233,15 @@ class Task:
         del batch
         return pred
 
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether every example of a data set has one class, so that `outcomes` tells which was taken for which."""
+        return False
+
+    def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """((n,) the classes of the examples, (n,) those that were predicted, -1 for none), where a task has them."""
+        raise NotImplementedError
+
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         """A JSON-able row for one example, its "id" among it, or None where sums suffice. Called in threads."""
         raise NotImplementedError
@@ -239,9 +250,32 @@ class Task:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
 
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""
+        raise ValueError(f"the task {self.name} has no rows for a table; ask for JSON.")
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        """The combined records of one user's file as rows of texts and numbers, lists cut to their `top` best."""
+        raise NotImplementedError
+
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         """The metrics of a whole data set; the first one picks the best checkpoint."""
         raise NotImplementedError
+
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics before anything is measured; () where they depend on records."""
+        if self.makes_records:
+            return ()
+        spec = self.specs(train=False)[0]
+        targets = {name: jnp.zeros((1, *leaf.shape), leaf.dtype) for name, leaf in spec.targets.items()}
+
+        def totals(variables: Mapping[str, Any]) -> dict[str, jax.Array]:
+            seen = self._blank()
+            pred = self.predict(self.module().apply, variables, seen)
+            return self.totals(pred, {**seen, **targets, "mask": jnp.ones(1)})
+
+        sums = jax.eval_shape(totals, self.abstract_variables())
+        return tuple(self.metrics({name: np.ones(leaf.shape) for name, leaf in sums.items()}, []))
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image | None:
         """A picture that shows what was predicted for a user's file, as `read` gave it; None: nothing."""
@@ -258,6 +292,10 @@ def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
+    fields = [field.name for field in dataclasses.fields(known)]
+    unknown = [option for option in options if option not in fields and option not in retired]
+    if unknown:
+        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import transforms as images
-from unireplknet_jax.data.pictures.decode import picture_of, why_broken
+from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
 from unireplknet_jax.tasks.labelled import captioned
@@ -35,6 +35,7 @@ class Classification(PixelClassifier):
 
     name: ClassVar[str] = "classification"
     sample: ClassVar[str] = "rose.jpg"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-classification"
     preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
     numbers: ClassVar[Mapping[str, str]] = {**PixelClassifier.numbers, "crop_padding": "0 or more"}

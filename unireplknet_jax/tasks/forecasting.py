@@ -7,7 +7,7 @@ to be decided.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -65,6 +65,7 @@ class Forecasting(Task):
 
     name: ClassVar[str] = "forecasting"
     sample: ClassVar[str] = "stations.csv"
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".txt")
     hub_task: ClassVar[str] = "time-series-forecasting"
     preparation: ClassVar[tuple[str, ...]] = ("history", "step", "scaling", "mean", "std")
     higher_is_better: ClassVar[bool] = False  # an error leads
@@ -306,6 +307,19 @@ class Forecasting(Task):
         return [
             {"time": time, **dict(zip(self.labels, map(_short, row), strict=True))}
             for time, row in zip(record["times"], record[name], strict=True)
+        ]
+
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        return ("station", "time", "variable", "value")
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        """A row for each station, time and variable: the forecast, and a hindcast with its truth where there is one."""
+        return [
+            (station, row["time"], name, row[station])
+            for record in records
+            for name in ("forecast", "hindcast", "truth")
+            for station in self.labels
+            for row in record.get(name, ())
         ]
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:

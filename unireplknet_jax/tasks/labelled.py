@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
+from unireplknet_jax.data.balance import Balanced, classes_of, cumulated_rarity
 from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
 from unireplknet_jax.data.classes import in_order_of
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 class Labelled(Task):
     """A task whose network ends in a logit for each class, "num_classes" of the option `model`.
 
+    balance: training draws examples by the inverse frequency of their classes, so that rare classes are seen as often.
     Derived classes give `open_source`, `prepared`, `augmented` and `why_broken` in place of `open` and `examples`.
     """
 
     model: Mapping[str, Any]
     labels: tuple[str, ...] = ()
+    balance: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,13 +110,33 @@ class Labelled(Task):
 
         split = self.matched(split)
         if train:
-            return training_stream(range(len(split.source)), self.augmented_examples(split), seed)
+            augmented: Callable[..., dict[str, Any]] = self.augmented_examples(split)
+            if self.balance:
+                augmented = Balanced(augmented, cumulated_rarity(classes_of(split.source), self.classes))
+            return training_stream(range(len(split.source)), augmented, seed)
         return grain.MapDataset.source(TransformedExamples(split.source, self.prepared, self.why_broken))
 
     def augmented_examples(self, split: Split) -> AugmentedExamples:
         return AugmentedExamples(split.source, self.augmented, split.broken, self.why_broken)
 
     # ---- host, afterwards
+
+    @property
+    def has_outcomes(self) -> bool:
+        return True
+
+    def true_classes(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """(n,) of a batch on the host."""
+        return np.asarray(batch["label"])
+
+    def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """As `misses` counts: an example is taken for its class where that stands above all others, alone."""
+        logits, true = np.array(pred["logits"], np.float32), self.true_classes(batch)
+        own = np.take_along_axis(logits, true[:, None], axis=-1)
+        np.put_along_axis(logits, true[:, None], -np.inf, axis=-1)
+        hit = np.isfinite(own[:, 0]) & np.all(logits < own, axis=-1)
+        other = np.argmax(np.where(np.isnan(logits), -np.inf, logits), axis=-1)
+        return true, np.where(hit, true, np.where(other == true, -1, other))
 
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
         """All classes, best first; None for an example whose class is known."""
@@ -128,6 +151,15 @@ class Labelled(Task):
             "id": name,
             "predictions": [{"index": int(i), "label": names[i], "score": float(scores[i])} for i in order],
         }
+
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        """("label", "score", "label_2", "score_2", ...): the best classes, as many as `top` and the model's."""
+        ranks = range(2, min(top, self.classes) + 1)
+        return ("label", "score", *(f"{name}_{rank}" for rank in ranks for name in ("label", "score")))
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        best = [record["predictions"][:top] for record in records]
+        return [tuple(cell for each in found for cell in (each["label"], each["score"])) for found in best]
 
 
 def misses(logits: jax.Array, label: jax.Array) -> jax.Array:

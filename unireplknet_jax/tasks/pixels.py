@@ -146,5 +146,8 @@ class PixelClassifier(Labelled):
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         del records
         count = counted(totals)
-        percent = {name: 100 * float(totals[name]) / count for name in ("top1", "top5")}
+        # Of five classes and fewer one is always among the first five.
+        percent = {
+            name: 100 * float(totals[name]) / count for name in (("top1", "top5") if self.classes > 5 else ("top1",))
+        }
         return {**percent, "loss": float(totals["loss"]) / count, "count": count}

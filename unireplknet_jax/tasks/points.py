@@ -64,6 +64,7 @@ class Points(Labelled):
 
     name: ClassVar[str] = "points"
     sample: ClassVar[str] = "chair.off"
+    suffixes: ClassVar[tuple[str, ...]] = shapes_of_points.SUFFIXES
     preparation: ClassVar[tuple[str, ...]] = (
         *("points", "raw_points", "view_size", "neighbours", "unit_sphere", "up", "votes", "mean", "std"),
     )

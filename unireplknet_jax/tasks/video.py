@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from unireplknet_jax.data.clips import frames as clips
+from unireplknet_jax.data.clips.lists import SUFFIXES
 from unireplknet_jax.data.clips.sets import open_videos
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
@@ -61,6 +62,7 @@ class VideoClassification(PixelClassifier):
 
     name: ClassVar[str] = "video"
     sample: ClassVar[str] = "skating.mp4"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "video-classification"
     preparation: ClassVar[tuple[str, ...]] = (
         *("image_size", "frames", "stride", "sampling", "segments", "crops", "layout", "mean", "std"),

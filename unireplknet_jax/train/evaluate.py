@@ -28,6 +28,7 @@ def evaluate(
     num_threads=2,
     workers=0,
     predictions=None,
+    outcomes=None,
     keys=None,
 ):
     """The task's metrics over every example of a grain.MapDataset, each counted once.
@@ -36,13 +37,16 @@ def evaluate(
     to give the predictions that the task makes records of.
     num_threads, workers, keys (`Task.shape_keys`): as of `data.pipeline.eval_batches`; as many threads make records.
     predictions: the .npz file to write all predictions and the ids of their examples to, from one process; None: none.
+    outcomes: a list that on process 0 gets [class, predicted class] of every example, each once, if the task has such.
     """
     if predictions and jax.process_count() > 1:
         raise ValueError("predictions are written by one process; evaluate in one to have them.")
     mesh = mesh or make_mesh()
     if batch_size % mesh.size:
         raise ValueError(f"the batch of {batch_size} is not a multiple of the {mesh.size} devices.")
-    eval_step = eval_step or make_eval_step(task, mesh, deploy, bool(predictions) or task.makes_records)
+    eval_step = eval_step or make_eval_step(
+        task, mesh, deploy, bool(predictions) or outcomes is not None or task.makes_records
+    )
     spec = task.specs(train=False)[0]
     arrays = (*spec.inputs, *spec.targets, "mask")
     batches = eval_batches(
@@ -53,19 +57,22 @@ def evaluate(
         stack.enter_context(announced("evaluating"))
         stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(contextlib.closing(batches))
-        records = stack.enter_context(Records())
         pool = stack.enter_context(ThreadPoolExecutor(max(num_threads, 1)))
+        records, pairs = stack.enter_context(Records()), stack.enter_context(Records())
+        keeping = pool, records, kept, None if outcomes is None else pairs
         for batch in batches:
             step = *eval_step(variables, to_devices(batch_sharding(mesh), batch, arrays)), batch
             # The devices have this batch to work on while the one before is fetched, and never more than the two.
             if previous is not None:
-                totals = _added(totals, _fetched(task, *previous, pool, records, kept))
+                totals = _added(totals, _fetched(task, *previous, *keeping))
             previous = step
         if previous is None:
             raise ValueError("there is nothing to evaluate: the data set is empty.")
-        totals = _added(totals, _fetched(task, *previous, pool, records, kept))
+        totals = _added(totals, _fetched(task, *previous, *keeping))
         if predictions:
             _write(predictions, kept, task)
+        if outcomes is not None:
+            outcomes += [row["pair"] for row in pairs.merged() or ()]
         rows = records.merged()
         return from_first_process(lambda: task.metrics(totals, rows))
 
@@ -80,7 +87,7 @@ def _added(totals, sums):
     return sums if totals is None else jax.tree.map(np.add, totals, sums)
 
 
-def _fetched(task, sums, pred, batch, pool, records, kept):
+def _fetched(task, sums, pred, batch, pool, records, kept, pairs):
     """Wait for a batch; its sums. The records of this process's real examples are added, and what is kept of it."""
     sums, pred = jax.device_get(sums), own_rows(pred)
     if pred is None:
@@ -89,10 +96,18 @@ def _fetched(task, sums, pred, batch, pool, records, kept):
     if kept is not None:
         saved = {name: value[real] for name, value in task.saved(pred, batch).items()}
         kept.append({**saved, "id": np.array([batch["id"][i] for i in real])})
+    if pairs is not None:
+        true, found = task.outcomes(pred, batch)
+        pairs.add([{"id": _plain(batch["id"][i]), "pair": [int(true[i]), int(found[i])]} for i in real])
     if task.makes_records:
         rows = pool.map(functools.partial(_record, task, pred, batch), real)
         records.add([row for row in rows if row is not None])
     return sums
+
+
+def _plain(name):
+    """An id as JSON can hold it."""
+    return name.item() if isinstance(name, np.generic) else name
 
 
 def _record(task, pred, batch, i):

@@ -22,7 +22,7 @@ from unireplknet_jax.train.metrics import MetricWriter, Progress
 from unireplknet_jax.train.profile import Profiler
 from unireplknet_jax.train.recipe import completed, evaluation_options
 from unireplknet_jax.train.run_file import write_run
-from unireplknet_jax.train.setup import make_task, set_up, training_flops
+from unireplknet_jax.train.setup import check_stop, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 from unireplknet_jax.train.step import make_state, state_bytes
 from unireplknet_jax.train.workdir import Workdir, naming_a_full_disk
@@ -54,6 +54,8 @@ def _train(config, workdir, profile, command, preemption, held):
     split = task.open(data, data["train_split"], train=True)
     test = task.open(data, data["eval_split"]) if data["eval_split"] else None
     task = task.fitted_to(split, test)
+    if test is not None:
+        check_stop(config, task)
     mesh = make_mesh(config.mesh.fsdp)
     stream = task.examples(split, train=True, seed=config.seed)
     examples = len(task.examples(split, train=False))

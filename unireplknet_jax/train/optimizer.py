@@ -62,8 +62,8 @@ def multistep_schedule(base, milestones, factor, epochs, steps_per_epoch, warmup
 def make_schedule(optim, epochs, steps_per_epoch, batch_size=1):
     """The learning rate of every step for a recipe's `optim` section; batch_size: for a warm-up given in examples.
 
-    Raises ValueError for an unknown schedule, for milestones that are not numbers above 0, and for a warm-up that is
-    given in two units or is longer than the run.
+    Raises ValueError for an unknown schedule, for a min_lr above lr where the schedule ends there, for milestones that
+    are not numbers above 0, and for a warm-up that is given in two units or is longer than the run.
     """
     total = round(epochs * steps_per_epoch)
     fields = {f"optim.warmup_{unit}": optim[f"warmup_{unit}"] for unit in UNITS}
@@ -71,6 +71,10 @@ def make_schedule(optim, epochs, steps_per_epoch, batch_size=1):
     if not 0 <= warmup <= total or total < 1:
         field, value = given(fields) or (WARMUP[0], 0)
         raise ValueError(f"{field}={value:g} does not fit a run of {epochs:g} epochs, {total} steps.")
+    if optim.schedule != "multistep" and optim.min_lr > optim.lr:
+        raise ValueError(
+            f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}, so that the rate would rise; lower it."
+        )
     when = (total, 1, warmup, optim.warmup_ratio)  # counted in steps: in epochs of one step each
     if optim.schedule == "cosine":
         return cosine_schedule(optim.lr, optim.min_lr, *when)

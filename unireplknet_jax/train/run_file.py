@@ -12,6 +12,8 @@ import subprocess
 
 import jax
 
+from unireplknet_jax.data.files import whole_file
+
 FILE = "run.json"
 _PACKAGES = ("unireplknet_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -38,9 +40,8 @@ def write_run(folder, config, step, command=()):
     }
     if before is not None:
         start["changed"] = {field: [*values] for field, values in _differences(before, recipe)}
-    part = path.with_name(f".{FILE}.part")
-    part.write_text(json.dumps({"recipe": recipe, "starts": [*starts, start]}, indent=1) + "\n")
-    part.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps({"recipe": recipe, "starts": [*starts, start]}, indent=1) + "\n")
 
 
 def last_start(text):

@@ -1,5 +1,6 @@
 """From a recipe to the parts of a run: what the loop trains with, and `plan` compiles."""
 
+import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -7,8 +8,9 @@ import jax
 import numpy as np
 import optax
 
+from unireplknet_jax.data.base import listed, nearest
 from unireplknet_jax.models.complexity import program_macs
-from unireplknet_jax.tasks.base import Task, check_number, get_task
+from unireplknet_jax.tasks.base import Task, check_number, get_task, task_class
 from unireplknet_jax.train.durations import DURATIONS, EVAL_EVERY, RUN, given, steps_of
 from unireplknet_jax.train.optimizer import make_optimizer, make_schedule, parameter_groups
 from unireplknet_jax.train.recipe import evaluation_options, value_of
@@ -72,9 +74,25 @@ def make_task(config):
         duration = _values(config, fields)
         if not given(duration) and fields in (RUN, EVAL_EVERY):
             raise ValueError(f"{fields[0]}={duration[fields[0]]} must be above 0, unless {' or '.join(fields[1:])} is.")
+    known = [field.name for field in dataclasses.fields(task_class(config.task.name))]
+    for name in evaluation_options(config):
+        if name not in known:
+            hint = nearest(name, known)
+            raise ValueError(f"config.eval has {name!r}, which is no option of the task {config.task.name}; {hint}.")
     options = config.task.options.to_dict() | {"labels": tuple(config.task.get("labels", ()))}
     get_task(config.task.name, **options | evaluation_options(config))  # so that wrong ones are refused now
     return get_task(config.task.name, **options)
+
+
+def check_stop(config, task):
+    """Raise ValueError for a `stop.metric` that the evaluations of a run will not have, as far as that is known."""
+    metric, names = config.stop.metric, task.metric_names() if config.stop.metric else ()
+    forms = ("", "ema/") if config.ema.decay > 0 else ("",)
+    known = [f"{form}{name}" for form in forms for name in names]
+    if known and metric not in known:
+        raise ValueError(
+            f"stop.metric={metric} is not measured; {nearest(metric, known, f'choose {listed(known, 20)}')}."
+        )
 
 
 def set_up(config, task, mesh, examples):

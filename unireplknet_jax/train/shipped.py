@@ -4,9 +4,10 @@ unireplknet_jax/configs is a link to the folder configs/ of the repository, and 
 """
 
 import ast
-import difflib
 import pathlib
 from typing import NamedTuple
+
+from unireplknet_jax.data.base import nearest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -27,7 +28,7 @@ class Recipe(NamedTuple):
 
 def shipped_recipes():
     """The `Recipe`s of the package by name; a file there without `get_config` is none."""
-    recipes = [_read(path) for path in sorted(FOLDER.glob("*.py"))]
+    recipes = [read_recipe(path) for path in sorted(FOLDER.glob("*.py"))]
     return {recipe.name: recipe for recipe in recipes if recipe is not None}
 
 
@@ -44,12 +45,12 @@ def find_shipped(name):
     recipes, short = shipped_recipes(), name.removeprefix("configs/")
     if short in recipes:
         return recipes[short]
-    near = difflib.get_close_matches(pathlib.PurePath(name).name, recipes, n=1)
-    hint = f"did you mean {near[0]}?" if near else "`unireplknet recipes` lists them."
+    hint = nearest(pathlib.PurePath(name).name, tuple(recipes), "`unireplknet recipes` lists them.", most=1)
     raise ValueError(f"there is no recipe {name} here, and none among those that ship; {hint}")
 
 
-def _read(path):
+def read_recipe(path):
+    """The `Recipe` in a file; None where it has no `get_config`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     if not any(isinstance(node, ast.FunctionDef) and node.name == "get_config" for node in tree.body):
         return None

@@ -338,14 +338,3 @@ def test_windows_cover_a_long_sound_by_halves():
     assert [int(part[0]) for part in audio.windows(np.arange(27), 10)] == [0, 5, 10, 15, 17]
     assert [len(part) for part in audio.windows(sound, 25)] == [25]
     assert [len(part) for part in audio.windows(sound, 99)] == [25]
-
-
-def test_rare_classes_are_drawn_as_often_as_frequent_ones():
-    classes = [(0,)] * 90 + [(1,)] * 9 + [(0, 1)]
-    shares = audio.cumulated_rarity(classes, 3)
-    draws = audio.Balanced(lambda index, rng: index, shares)
-    rng = np.random.default_rng(0)
-    found = np.bincount([draws(0, rng) for _ in range(4000)], minlength=100)
-    by_class = found[:90].sum(), found[90:99].sum(), found[99]
-    # 90/91 and 9/10 and 1/91 + 1/10 of their sum, 2; the deviation is 32 of 4,000.
-    np.testing.assert_allclose(np.array(by_class) / 4000, np.array([90 / 91, 0.9, 1 / 91 + 0.1]) / 2, atol=0.03)

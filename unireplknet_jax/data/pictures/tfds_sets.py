@@ -58,7 +58,9 @@ def tfds_builder(name: str, data_dir: str | Path | None):
         return tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        raise ValueError(f"TFDS has no set {name!r}; {nearest(name, known)}") from error
+        raise ValueError(
+            f"TFDS has no set {name!r}; {nearest(name, known, 'tfds.list_builders() lists its sets')}"
+        ) from error
     except (ValueError, AssertionError, RuntimeError) as error:
         if "File format is already set" in str(error):
             raise ValueError(

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -318,21 +317,3 @@ def why_broken(example: dict[str, Any]) -> str | None:
         except ValueError as error:
             return str(error)
     return None
-
-
-def cumulated_rarity(classes: Sequence[tuple[int, ...]], count: int) -> np.ndarray:
-    """(n,), rising to 1: how often `Balanced` draws which sound: by the sum over its classes of 1 / their sounds."""
-    sounds = np.bincount(np.concatenate([np.asarray(own, int) for own in classes]), minlength=count)
-    shares = np.cumsum([np.sum(1 / (sounds[list(own)] + 0.01)) for own in classes])
-    return shares / shares[-1]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Balanced:
-    """(index, rng) -> examples(another index, rng), drawn with replacement by cumulated shares (n,); picklable."""
-
-    examples: Callable[[int, np.random.Generator], dict[str, Any]]
-    shares: np.ndarray
-
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        return self.examples(int(np.searchsorted(self.shares, rng.random(), side="right")), rng)

@@ -17,7 +17,8 @@ from unireplknet_jax.tasks import predict
 from unireplknet_jax.tasks.base import Spec, Task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
-from unireplknet_jax.tasks.predict import predict_files, tile, with_image_size, with_labels
+from unireplknet_jax.tasks.drawing import tile
+from unireplknet_jax.tasks.predict import predict_files, with_image_size, with_labels
 
 
 def predictions(capsys):

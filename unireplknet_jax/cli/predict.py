@@ -21,14 +21,7 @@ def add_arguments(parser):
 
 def run(args):
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
-    from unireplknet_jax.tasks.predict import (
-        predict_files,
-        require_classifier,
-        shown,
-        tile,
-        with_image_size,
-        with_labels,
-    )
+    from unireplknet_jax.tasks.predict import predict_files, require_classifier, shown, with_image_size, with_labels
 
     _check(args)
     checkpoint = open_checkpoint(args.checkpoint)
@@ -51,11 +44,19 @@ def run(args):
             _print_result(result)
     if args.json:
         print_json({"checkpoint": args.checkpoint, "task": checkpoint.task.name, "results": results, "errors": errors})
-    sheet = tile([picture for picture in pictures if picture is not None])
-    if sheet:
-        sheet.save(args.draw)
-        print(f"drew {args.draw}", file=sys.stderr)
+    pictures = [picture for picture in pictures if picture is not None]
+    if pictures:
+        _write_sheet(args.draw, pictures)
     return 1 if errors else 0
+
+
+def _write_sheet(path, pictures):
+    from unireplknet_jax.data.files import replacing
+    from unireplknet_jax.tasks.drawing import tile
+
+    with replacing(path) as part:
+        tile(pictures).save(part)
+    print(f"drew {path}", file=sys.stderr)
 
 
 def _check(args):

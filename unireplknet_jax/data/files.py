@@ -43,13 +43,20 @@ def is_left_behind(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _LEFT_BEHIND
 
 
-def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
-    """Write arrays to one .npz, whole or not at all."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The name of a new file that takes the place of `path` if the block succeeds and vanishes if it does not."""
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        part = Path(scratch) / "part.npz"
-        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
+        part = Path(scratch) / f"part{path.suffix}"
+        yield part
         os.replace(part, path)
+
+
+def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
+    """Write arrays to one .npz, whole or not at all."""
+    with replacing(path) as part:
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
 
 
 def source_name(source: Any) -> str:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import grain
     from PIL import Image
 
+    from unireplknet_jax.tasks.drawing import Axes
+
 _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
 _RANGES = {
     "a number": (-_LARGEST, _LARGEST),
@@ -53,6 +55,18 @@ class Spec(NamedTuple):
 
     inputs: Mapping[str, jax.ShapeDtypeStruct]
     targets: Mapping[str, jax.ShapeDtypeStruct]
+
+
+class Seen(NamedTuple):
+    """What the network sees of an example in one pass, to be looked at.
+
+    inputs: its arrays, as in `Spec.inputs`. picture: (h, w, 3) uint8, each pixel one of the map that `Task.inputs`
+    makes of them. axes: the picture's units; None: pixels, the first row on top.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    picture: np.ndarray
+    axes: Axes | None = None
 
 
 class Split(NamedTuple):
@@ -217,6 +231,14 @@ class Task:
         raise NotImplementedError
 
     # ---- host, afterwards
+
+    def seen(self, example: Example) -> Seen:
+        """What the network sees of an example of `read`; ValueError, one sentence, where that is no picture."""
+        del example
+        raise ValueError(
+            f"the network of the task {self.name} sees no single picture of an input, so there is none to draw on; "
+            "`see` is for pictures, sounds and clips."
+        )
 
     def saved(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """{name: (n, ...)}: what `evaluate --predictions` writes of a batch."""

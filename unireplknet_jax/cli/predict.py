@@ -51,10 +51,10 @@ def run(args):
 
 
 def _write_sheet(path, pictures):
-    from unireplknet_jax.data.files import replacing
+    from unireplknet_jax.data.files import whole_file
     from unireplknet_jax.tasks.drawing import tile
 
-    with replacing(path) as part:
+    with whole_file(path) as part:
         tile(pictures).save(part)
     print(f"drew {path}", file=sys.stderr)
 

@@ -44,18 +44,18 @@ def is_left_behind(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """The name of a new file that takes the place of `path` if the block succeeds and vanishes if it does not."""
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, which takes its place at `path` if the block succeeds and vanishes if it does not."""
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        part = Path(scratch) / f"part{path.suffix}"
+        part = Path(scratch) / path.name
         yield part
         os.replace(part, path)
 
 
 def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:
     """Write arrays to one .npz, whole or not at all."""
-    with replacing(path) as part:
+    with whole_file(path) as part:
         np.savez(part, **arrays)  # type: ignore[arg-type]  # it has an argument that is no array
 
 

@@ -79,7 +79,7 @@ def _with_last_map(
         return maps[-1]
 
     with nn.intercept_methods(watch):
-        output = model.apply(variables, inputs)
+        output: Any = model.apply(variables, inputs)
     (last,) = maps
     return output, last
 

@@ -101,6 +101,7 @@ class Audio(Labelled):
         *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),
     )
     makes_records: ClassVar[bool] = True
+    augmentations: ClassVar[tuple[str, ...]] = ("freq_mask", "time_mask", "noise", "roll")
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS
     why_broken = staticmethod(sounds.why_broken)

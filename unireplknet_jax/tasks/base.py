@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables, trunk_of
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.tasks.names import Names, names_of_task
@@ -94,6 +94,7 @@ class Task:
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown
     mappings: ClassVar[tuple[str, ...]] = ("model",)  # the options that are mappings
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
+    augmentations: ClassVar[tuple[str, ...]] = ()  # the options that change training examples, unless they are off
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
     sample: ClassVar[str] = "file"  # what a user's file may be called
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
@@ -208,6 +209,18 @@ class Task:
     ) -> tuple[jax.Array, dict[str, Any]]:
         """A scalar and {"batch_stats": tree, "scalars": {name: (sum, count)}}; owns the forward pass."""
         raise NotImplementedError
+
+    @property
+    def training_only(self) -> tuple[str, ...]:
+        """What makes the loss of a training batch another number than that of an evaluation, for a legend."""
+        options = self.options
+        found = ["augmentation"] if any(options[name] for name in self.augmentations) else []
+        found += [name for name in ("mixup", "cutmix") if options.get(name)]
+        trunk = trunk_of(self.module())
+        smoothing, drop_path = options.get("label_smoothing"), getattr(trunk, "drop_path_rate", 0)
+        found += [f"label smoothing {smoothing:g}"] if smoothing else []
+        found += [f"drop path up to {drop_path:g}"] if drop_path else []
+        return (*found, *([] if getattr(trunk, "bn_frozen", True) else ["batch statistics of batch norm"]))
 
     def preview(self, batch: Batch, rng: jax.Array) -> jax.Array | None:
         """(n, h, w, 1 or 3) in 0..1: what the network sees of a training batch, to be looked at; None: nothing."""

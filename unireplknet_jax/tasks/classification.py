@@ -36,6 +36,7 @@ class Classification(PixelClassifier):
     name: ClassVar[str] = "classification"
     sample: ClassVar[str] = "rose.jpg"
     hub_task: ClassVar[str] = "image-classification"
+    augmentations: ClassVar[tuple[str, ...]] = (*PixelClassifier.augmentations, "crop_padding")
     preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
     numbers: ClassVar[Mapping[str, str]] = {**PixelClassifier.numbers, "crop_padding": "0 or more"}
     why_broken = staticmethod(why_broken)

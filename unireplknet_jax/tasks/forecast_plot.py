@@ -58,9 +58,7 @@ def draw_forecast(
                 }
                 for kind, line in lines.items():
                     axes.plot(ahead, line, **_STYLES[kind], label=_once(kind, name))
-                    axes.axvline(
-                        times[start - 1], **_STYLES["a forecast begins"], label=_once("a forecast begins", name)
-                    )
+                axes.axvline(times[start - 1], **_STYLES["a forecast begins"], label=_once("a forecast begins", name))
             axes.set_title(shortened(names[index], FULL - 120), loc="left")
             axes.set_ylabel(unit)
             axes.margins(x=0.01)

@@ -65,6 +65,7 @@ class Points(Labelled):
 
     name: ClassVar[str] = "points"
     sample: ClassVar[str] = "chair.off"
+    augmentations: ClassVar[tuple[str, ...]] = ("scale",)
     preparation: ClassVar[tuple[str, ...]] = (
         *("points", "raw_points", "view_size", "neighbours", "unit_sphere", "up", "votes", "mean", "std"),
     )

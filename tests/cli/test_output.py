@@ -10,6 +10,7 @@ COMMANDS = [
     (["predict", "unopened", "a.png"], "--draw", ".png"),
     (["embed", "unopened", "a.png"], "--out", ".npz"),
     (["evaluate", "unopened"], "--predictions", ".npz"),
+    (["see", "unopened", "a.png"], "--output", ".png"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`see`: what a checkpoint looks at, drawn: its effective receptive field, and what in a picture speaks for a class."""
+"""`see`: what a checkpoint looks at, drawn: its effective receptive field, and what in a picture is for a class."""
 
 import contextlib
 import pathlib
@@ -7,6 +7,8 @@ import sys
 from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
 from unireplknet_jax.cli.output import check_output, print_file_error, print_json, print_notes, print_table
 
+_NUMBERS = "receptive_field.npy"  # by which a folder is known to be of this command
+_EXPLAINED = "what the network saw, and in colour, red most, what of it speaks for the class (Grad-CAM)"
 _MOST_DRAWN = 100  # in one picture: all of them have to be in memory
 
 
@@ -21,7 +23,7 @@ def add_arguments(parser):
         metavar="OUT",
         help="ends in .png: one picture; anything else: a folder, a picture for each file (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
     parser.add_argument(
         "--class", dest="label", metavar="NAME", help="what speaks for this class (default: the likeliest of each file)"
     )
@@ -77,8 +79,11 @@ def _check_output(args):
         return
     if path.is_file():
         raise FileExistsError(f"--output {path} is a file; give the name of a folder, or one that ends in .png.")
-    if path.is_dir() and any(path.iterdir()) and not args.overwrite:
-        raise FileExistsError(f"--output {path} exists and is not empty; choose another folder, or give --overwrite.")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / _NUMBERS).exists():
+            raise FileExistsError(f"--output {path} exists and holds other things; choose another folder.")
+        if not args.overwrite:
+            raise FileExistsError(f"--output {path} exists; choose another folder, or give --overwrite.")
     if path.resolve() in [parent for source in args.inputs for parent in pathlib.Path(source).resolve().parents]:
         raise ValueError(f"--output {path} is a folder of an input; choose another name.")
     if not path.absolute().parent.is_dir():
@@ -116,10 +121,11 @@ class _Sheet:
             self.pictures.append(draw_sight(sight, FULL if self._count == 1 else WIDE))
 
     def field(self, field, name, axes):
-        from unireplknet_jax.tasks.drawing import tile
+        from unireplknet_jax.tasks.drawing import heading, tile
         from unireplknet_jax.tasks.see_plot import draw_field
 
-        self.pictures = [draw_field(field, name, axes), *([tile(self.pictures)] if self.pictures else [])]
+        drawn = [heading(_EXPLAINED), tile(self.pictures)] if self.pictures else []
+        self.pictures = [draw_field(field, name, axes), *drawn]
         if field.count > _MOST_DRAWN:
             print_notes([f"the first {_MOST_DRAWN} of {field.count:,} inputs are drawn; a folder takes all of them."])
 
@@ -160,7 +166,7 @@ class _Folder:
         from unireplknet_jax.tasks.see_plot import draw_field
 
         draw_field(field, name, axes).save(self._path("receptive_field.png"))
-        np.save(self._path("receptive_field.npy"), field.values)
+        np.save(self._path(_NUMBERS), field.values)
 
 
 def _report(args, checkpoint, field, results, errors):

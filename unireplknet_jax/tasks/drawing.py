@@ -152,6 +152,13 @@ def draw_text(canvas: ImageDraw.ImageDraw, left: float, baseline: float, text: s
         left += font.getlength(piece)
 
 
+def heading(text: Any, width: int = FULL) -> Image.Image:
+    """A line of text as a picture."""
+    canvas = Image.new("RGB", (width, LINE + GAP), "white")
+    draw_text(ImageDraw.Draw(canvas), 4, LINE, shortened(text, width - 8))
+    return canvas
+
+
 # ---- pictures with captions
 
 

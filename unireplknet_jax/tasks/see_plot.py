@@ -90,9 +90,17 @@ def _field_with_squares(field: ReceptiveField, squares: list[dict[str, Any]], ax
         panel.set(xlabel=units.across, ylabel=units.upwards)
         if axes is not None:
             panel.set_yticks(list(units.ticks), list(units.ticks.values()))
-        bar = drawn.colorbar(image, ax=panel, label="contribution, of the largest", format="%g")
+        bar = drawn.colorbar(
+            image, ax=panel, label="contribution, of the largest", format="%g", shrink=_shrunk(field, axes)
+        )
         bar.ax.minorticks_off()
         return rendered(drawn)
+
+
+def _shrunk(field: ReceptiveField, axes: Axes | None) -> float:
+    """The height of the colour bar, as a share of the drawing's: a wide input does not fill it."""
+    height, width = field.values.shape
+    return 1.0 if axes is not None else min(1.0, height / width)
 
 
 def draw_sight(sight: Sight, size: int) -> Image.Image:

@@ -241,7 +241,9 @@ def figure(height: float, width: int = FULL, texts: Iterable[Any] = ()) -> Itera
         **{"text.parse_math": False},
     }
     with matplotlib.rc_context(settings):
-        yield Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+        drawn = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+        drawn.get_layout_engine().set(w_pad=GAP / _DPI, h_pad=GAP / _DPI)  # type: ignore[union-attr, call-arg]
+        yield drawn
 
 
 def rendered(drawn: Figure) -> Image.Image:

@@ -41,17 +41,18 @@ def draw_field(field: ReceptiveField, name: Any, axes: Axes | None = None) -> Im
     height, width = field.values.shape
     inputs = "1 input" if field.count == 1 else f"the mean of {field.count:,} inputs"
     lines = [
-        [f"{inputs} of {width} x {height} pixels;"],
-        [f"around the pixel {field.middle[1]}, {field.middle[0]}, a square holds"],
+        [inputs],
+        [f"of {width} x {height} pixels; the squares"],
+        [f"around the pixel {field.middle[1]}, {field.middle[0]} hold"],
         [],
-        ["share", "of side", "of area", "of side *"],
+        ["share", "side", "area", "side *"],
         *([f"{100 * row['share']:.0f} %", *_square(row)] for row in squares),
         [],
         ["* of log10(1 + contribution), as the"],
         ["  script of RepLKNet has it"],
     ]
     for number, (first, *others) in ((number, line) for number, line in enumerate(lines) if line):
-        baseline = 3 * LINE + LINE // 2 + LINE * number * 1.2
+        baseline = 3 * LINE + LINE // 2 + LINE * number * 1.15
         draw_text(draw, _TABLE, baseline, first)
         for column, text in enumerate(others, 1):
             draw_text(draw, _TABLE + 60 + 75 * column - text_width(text), baseline, text)
@@ -94,6 +95,7 @@ def _field_with_squares(field: ReceptiveField, squares: list[dict[str, Any]], ax
             image, ax=panel, label="contribution, of the largest", format="%g", shrink=_shrunk(field, axes)
         )
         bar.ax.minorticks_off()
+        drawn.draw_without_rendering()  # the layout once more, for the ticks that its own result has
         return rendered(drawn)
 
 

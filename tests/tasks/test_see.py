@@ -30,7 +30,9 @@ def test_pictures_are_seen_as_they_are_predicted(tmp_path, monkeypatch):
     pictures = [rng.integers(0, 256, (70 + index, 90, 3), np.uint8) for index in range(9)]
     (tmp_path / "broken.png").write_bytes(b"no picture")
     field, sights = see(checkpoint, [*pictures, tmp_path / "broken.png"], broken="skip")
-    assert traces == [1]  # nine pictures in batches of eight, one program
+    again = see(checkpoint, pictures[1])[1]
+    assert again[0].score == pytest.approx(sights[1].score, rel=1e-3)
+    assert traces == [1]  # nine pictures in batches of eight, and one more: one program
     assert "broken.png" in sights[-1].error
     assert field.count == 9
     merged, task = merged_once(checkpoint), checkpoint.task

@@ -12,6 +12,7 @@ COMMANDS = [
     (["predict", "unopened", "a.png"], "--csv", ".csv"),
     (["embed", "unopened", "a.png"], "--out", ".npz"),
     (["evaluate", "unopened"], "--predictions", ".npz"),
+    (["see", "unopened", "a.png"], "--output", ".png"),
 ]
 
 

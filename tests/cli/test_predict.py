@@ -18,7 +18,7 @@ from unireplknet_jax.tasks import predict
 from unireplknet_jax.tasks.base import Spec, Task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
-from unireplknet_jax.tasks.predict import predict_files, tile, with_image_size, with_labels
+from unireplknet_jax.tasks.predict import predict_files, with_image_size, with_labels
 
 
 def predictions(capsys):
@@ -125,7 +125,7 @@ def test_the_table_names_files_and_classes(small, pictures, tmp_path, capsys):
         assert lines[2].split() == [str(row.argmax()), "thing", str(row.argmax()), f"{row.max():.4f}"]
     assert captured.err == f"drew {picture}\n"
     with Image.open(picture) as drawn:
-        assert drawn.size == (2 * (224 + 8) + 8, 2 * (278 + 8) + 8)
+        assert drawn.size == (2 * (256 + 8) + 8, 2 * (230 + 90 + 8) + 8)  # pictures of 80 x 72, names and classes
 
 
 def test_broken_files_are_named_and_the_others_predicted(small, pictures, tmp_path, capsys):
@@ -277,14 +277,6 @@ def test_sources_with_several_or_no_examples_keep_their_records_together():
         p.source: [r["y"] for r in p.records] for p in predict_files(checkpoint, ["5", "0", "2", "3"], batch_size=4)
     }
     assert found == {"5": [100, 102, 104, 106, 108], "0": [], "2": [40, 42], "3": [60, 62, 64]}
-
-
-def test_tiles_do_not_overlap():
-    colours = ["red", "green", "blue", "black", "yellow"]
-    sheet = tile([Image.new("RGB", (10, 20), colour) for colour in colours], gap=2)
-    counts = {colour: count for count, colour in sheet.getcolors()}
-    assert [counts[Image.new("RGB", (1, 1), colour).getpixel((0, 0))] for colour in colours] == [200] * 5
-    assert tile([]) is None
 
 
 def test_json_has_no_nan(capsys):

@@ -46,12 +46,14 @@ def test_the_command_hands_recipe_and_workdir_to_training(tmp_path, monkeypatch,
     monkeypatch.setattr(loop, "train", lambda *args: seen.append(args))
     words = ["--config.epochs=3", "--config", RECIPE, "--workdir", str(tmp_path), "--config.seed", "7"]
     assert main(["train", *words, *(["--profile"] if profile else [])]) == 0
-    ((config, workdir, profiled),) = seen
+    ((config, workdir, profiled, command),) = seen
     assert (config.epochs, config.seed, workdir, profiled) == (3, 7, str(tmp_path), profile)
+    typed = ["--config", RECIPE, "--config.epochs=3", "--config.seed", "7", "--workdir", str(tmp_path)]
+    assert command == ["unireplknet", "train", *typed, *(["--profile"] if profile else [])]
 
 
 def test_a_run_told_to_stop_asks_to_be_started_again(tmp_path, monkeypatch, capsys):
-    def train(config, workdir, profile):
+    def train(config, workdir, profile, command):
         raise Preempted("told to stop: step 3 of 9 is saved.")
 
     monkeypatch.setattr(loop, "train", train)

@@ -1,10 +1,12 @@
 """Classes are found by their names, as a person reads them, and nothing is taken for what it may not be."""
 
+import re
+
 import numpy as np
 import pytest
 
 from unireplknet_jax.data.balance import classes_of
-from unireplknet_jax.data.classes import in_natural_order, in_order_of, numbers_of
+from unireplknet_jax.data.classes import in_natural_order, in_order_of, number_of, numbers_of
 from unireplknet_jax.data.files import LabelledFiles
 from unireplknet_jax.data.sounds.sets import SoundFiles
 
@@ -84,3 +86,33 @@ def test_all_classes_of_an_example_are_renumbered():
 def test_whole_numbers_are_sorted_as_numbers():
     assert in_natural_order(["10", "9", "1"]) == ["1", "9", "10"]
     assert in_natural_order(["10", "9", "1a"]) == ["10", "1a", "9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("bee", ("ant", "bee"), 1),
+        ("BUMBLE bee", ("ant", "bumble_bee"), 1),
+        ("cafe\u0301", ("th\u00e9", "caf\u00e9"), 1),
+        ("1", ("2", "1"), 1),  # a name wins over a number
+        ("7", ("0", "07"), 1),
+        ("1", ("ant", "bee"), 1),
+        ("3", (), 3),
+    ],
+)
+def test_a_class_is_found_by_its_name_as_a_person_reads_it_or_its_number(name, labels, expected):
+    assert number_of(name, labels, len(labels) or 5) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "sentence"),
+    [
+        ("Bea", ("ant", "bee", "bear"), "no class is called 'Bea'; did you mean 'bear' or 'bee'?"),
+        ("shark", ("great white shark", "cat"), "did you mean 'great white shark'?"),
+        ("2", ("ant", "bee"), "the classes are ant, bee."),
+        ("rose", (), "the classes have no names; give a number below 5."),
+    ],
+)
+def test_an_unknown_class_is_told_with_the_nearest_names(name, labels, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        number_of(name, labels, len(labels) or 5)

@@ -333,7 +333,8 @@ def test_of_a_long_file_the_frames_that_are_needed_are_computed(tmp_path, monkey
     (tmp_path / "a.wav").rename(tmp_path / "test" / "x" / "a.wav")
     example = examples_of(make_task(1), {"name": "folder", "dir": tmp_path}, "test", train=False)[0]
     np.testing.assert_allclose(example["spectrogram"], expected, rtol=0, atol=1e-6)
-    task.draw([{"sound": read_sound(tmp_path / "test" / "x" / "a.wav", 16_000)}], [{"predictions": []}])
+    sound = read_sound(tmp_path / "test" / "x" / "a.wav", 16_000)
+    task.draw([{"sound": sound, "id": "a.wav"}], [{"predictions": []}])
     assert [len(features) for features in found] == [16, 8 * 16]
 
 
@@ -505,8 +506,8 @@ def test_a_long_file_is_the_mean_of_its_windows(checkpoint, tmp_path):
         [row["score"] for row in record["predictions"]], np.sort(scores.mean(axis=0))[::-1], rtol=1e-5
     )
     picture = task.draw(prediction.examples, prediction.records)
-    assert picture.size == (224, 278)
-    assert np.asarray(picture)[:224].std() > 10
+    assert picture.size == (388, 260 + 4 * 21 + 6)
+    assert np.asarray(picture)[:260].std() > 10
 
 
 def test_scores_of_a_softmax_add_up_to_one():

@@ -261,10 +261,13 @@ def test_a_drawing_shows_picture_and_classes(tmp_path):
         task.draw(task.read(tmp_path / "a.png"), [task.record({"scores": np.array(scores)}, {"id": "a"})])
         for scores in ([0.3, 0.7], [0.7, 0.3])
     ]
-    assert drawings[0].size == (224, 278)
-    assert drawings[0].getpixel((112, 112)) == (255, 0, 0)
-    assert drawings[0].getpixel((20, 112)) == (255, 255, 255)
-    assert np.any(np.asarray(drawings[0])[224:] < 128)
+    assert drawings[0].size == (256, 256 + 3 * 21 + 6)
+    assert drawings[0].getpixel((128, 128)) == (255, 0, 0)
+    assert drawings[0].getpixel((20, 128)) == (255, 255, 255)
+    name, first, second = (np.asarray(drawings[0])[256 + 4 + 21 * row :][:21] for row in range(3))
+    assert all(np.any(line < 128) for line in (name, first, second))
+    bars = [np.sum(np.all(line == (198, 219, 239), axis=-1).any(axis=0)) for line in (first, second)]
+    assert bars[0] > 2 * bars[1] > 0  # of 70 and 30 %
     assert np.any(np.asarray(drawings[0]) != np.asarray(drawings[1]))
 
 

@@ -475,7 +475,7 @@ def test_persistence_is_drawn_from_the_last_known_value():
         return np.sum(np.all(np.asarray(picture) == 127, axis=-1))  # as persistence is drawn
 
     unknown, known = grey_pixels(np.nan, np.nan, np.nan), grey_pixels(1, 2, np.nan)
-    assert known > unknown + 50
+    assert known > unknown + 20
 
 
 def test_a_split_is_known_by_its_first_and_last_row(fitted):

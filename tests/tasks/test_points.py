@@ -366,8 +366,8 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
     assert sum(row["score"] for row in first["predictions"]) == pytest.approx(1)
     json.dumps(first)
     picture = np.asarray(task.draw(results[0].examples, results[0].records))
-    assert picture.shape == (224 + 54, 224, 3)
-    views = [picture[:112, :112], picture[:112, 112:], picture[112:224, :112], picture[112:224, 112:]]
+    assert picture.shape == (256 + 4 * 21 + 6, 256, 3)
+    views = [picture[y:, x:][4:124, 4:124] for y in (0, 128) for x in (0, 128)]
     assert all(view.std() > 10 for view in views)  # the original's four
 
 

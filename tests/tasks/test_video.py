@@ -276,8 +276,8 @@ def test_whole_clips_are_mixed_with_one_share_and_one_rectangle(options):
 
 def test_the_view_in_the_middle_is_drawn():
     views = np.broadcast_to(np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None, None], (6, 4, 16, 16, 3))
-    picture = np.asarray(make_task().draw([{"views": views}], [{"predictions": []}]))
-    assert {*picture[:448].ravel().tolist()} == {160, 255}  # of 2 segments by 3 crops; the frames' edges are white
+    picture = np.asarray(make_task().draw([{"views": views, "id": "a.mp4"}], [{"predictions": []}]))
+    assert {*picture[:388].ravel().tolist()} == {160, 255}  # of 2 segments by 3 crops; the frames' edges are white
 
 
 def test_the_probabilities_of_all_views_are_averaged():
@@ -333,14 +333,14 @@ def test_merged_inference_is_the_same_from_file_to_labels(folder, tmp_path, vari
     again = evaluate(merged.task, merged.variables, examples, 8, deploy=True)
     np.testing.assert_allclose([*found.values()], [*again.values()], rtol=1e-4)
     picture = trained.task.draw(before[0].examples, before[0].records)
-    assert picture.size == (448, 502)
+    assert picture.size == (388, 388 + 3 * 21 + 6)
 
 
 def test_a_drawing_is_a_grid_of_the_frames_of_one_clip(folder):
     predictions = [{"label": "loud", "score": 1.0}]
     task = make_task(segments=1, crops=1)
     picture = np.asarray(task.draw(task.read(folder / "val/loud/0.mp4"), [{"predictions": predictions}]))
-    frames = [picture[y, x] for y in (100, 300) for x in (100, 300)]
+    frames = [picture[y, x] for y in (97, 291) for x in (97, 291)]
     np.testing.assert_array_equal(np.rint((np.mean(frames, axis=1) - 20) / 4), [16, 18, 21, 23])
 
 

@@ -1,11 +1,14 @@
+import dataclasses
 import json
 import logging
-import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX import SummaryWriter
 
-from unireplknet_jax.train import metrics
+from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.train import curves, metrics
 from unireplknet_jax.train.curves import draw_curves
 from unireplknet_jax.train.metrics import MetricWriter, Progress, read_metrics
 
@@ -123,38 +126,82 @@ def test_speed_leaves_pauses_out_and_time_left_follows_from_it(monkeypatch, capl
     assert caplog.messages == ["step 40/100  epoch 4.0  loss 0.1235  left 0:00:24"]
 
 
-def test_curves_have_one_panel_for_each_quantity(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn: figures of matplotlib."""
+    figures, render = [], curves.rendered
+    monkeypatch.setattr(curves, "rendered", lambda figure: figures.append(figure) or render(figure))
+    return figures
 
+
+def lines_of(axes):
+    """{colour: points} of the curves in a panel."""
+    return {line.get_color(): line.get_xydata().tolist() for line in axes.lines if len(line.get_xydata())}
+
+
+def test_curves_have_one_panel_for_each_quantity(tmp_path, drawn):
     write(tmp_path, [(2, {"train/loss": 2.0, "lr": 0.1}), (4, {"train/loss": 1.0, "lr": 0.2})])
     write(tmp_path, [(4, {"eval/loss": 1.5, "eval/count": 9}), (6, {"eval/loss": 1.25, "eval/count": 9})], first_step=4)
-    drawn = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
     draw_curves(tmp_path)
     panels = {axes.get_title(): axes for axes in drawn[0].axes}
-    assert set(panels) == {"loss", "lr"}  # a count that stays the same is no curve
-    lines = {line.get_label(): line.get_xydata().tolist() for line in panels["loss"].lines}
-    assert lines == {"train/loss": [[2, 2.0], [4, 1.0]], "eval/loss": [[4, 1.5], [6, 1.25]]}
-    assert re.match(b"\x89PNG", (tmp_path / "curves.png").read_bytes())
+    assert list(panels) == ["loss", "learning rate"]  # a count that stays the same is no curve
+    assert lines_of(panels["loss"]) == {"tab:green": [[2, 2.0], [4, 1.0]], "tab:blue": [[4, 1.5], [6, 1.25]]}
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width == 800
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "tensorboard", "curves.png"}
 
 
-def test_curves_of_many_quantities_wrap(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
+def test_curves_name_units_epochs_and_what_is_of_training_alone(tmp_path, drawn):
+    model = {"depths": (1, 1, 1, 1), "dims": (8,) * 4, "kernel_sizes": ((3,),) * 4, "num_classes": 2}
+    options = {"label_smoothing": 0.1, "flip": True, "mixup": 0.2}
+    task = get_task("classification", model=model | {"drop_path_rate": 0.3}, **options)
+    write(tmp_path, [(2, {"train/loss": 2.0}), (4, {"train/loss": 1.0}), (4, {"eval/loss": 0.5, "eval/top1": 75.0})])
+    draw_curves(tmp_path, task, steps_per_epoch=2)
+    loss, top1 = drawn[0].axes
+    assert (loss.get_title(), top1.get_title()) == ("loss, nats", "top1, %")
+    assert lines_of(top1) == {"tab:blue": [[4, 75.0]]}  # one evaluation is a point that is seen
+    assert top1.lines[0].get_marker() == "o"
+    (above,) = loss.child_axes
+    assert above.get_xlabel() == "epoch"
+    assert above.get_xlim() == pytest.approx(np.array(loss.get_xlim()) / 2)
+    (legend,) = drawn[0].legends
+    texts = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    assert "augmentation, mixup, label smoothing 0.1, drop path up to 0.3, batch statistics" in texts[0]
+    assert texts[1:] == ["evaluation"]
+    frame = legend.get_window_extent()
+    assert not any(frame.overlaps(axes.get_tightbbox()) for axes in drawn[0].axes)  # the legend covers nothing
+    plain = dataclasses.replace(task, label_smoothing=0.0, flip=False, mixup=0.0, model=model)
+    assert plain.training_only == ("batch statistics of batch norm",)
 
+
+def test_curves_mark_what_is_not_finite(tmp_path, drawn):
+    rows = [(2, {"train/loss": 8.0, "a": 1.0}), (4, {"train/loss": float("nan"), "a": 2.0})]
+    write(tmp_path, [*rows, (6, {"train/loss": 1.0}), (6, {"eval/mse": float("inf"), "eval/loss": -1.0})])
+    draw_curves(tmp_path)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+    assert lines_of(panels["loss"])["tab:green"] == [[2, 8.0], [6, 1.0]]
+    assert [point[0] for point in lines_of(panels["loss"])["red"]] == [4]
+    assert panels["loss"].get_yscale() == "linear"  # of what is below 0 there is no logarithm
+    assert [point[0] for point in lines_of(panels["mse"])["red"]] == [6]
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.5, "log"), (2.0, "linear")])
+def test_losses_that_fall_far_are_on_a_logarithmic_axis(tmp_path, drawn, last, scale):
+    write(tmp_path, [(2, {"train/loss": 3.0, "lr": 3.0}), (4, {"train/loss": last, "lr": last})])
+    draw_curves(tmp_path)
+    assert [axes.get_yscale() for axes in drawn[0].axes] == [scale, "linear"]
+
+
+def test_curves_of_many_quantities_wrap(tmp_path, drawn):
     names = ["eval/mse", "eval/ema/mse", "eval/merged/mse", "train/grad_norm"]
     names += [f"train/a{index}" for index in range(5)]
     parts = ["train/grad_norm/stages_0_", "eval/mse/lead ", "eval/ema/mse/lead ", "eval/merged/mse/lead "]
     parts = [f"{name}{index}" for name in parts for index in range(10)]
     write(tmp_path, [(step, {name: step for name in names + parts}) for step in (2, 4)])
-    drawn = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
     draw_curves(tmp_path)
-    assert [axes.get_title() for axes in drawn[0].axes] == ["mse", "a0", "a1", "a2", "a3", "a4", "grad_norm"]
-    assert len(drawn[0].axes[0].lines) == 3
-    width, height = drawn[0].get_size_inches()
-    assert (width, height) == pytest.approx((4 * 3.6, 2 * 3))
+    assert [axes.get_title() for axes in drawn[0].axes] == ["mse", "norm of the gradient", "a0", "a1", "a2", "a3", "a4"]
+    assert {*lines_of(drawn[0].axes[0])} == {"tab:blue", "tab:orange", "tab:red"}
+    assert len({axes.get_position().y0 for axes in drawn[0].axes}) == 4  # two beside each other
 
 
 def test_without_rows_nothing_is_drawn(tmp_path):

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on a data set",
     "predict": "apply a checkpoint to files",
     "embed": "write the pooled features of files, before the classifier",
+    "see": "draw what a checkpoint looks at in files: its receptive field, and what speaks for a class",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
     "push": "upload a checkpoint to the Hugging Face hub",

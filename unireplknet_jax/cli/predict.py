@@ -35,14 +35,7 @@ inputs_help = 'files, folders with all that is below them, and patterns in quote
 
 def run(args):
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
-    from unireplknet_jax.tasks.predict import (
-        predict_files,
-        require_classifier,
-        shown,
-        tile,
-        with_image_size,
-        with_labels,
-    )
+    from unireplknet_jax.tasks.predict import predict_files, require_classifier, shown, with_image_size, with_labels
     from unireplknet_jax.tasks.sources import files_of
 
     _check(args, args.inputs)
@@ -79,11 +72,19 @@ def run(args):
         print_json({"checkpoint": args.checkpoint, "task": task.name, "results": results, "errors": errors})
     if args.csv:
         print(f"wrote {args.csv}: {len(files):,} files, {len(errors):,} of them without a result", file=sys.stderr)
-    sheet = tile([picture for picture in pictures if picture is not None])
-    if sheet:
-        sheet.save(args.draw)
-        print(f"drew {args.draw}", file=sys.stderr)
+    pictures = [picture for picture in pictures if picture is not None]
+    if pictures:
+        _write_sheet(args.draw, pictures)
     return 1 if errors else 0
+
+
+def _write_sheet(path, pictures):
+    from unireplknet_jax.data.files import whole_file
+    from unireplknet_jax.tasks.drawing import tile
+
+    with whole_file(path) as part:
+        tile(pictures).save(part)
+    print(f"drew {path}", file=sys.stderr)
 
 
 def _check(args, inputs):

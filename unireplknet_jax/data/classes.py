@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 import re
@@ -90,6 +91,26 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
         "%s: its classes are taken in order: %s is %s, %s is %s", name, found[0], labels[0], found[-1], labels[-1]
     )
     return tuple(range(len(labels)))
+
+
+def number_of(name: str, labels: Sequence[str], classes: int) -> int:
+    """The number of a class by its name, as a person reads it, or by the number itself where no class is called so.
+
+    labels: the names of all `classes` classes, or none. Raises ValueError with the nearest names.
+    """
+    for key in (str, _as_read):
+        found = [number for number, label in enumerate(labels) if key(label) == key(name)]
+        if found:
+            return found[0]
+    if name.isdecimal() and int(name) < classes:
+        return int(name)
+    if not labels:
+        raise ValueError(f"no class is called {name!r}: the classes have no names; give a number below {classes}.")
+    read = {label.casefold(): label for label in labels}
+    near = [read[label] for label in difflib.get_close_matches(name.casefold(), read)]
+    near = near or [label for label in labels if name.casefold() in label.casefold()][:3]
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the classes are {listed(labels, 10)}."
+    raise ValueError(f"no class is called {name!r}; {hint}")
 
 
 def _in_an_order(names: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, ClassVar
@@ -23,9 +24,11 @@ from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.sounds import waveforms as sounds
 from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
-from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Seen, Spec, Split, apply_training
+from unireplknet_jax.tasks.drawing import WIDE, Axes, captioned, coloured, draw_map
+from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
 
+_KILOHERTZ = ("0.1", "0.2", "0.5", "1", "2", "4", "8", "16", "32")
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1
 _NUMBERS = {
     "frames": "1 or more",
@@ -92,6 +95,7 @@ class Audio(Labelled):
         *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),
     )
     makes_records: ClassVar[bool] = True
+    augmentations: ClassVar[tuple[str, ...]] = ("freq_mask", "time_mask", "noise", "roll")
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS
     why_broken = staticmethod(sounds.why_broken)
@@ -186,8 +190,10 @@ class Audio(Labelled):
         size = int(self.seconds * self.rate) or self._bank.samples(self.frames)
         return [
             {"spectrogram": self._normalized(self._features(part)).astype(np.float32)}
-            | {"sound": waveform, "id": source_name(source)}
-            for part in sounds.windows(waveform, size)
+            | {"sound": waveform, "start": start / self.rate, "id": source_name(source)}
+            for part, start in zip(
+                sounds.windows(waveform, size), sounds.window_starts(len(waveform), size), strict=True
+            )
         ]
 
     # ---- device
@@ -260,12 +266,26 @@ class Audio(Labelled):
         return (*(() if self.multilabel else ("accuracy",)), "mAP", "mAUC", "d_prime", "loss", "count")
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
-        from matplotlib import colormaps
+        example = examples[0]
+        features = self._first_frames(example["sound"], 8 * self.frames)
+        axes, whole = self._axes(0.0, len(features)), len(example["sound"]) / self.rate
+        if axes.right < whole - 0.1:
+            axes = dataclasses.replace(axes, across=f"{axes.across} (the first {axes.right:.1f} of {whole:.1f})")
+        return captioned(draw_map(coloured(features.T), axes, WIDE), example["id"], records[0]["predictions"], WIDE)
 
-        features = self._first_frames(examples[0]["sound"], 8 * self.frames)
-        shades = np.clip((features - features.min()) / max(np.ptp(features), 1e-6), 0, 1)
-        picture = Image.fromarray(colormaps["magma"](shades.T[::-1], bytes=True)[..., :3])
-        return captioned(picture.resize((224, 224), Image.Resampling.BILINEAR), records[0]["predictions"])
+    def seen(self, example: Example) -> Seen:
+        features = example["spectrogram"]
+        axes = self._axes(example["start"], len(features))
+        return Seen({"spectrogram": features}, coloured(features.T), axes)
+
+    def _axes(self, start: float, frames: int) -> Axes:
+        """Of the features of so many frames from `start` seconds on."""
+        rows = {text: self._bank.row_of(1000 * float(text)) for text in _KILOHERTZ}
+        ticks, last = {}, -math.inf
+        for text, row in rows.items():  # as many as have room for their text
+            if -0.5 <= row <= self.mels - 0.5 and row - last > 0.1 * self.mels:
+                ticks[row], last = text, row
+        return Axes("time, s", start, start + frames * self.shift / 1000, "frequency, kHz", ticks)
 
 
 def _stacked(records: list[Record], classes: int) -> tuple[np.ndarray, np.ndarray]:

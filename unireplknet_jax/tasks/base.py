@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.data.base import nearest
-from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables, trunk_of
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.tasks.names import Names, names_of_task
@@ -24,6 +24,8 @@ from unireplknet_jax.tasks.names import Names, names_of_task
 if TYPE_CHECKING:
     import grain
     from PIL import Image
+
+    from unireplknet_jax.tasks.drawing import Axes
 
 _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
 _RANGES = {
@@ -56,6 +58,18 @@ class Spec(NamedTuple):
     targets: Mapping[str, jax.ShapeDtypeStruct]
 
 
+class Seen(NamedTuple):
+    """What the network sees of an example in one pass, to be looked at.
+
+    inputs: its arrays, as in `Spec.inputs`. picture: (h, w, 3) uint8, each pixel one of the map that `Task.inputs`
+    makes of them. axes: the picture's units; None: pixels, the first row on top.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    picture: np.ndarray
+    axes: Axes | None = None
+
+
 class Split(NamedTuple):
     """A split of a data set, opened once in a run: examples with random access, and what errors call them."""
 
@@ -81,6 +95,7 @@ class Task:
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown
     mappings: ClassVar[tuple[str, ...]] = ("model",)  # the options that are mappings
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
+    augmentations: ClassVar[tuple[str, ...]] = ()  # the options that change training examples, unless they are off
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
     sample: ClassVar[str] = "file"  # what a user's file may be called
     suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
@@ -205,6 +220,18 @@ class Task:
         """A scalar and {"batch_stats": tree, "scalars": {name: (sum, count)}}; owns the forward pass."""
         raise NotImplementedError
 
+    @property
+    def training_only(self) -> tuple[str, ...]:
+        """What makes the loss of a training batch another number than that of an evaluation, for a legend."""
+        options = self.options
+        found = ["augmentation"] if any(options[name] for name in self.augmentations) else []
+        found += [name for name in ("mixup", "cutmix") if options.get(name)]
+        trunk = trunk_of(self.module())
+        smoothing, drop_path = options.get("label_smoothing"), getattr(trunk, "drop_path_rate", 0)
+        found += [f"label smoothing {smoothing:g}"] if smoothing else []
+        found += [f"drop path up to {drop_path:g}"] if drop_path else []
+        return (*found, *([] if getattr(trunk, "bn_frozen", True) else ["batch statistics of batch norm"]))
+
     def preview(self, batch: Batch, rng: jax.Array) -> jax.Array | None:
         """(n, h, w, 1 or 3) in 0..1: what the network sees of a training batch, to be looked at; None: nothing."""
         del batch, rng
@@ -227,6 +254,14 @@ class Task:
         raise NotImplementedError
 
     # ---- host, afterwards
+
+    def seen(self, example: Example) -> Seen:
+        """What the network sees of an example of `read`; ValueError, one sentence, where that is no picture."""
+        del example
+        raise ValueError(
+            f"the network of the task {self.name} sees no single picture of an input, so there is none to draw on; "
+            "`see` is for pictures, sounds and clips."
+        )
 
     def saved(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
         """{name: (n, ...)}: what `evaluate --predictions` writes of a batch."""

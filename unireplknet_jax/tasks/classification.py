@@ -16,8 +16,8 @@ from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import transforms as images
 from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of, why_broken
 from unireplknet_jax.data.pictures.sets import open_source
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
-from unireplknet_jax.tasks.labelled import captioned
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Seen, Spec
+from unireplknet_jax.tasks.drawing import captioned, in_colour
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
 
@@ -37,6 +37,7 @@ class Classification(PixelClassifier):
     sample: ClassVar[str] = "rose.jpg"
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-classification"
+    augmentations: ClassVar[tuple[str, ...]] = (*PixelClassifier.augmentations, "crop_padding")
     preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
     numbers: ClassVar[Mapping[str, str]] = {**PixelClassifier.numbers, "crop_padding": "0 or more"}
     why_broken = staticmethod(why_broken)
@@ -83,8 +84,11 @@ class Classification(PixelClassifier):
 
     # ---- host, afterwards
 
+    def seen(self, example: Example) -> Seen:
+        return Seen({"image": example["image"]}, in_colour(example["image"]))
+
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
-        return captioned(examples[0]["picture"], records[0]["predictions"])
+        return captioned(examples[0]["picture"], examples[0]["id"], records[0]["predictions"])
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""What tasks with class names share: classes of the data, ranked records, hits, captioned pictures."""
+"""What tasks with class names share: classes of the data, ranked records, hits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw
 
 from unireplknet_jax.data.balance import Balanced, classes_of, cumulated_rarity
 from unireplknet_jax.data.base import check_same_labels
@@ -182,15 +181,3 @@ def counted(totals: Mapping[str, np.ndarray]) -> float:
     if not count:
         raise ValueError("there is nothing to evaluate: the data set is empty.")
     return count
-
-
-def captioned(picture: Image.Image, predictions: list[dict[str, Any]], size: int = 224) -> Image.Image:
-    """A picture, brought to `size` pixels, above the three best of its predictions."""
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    picture = picture.resize((width, height), Image.Resampling.NEAREST)
-    canvas = Image.new("RGB", (size, size + 54), "white")
-    canvas.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
-    text = [f"{row['label'][:26]} {100 * row['score']:.1f} %" for row in predictions[:3]]
-    ImageDraw.Draw(canvas).multiline_text((8, size + 4), "\n".join(text), fill="black", spacing=3)
-    return canvas

@@ -44,6 +44,7 @@ class PixelClassifier(Labelled):
     mixup_switch_prob: float = 0.5
 
     units: ClassVar[Mapping[str, str]] = {"top1": "%", "top5": "%", "loss": "nats", "count": "examples"}
+    augmentations: ClassVar[tuple[str, ...]] = ("crop_scale", "flip", "rand_augment", "random_erasing")
     numbers: ClassVar[Mapping[str, str]] = {
         "image_size": "1 or more",
         "label_smoothing": "0 or more and below 1",

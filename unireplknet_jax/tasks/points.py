@@ -23,7 +23,8 @@ from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier,
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, apply_training
-from unireplknet_jax.tasks.labelled import Labelled, captioned, counted, masked_sum, misses
+from unireplknet_jax.tasks.drawing import NARROW, captioned
+from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
 
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
 _HEAD = ("num_classes", "head_init_scale")
@@ -65,6 +66,7 @@ class Points(Labelled):
     name: ClassVar[str] = "points"
     sample: ClassVar[str] = "chair.off"
     suffixes: ClassVar[tuple[str, ...]] = shapes_of_points.SUFFIXES
+    augmentations: ClassVar[tuple[str, ...]] = ("scale",)
     preparation: ClassVar[tuple[str, ...]] = (
         *("points", "raw_points", "view_size", "neighbours", "unit_sphere", "up", "votes", "mean", "std"),
     )
@@ -277,12 +279,13 @@ class Points(Labelled):
 
         (example,) = examples
         points = transformed(jnp.asarray(example["points"])[None], example["poses"][:1])
-        shades = np.asarray(_densities(view_points(points, view_table(self.views)), 104))[0, : len(self.views)]
-        side = math.ceil(math.sqrt(len(shades)))
-        shades = np.pad(shades, ((0, side**2 - len(shades)), (4, 4), (4, 4)))
-        shades = shades.reshape(side, side, 112, 112).swapaxes(1, 2).reshape(side * 112, side * 112)
-        picture = Image.fromarray(colormaps["magma"](shades, bytes=True)[..., :3])
-        return captioned(picture, records[0]["predictions"])
+        side = math.ceil(math.sqrt(len(self.views)))
+        size = NARROW // side - 8
+        shades = np.asarray(_densities(view_points(points, view_table(self.views)), size))[0, : len(self.views)]
+        cells = np.full((side**2, size + 8, size + 8, 3), 255, np.uint8)  # the frames of views, and no view
+        cells[: len(shades), 4:-4, 4:-4] = colormaps["magma"](shades, bytes=True)[..., :3]
+        grid = cells.reshape(side, side, *cells.shape[1:]).swapaxes(1, 2).reshape(side * (size + 8), -1, 3)
+        return captioned(Image.fromarray(grid), example["id"], records[0]["predictions"])
 
 
 def _poses(votes: int) -> np.ndarray:

@@ -1,14 +1,11 @@
-"""Predictions for what a user gives: the right preparation, records, one picture of the results."""
+"""Predictions for what a user gives: the right preparation and the records."""
 
 import dataclasses
 import logging
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
@@ -202,15 +199,3 @@ def log_skipped(source: Any, index: int, error: str | None) -> None:
 def _warn(notes: Iterable[str]) -> None:
     for note in notes:
         _log.warning("%s", note)
-
-
-def tile(pictures: Sequence[Image.Image], gap: int = 8) -> Image.Image | None:
-    """One PIL image with all pictures in a grid about as wide as high; None for none."""
-    if not pictures:
-        return None
-    columns = math.ceil(math.sqrt(len(pictures)))
-    width, height = (max(picture.size[axis] for picture in pictures) + gap for axis in (0, 1))
-    sheet = Image.new("RGB", (columns * width + gap, math.ceil(len(pictures) / columns) * height + gap), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (gap + i % columns * width, gap + i // columns * height))
-    return sheet

@@ -17,8 +17,8 @@ from unireplknet_jax.data.clips import frames as clips
 from unireplknet_jax.data.clips.lists import SUFFIXES
 from unireplknet_jax.data.clips.sets import open_videos
 from unireplknet_jax.data.files import source_name
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
-from unireplknet_jax.tasks.labelled import captioned
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Seen, Spec
+from unireplknet_jax.tasks.drawing import WIDE, captioned, in_colour
 from unireplknet_jax.tasks.pixels import PixelClassifier
 
 Frames = TypeVar("Frames", np.ndarray, jax.Array)
@@ -84,6 +84,11 @@ class VideoClassification(PixelClassifier):
             raise ValueError(f"{self.frames} frames do not fill {self.rows} rows; give a divisor, or None.")
 
     @property
+    def _middle(self) -> int:
+        """Which of a video's views is drawn."""
+        return self.segments // 2 * self.crops + self.crops // 2
+
+    @property
     def _rows(self) -> int:
         return self.rows or max(rows for rows in range(1, math.isqrt(self.frames) + 1) if self.frames % rows == 0)
 
@@ -145,7 +150,7 @@ class VideoClassification(PixelClassifier):
         stacked, targets = self.erased_and_mixed(clip.reshape(n, h, w, t * c), batch["label"], rng)
         return self._to_map(jnp.moveaxis(stacked.reshape(n, h, w, t, c), 3, 1)), targets
 
-    def _to_map(self, clip: jax.Array) -> jax.Array:
+    def _to_map(self, clip: Frames) -> Frames:
         return clip_to_map(clip, self.layout, self._rows)
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
@@ -169,12 +174,16 @@ class VideoClassification(PixelClassifier):
 
     # ---- host, afterwards
 
+    def seen(self, example: Example) -> Seen:
+        """The view in the middle, its frames as the network has them side by side."""
+        views = example["views"][self._middle][None]
+        return Seen({"views": views}, in_colour(self._to_map(views)[0]))
+
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
-        """The frames of the view in the middle."""
-        views = examples[0]["views"].reshape(self.segments, self.crops, *examples[0]["views"].shape[1:])
-        frames = views[self.segments // 2, self.crops // 2]
+        """The frames of the view in the middle, in rows from left to right."""
+        frames = examples[0]["views"][self._middle]
         edge = max(1, self.image_size // 32)
         framed = np.pad(frames, ((0, 0), (edge, edge), (edge, edge), (0, 0)), constant_values=255)
         grid = clip_to_map(framed[None], "grid", self._rows)[0]
         picture = Image.fromarray(grid[..., 0] if grid.shape[-1] == 1 else grid)
-        return captioned(picture, records[0]["predictions"], size=448)
+        return captioned(picture, examples[0]["id"], records[0]["predictions"], WIDE)

@@ -9,7 +9,7 @@ from unireplknet_jax.train.distributed import from_first_process
 from unireplknet_jax.train.metrics import FILE, read_metrics
 
 _PREFIXES = {"merged": "eval/merged/", "ema": "eval/ema/", "": "eval/"}  # the longest first
-_LOSSES = ("loss", "mse", "mae", "rmse")  # smaller is better, should stop.metric name one
+LOSSES = ("loss", "mse", "mae", "rmse")  # smaller is better, should stop.metric name one
 
 
 def named(found):
@@ -30,11 +30,11 @@ def listed(found):
 
 def is_part(column):
     """Whether a column holds a part of a metric."""
-    form_and_metric = _split(column)
+    form_and_metric = split_column(column)
     return form_and_metric is not None and "/" in form_and_metric[1]
 
 
-def _split(column):
+def split_column(column):
     """(form, metric) of a column; None for one that is of no evaluation."""
     return next(((form, column.removeprefix(p)) for form, p in _PREFIXES.items() if column.startswith(p)), None)
 
@@ -86,7 +86,7 @@ class History:
 
     def _direction(self, name, known):
         plain = name.removeprefix("ema/")
-        return self._sign if plain == next(iter(known)) else -1 if plain.split("/")[0] in _LOSSES else 1
+        return self._sign if plain == next(iter(known)) else -1 if plain.split("/")[0] in LOSSES else 1
 
 
 def _evaluations(rows, step):
@@ -94,7 +94,7 @@ def _evaluations(rows, step):
     for row in rows:
         own = {}
         for column, value in row.items():
-            form, metric = _split(column) or (None, None)
+            form, metric = split_column(column) or (None, None)
             if metric is not None and row["step"] <= step:
                 own.setdefault(form, {})[metric] = value
         if own:

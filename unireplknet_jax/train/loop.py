@@ -140,7 +140,7 @@ def _train(config, workdir, profile, command, preemption, held):
                     metrics = evaluations.keep(state, step, steps)
                 stopping = _out_of_patience(config, history, step)
             if measuring:
-                draw_curves(place.local)
+                draw_curves(place.local, task, run.steps_per_epoch)
                 _publish(writer, place)
             if measuring or saving or step == first + 1:
                 progress.restart(step)
@@ -153,7 +153,7 @@ def _train(config, workdir, profile, command, preemption, held):
                 evaluations.keep_merged(state, step)
         for form, variables in forms_of(state).items():
             evaluations.export("model", form, variables, f"{step} steps")
-    draw_curves(place.local)
+    draw_curves(place.local, task, run.steps_per_epoch)
     place.publish()
     _log.info("wrote %s/model", workdir)
     return metrics

@@ -236,6 +236,11 @@ class FilterBank:
         """The samples that so many frames span."""
         return self.width_samples + (frames - 1) * self.shift_samples
 
+    def row_of(self, frequency: float) -> float:
+        """The filter whose middle is a frequency in Hz, between two filters a fraction."""
+        low = _mel(self.low)
+        return float((_mel(frequency) - low) / (_mel(self._highest) - low) * (self.mels + 1) - 1)
+
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """waveform: (samples,) -> (frames, mels) float64; what is shorter than a frame is padded with zeros."""
         waveform = np.asarray(waveform, np.float64)
@@ -303,10 +308,13 @@ def roll_frames(features: np.ndarray, rng: np.random.Generator, most: int) -> np
 
 def windows(waveform: np.ndarray, size: int) -> list[np.ndarray]:
     """Waveforms of at most `size` samples that cover a long one: each begins half a window later, the last ends it."""
-    last = len(waveform) - size
-    if last <= 0:
-        return [waveform]
-    return [waveform[start : start + size] for start in (*range(0, last, max(size // 2, 1)), last)]
+    return [waveform[start : start + size] for start in window_starts(len(waveform), size)]
+
+
+def window_starts(samples: int, size: int) -> list[int]:
+    """Where the `windows` of so many samples begin."""
+    last = samples - size
+    return [0] if last <= 0 else [*range(0, last, max(size // 2, 1)), last]
 
 
 def why_broken(example: dict[str, Any]) -> str | None:

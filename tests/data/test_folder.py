@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.classes import check_same_labels
 from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.sets import open_source

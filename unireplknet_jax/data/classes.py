@@ -68,14 +68,11 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
     """
     if found == labels:
         return tuple(range(len(labels)))
-    for key in (_as_read, str):
-        known, keys = {key(label): number for number, label in enumerate(labels)}, [key(label) for label in found]
-        if keys and len(known) == len(labels) and len({*keys}) == len(keys) and known.keys() >= {*keys}:
-            if len(found) < len(labels):
-                _log.warning(
-                    "%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found)
-                )
-            return tuple(known[key] for key in keys)
+    numbers = tuple(number for number in places_among(labels, found) if number is not None)
+    if found and len(numbers) == len(found):
+        if len(found) < len(labels):
+            _log.warning("%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found))
+        return numbers
     unknown = [label for label in found if label not in {*labels}]
     if len(found) != len(labels):
         raise ValueError(
@@ -91,6 +88,35 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
         "%s: its classes are taken in order: %s is %s, %s is %s", name, found[0], labels[0], found[-1], labels[-1]
     )
     return tuple(range(len(labels)))
+
+
+def places_among(known: Sequence[str], names: Sequence[str]) -> tuple[int | None, ...]:
+    """For each name its place among the known ones, as a person reads them; None where it is not among them.
+
+    Case, underscores, composed letters, blanks around and zeros before a whole number make no difference, unless two of
+    either would be one then: they are compared letter by letter. Of a name that is known twice nobody can tell which.
+    """
+    for key in (_as_read, str):
+        places, keys = {key(each): place for place, each in enumerate(known)}, [key(name) for name in names]
+        if len(places) == len(known) and len({*keys}) == len(keys):
+            return tuple(map(places.get, keys))
+    return tuple(known.index(name) if known.count(name) == 1 else None for name in names)
+
+
+def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_name: str, found_name: str) -> None:
+    """Raise ValueError where two splits have other classes (`places_among`); their order may differ."""
+    missing = _absent(expected, found)
+    extra = _absent(found, expected)
+    if missing or extra:
+        parts = [f"{kind} {listed(names)}" for kind, names in (("lacks", missing), ("also has", extra)) if names]
+        raise ValueError(
+            f"the classes of {found_name} are not those of {expected_name}: it {' and '.join(parts)}; give both the "
+            "same classes (a class folder may be empty)"
+        )
+
+
+def _absent(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    return [name for name, place in zip(names, places_among(known, names), strict=True) if place is None]
 
 
 def _in_an_order(names: Sequence[str]) -> bool:

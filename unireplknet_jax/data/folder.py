@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data.base import check_same_labels, listed
-from unireplknet_jax.data.classes import in_natural_order
+from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.classes import check_same_labels, in_natural_order
 from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
 
 _log = logging.getLogger(__name__)

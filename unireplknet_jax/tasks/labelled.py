@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
-from unireplknet_jax.data.classes import in_order_of
+from unireplknet_jax.data.classes import check_same_labels, in_order_of
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.tasks.base import Example, Record, Split, Task
 

@@ -40,7 +40,7 @@ def read_text(source: str | os.PathLike[str] | EncodedFile, expected: str) -> st
 
 
 def lines_of(source: str | os.PathLike[str] | EncodedFile, expected: str) -> list[str]:
-    """The lines of a text file, as `read_text` reads it; empty ones stay, so that an index is a line's number less 1."""
+    """The lines of a text file, as `read_text` reads it; empty ones stay, so line n has the index n - 1."""
     return read_text(source, expected).split("\n")
 
 

@@ -62,8 +62,8 @@ def with_labels(
 ) -> tuple[Checkpoint, list[str]]:
     """(the checkpoint with class names, notes on where they come from if that is a guess).
 
-    labels: a file of names (`data.label_names.read_label_file`). Without it, a file that names no classes gets those of ImageNet if it has as
-    many; a checkpoint that says what it was trained on does not.
+    labels: a file of names (`data.label_names.read_label_file`). Without it, a file that names no classes gets those of
+    ImageNet if it has as many; a checkpoint that says what it was trained on does not.
     """
     task, notes = checkpoint.task, []
     if labels is not None:

@@ -250,10 +250,20 @@ def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
+    fields = {field.name: field for field in dataclasses.fields(known)}
+    unknown = sorted(options.keys() - fields.keys() - retired)
+    needed = [
+        option
+        for option, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING and option not in options
+    ]
+    if unknown or needed:
+        wrong = f"has no {', '.join(unknown)}" if unknown else f"needs {', '.join(needed)}"
+        raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: it {wrong}.")
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:
-        raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
+        raise ValueError(f"task {name} cannot be built from these options: some are of a wrong type.") from error
 
 
 def task_class(name: str) -> type[Task]:

@@ -126,6 +126,14 @@ def _in_an_order(names: Sequence[str]) -> bool:
     return all(map(str.isdecimal, names)) and [int(name) - int(names[0]) for name in names] == [*range(len(names))]
 
 
+def in_text_order(source: Source) -> Source:
+    """A source whose classes are whole numbers with these in the order of texts, 10 before 2; any other as it is."""
+    labels = sorted(source.labels)
+    if labels == [*source.labels] or not all(map(str.isdecimal, labels)):
+        return source
+    return Renumbered(source, tuple(labels), tuple(labels.index(label) for label in source.labels))
+
+
 def in_natural_order(names: Sequence[str]) -> list[str]:
     """Names in order: as numbers if all are whole numbers, 2 before 10, else as texts."""
     return sorted(names, key=lambda name: (int(name), name)) if all(map(str.isdecimal, names)) else sorted(names)

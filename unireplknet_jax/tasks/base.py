@@ -156,7 +156,7 @@ class Task:
     # ---- host
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
-        """A split of a recipe's data ("name", "dir", "broken"), opened once in a run.
+        """A split of a recipe's data ("name", "dir", "broken", ...), opened once in a run.
 
         Not for training, files that cannot be decoded are left out where data["broken"] is "skip", each logged.
         """

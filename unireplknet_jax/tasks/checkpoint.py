@@ -25,7 +25,7 @@ from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
 from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.tasks.base import Task, get_task
-from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
+from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_order, fit_trunk
 from unireplknet_jax.tasks.names import names_of_task, task_of_variables
 from unireplknet_jax.tasks.torch_files import canonical, open_torch, read_tensors, variables_of
 
@@ -179,13 +179,14 @@ def initial_variables(task: Task, path: str | os.PathLike[str]) -> Mapping[str, 
     """A checkpoint's variables to start training a task from: fitted to its classes and channels, float32.
 
     path: a checkpoint's, or a name as in `open_checkpoint`. A fresh classifier is scaled by the task's
-    `head_init_scale`; a kept one is not.
+    `head_init_scale`; a kept one is not, and has its outputs in the order of the task's classes (`fit_order`).
     Raises ValueError if the checkpoint is merged or its network is not the task's.
     """
     module = task.module()
     checkpoint = open_checkpoint(path, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
+    checkpoint = fit_order(checkpoint, getattr(task, "labels", ()))
     if trunk_of(module) is not module:
         variables: Mapping[str, Any] = fit_trunk(checkpoint, task)
     else:

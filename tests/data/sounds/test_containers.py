@@ -144,3 +144,10 @@ def test_a_folder_may_hold_them(tmp_path):
     for name in ("1.m4a", "2.WMA", "3.wav", "notes.txt"):
         (tmp_path / "train" / "bell" / name).touch()
     assert len(open_sounds("folder", "train", tmp_path)) == 3
+
+
+def test_a_place_that_a_damaged_header_asks_for_is_not_printed_as_an_error():
+    """Errors in libsndfile's callbacks are printed with their stack trace; pytest sees them after the test."""
+    data = encoded(TONE[:40], "aiff")
+    with pytest.raises(ValueError, match=r"^a\.aiff "):
+        read(data[:31] + b"\xff" * 8 + data[39:], "aiff")

@@ -110,7 +110,7 @@ def _decode_part(data: bytes, name: str, scale: float) -> tuple[np.ndarray, int]
         _log.warning("%s states no length, as a recording that was interrupted: all of it is read", name)
         data = with_length(data)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Bytes(data)) as file:
             expected, rate, of_floats = file.frames, file.samplerate, file.subtype in ("FLOAT", "DOUBLE")
             blocks = (file.read(_BLOCK, dtype="float64", always_2d=True) for _ in itertools.count())
             samples = _joined(blocks, len(data), name)
@@ -136,6 +136,16 @@ def _decode_part(data: bytes, name: str, scale: float) -> tuple[np.ndarray, int]
             "were 16-bit numbers, or give that as task.options.scale"
         )
     return samples, rate
+
+
+class _Bytes(io.BytesIO):
+    """Bytes whose damaged headers may ask for places that are not there: an error in `seek` would be printed."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return super().seek(0)
 
 
 def _joined(blocks: Iterable[np.ndarray], size: int, name: str) -> np.ndarray:

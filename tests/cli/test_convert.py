@@ -66,10 +66,33 @@ def test_options_reach_the_checkpoint(small, tmp_path, capsys):
     assert "no classifier" in capsys.readouterr().out
 
 
+def test_what_lies_below_a_prefix_is_taken(tiny, tmp_path, capsys):
+    arrays = arrays_of(tiny)
+    two = {f"student.{name}": 0 * array for name, array in arrays.items()}
+    torch_archive.write_state_dict(tmp_path / "two.pth", two | {f"teacher.{n}": a for n, a in arrays.items()})
+    source, destination = str(tmp_path / "two.pth"), str(tmp_path / "one.pth")
+    assert main(["convert", source, destination]) == 1
+    assert "networks are below the prefixes student., teacher., of which one may be asked" in capsys.readouterr().err
+    assert main(["convert", source, destination, "--prefix", "coach"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "no tensor is below the prefix coach., but there are networks below student., teacher.; give one of these, or "
+        "none\n"
+    )
+    assert main(["convert", source, destination, "--prefix", "teacher"]) == 0
+    for name, array in arrays_of(destination).items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(array, arrays[name], name)
+    assert main(["convert", destination, str(tmp_path / "ours")]) == 0
+    assert main(["convert", str(tmp_path / "ours"), str(tmp_path / "b.pth"), "--prefix", "teacher"]) == 1
+    assert "without prefixes" in capsys.readouterr().err
+
+
 def test_the_averaged_weights_are_taken_on_request(tiny, tmp_path, monkeypatch, capsys):
     asked = []
     read = torch_archive.read_state_dict
-    monkeypatch.setattr(torch_archive, "read_state_dict", lambda path, ema=False: asked.append(ema) or read(path))
+    monkeypatch.setattr(
+        torch_archive, "read_state_dict", lambda path, ema=False, prefix="": asked.append(ema) or read(path)
+    )
     assert main(["convert", tiny, str(tmp_path / "a")]) == 0
     assert main(["convert", tiny, str(tmp_path / "b"), "--ema"]) == 0
     assert asked == [False, True]

@@ -15,20 +15,25 @@ from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
 
-OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip"}
+OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip", "class_order": "texts"}
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({}, ("folder", "mine", "val", "skip")),
-        ({"data": "folder"}, ("folder", "mine", "val", "skip")),
-        ({"data_dir": "other", "split": "test", "broken": "refuse"}, ("folder", "other", "test", "refuse")),
-        ({"data": "digits"}, ("digits", None, "test", "refuse")),  # nothing of the folder belongs to it
+        ({}, ("folder", "mine", "val", "skip", "texts")),
+        ({"data": "folder"}, ("folder", "mine", "val", "skip", "texts")),
+        (
+            {"data_dir": "other", "split": "test", "broken": "refuse", "class_order": "numbers"},
+            ("folder", "other", "test", "refuse", "numbers"),
+        ),
+        ({"data": "digits"}, ("digits", None, "test", "refuse", "numbers")),  # nothing of the folder belongs to it
     ],
 )
 def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expected):
-    args = argparse.Namespace(**{"data": None, "data_dir": None, "split": None, "broken": None, **flags})
+    args = argparse.Namespace(
+        **{"data": None, "data_dir": None, "split": None, "broken": None, "class_order": None, **flags}
+    )
     assert tuple(_data(args, OWN).values()) == expected
 
 

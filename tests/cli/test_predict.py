@@ -219,7 +219,7 @@ def test_as_many_classes_as_imagenet_take_its_names_with_a_note(classes, name, t
         (["--draw", "nowhere/x.png"], 1, "does not exist"),
         (["--csv", "x.txt"], 2, "ends in .csv"),
         (["--csv", "nowhere/x.csv"], 1, "does not exist"),
-        (["--labels", "nowhere.txt"], 1, "nowhere.txt: No such file"),
+        (["--labels", "nowhere.txt"], 1, "cannot read nowhere.txt (No such file or directory)"),
         (["--labels", __file__], 1, "labels do not fit a model of 10 classes"),
     ],
 )
@@ -238,7 +238,7 @@ def test_labels_of_an_empty_file_are_refused(small, tmp_path, capsys):
     path = tmp_path / "empty.txt"
     path.write_text("\n")
     assert main(["predict", small, "missing.png", "--labels", str(path)]) == 1
-    assert capsys.readouterr().err == f"unireplknet predict: error: {path} is empty; expected one class name a line.\n"
+    assert capsys.readouterr().err == f"unireplknet predict: error: {path} is empty; expected one class name a line\n"
 
 
 def test_sources_with_several_or_no_examples_keep_their_records_together():

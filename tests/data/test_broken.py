@@ -56,7 +56,7 @@ def test_all_broken_pictures_are_found_in_threads(source, root):
     assert [picture.name for picture in found] == [str(root / f"train/{name}.jpg") for name in ("a/3", "a/4", "b/9")]
     assert all(picture.reason.startswith(f"{picture.name} is ") for picture in found)
     assert "a/3.jpg is truncated" in found[0].reason
-    assert "b/9.jpg is not an image" in found[2].reason
+    assert "b/9.jpg is a web page" in found[2].reason
     assert seen == list(range(1, 11))
 
 
@@ -92,7 +92,7 @@ def test_a_broken_picture_is_refused_by_name(source):
     ) as raised:
         examples(3, np.random.default_rng(0))
     assert "\n" not in str(raised.value)
-    with pytest.raises(BrokenFileError, match=r"b/9\.jpg is not an image"):
+    with pytest.raises(BrokenFileError, match=r"b/9\.jpg is a web page"):
         TransformedExamples(source, decode, why_broken)[9]
     assert TransformedExamples(source, decode, why_broken)[8]["id"] == 8
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unireplknet_jax.data.balance import classes_of
-from unireplknet_jax.data.classes import in_natural_order, in_order_of, number_of, numbers_of
+from unireplknet_jax.data.classes import in_natural_order, in_order_of, in_text_order, number_of, numbers_of
 from unireplknet_jax.data.files import LabelledFiles
 from unireplknet_jax.data.sounds.sets import SoundFiles
 
@@ -81,6 +81,14 @@ def test_all_classes_of_an_example_are_renumbered():
     source = SoundFiles("folder", ["0", "1"], [(0,), (1, 0)], ("cat", "dog"))
     turned = in_order_of(("dog", "ant", "cat"), source, "mine")
     assert classes_of(turned) == [(2,), (0, 2)]
+
+
+def test_whole_numbers_are_sorted_as_texts_on_request():
+    source = LabelledFiles("folder", ["0", "1", "2"], np.array([0, 1, 2]), ("2", "9", "10"))
+    turned = in_text_order(source)
+    assert (turned.labels, [turned[i]["label"] for i in range(3)]) == (("10", "2", "9"), [1, 2, 0])
+    words = LabelledFiles("folder", ["0"], np.array([0]), ("b", "a"))
+    assert in_text_order(words) is words
 
 
 def test_whole_numbers_are_sorted_as_numbers():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.data.base import check_same_labels
+from unireplknet_jax.data.classes import check_same_labels
 from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.data.pictures.sets import open_source
@@ -125,11 +125,12 @@ def test_what_systems_leave_behind_is_no_data(tmp_path, caplog):
     assert "cat/2.png (a link to nothing)" in caplog.text
 
 
-def test_whole_numbers_are_sorted_as_numbers(tmp_path):
+def test_whole_numbers_are_sorted_as_numbers(tmp_path, caplog):
     for name in ("10", "9", "2"):
         (tmp_path / "val" / name).mkdir(parents=True)
         (tmp_path / "val" / name / "a.png").touch()
     assert open_source("folder", "val", tmp_path).labels == ("2", "9", "10")
+    assert "its classes are whole numbers, taken in their order" in caplog.text
 
 
 def test_splits_with_other_classes_are_refused():
@@ -143,7 +144,10 @@ def test_splits_with_other_classes_are_refused():
     [
         ("test", r"has no split 'test'; the folders in it are: bare, empty, flat, train, val"),
         ("", r"has no split ''"),
-        ("flat", r"flat has no class folders \(but 2 pictures\); expected class/picture below it"),
+        (
+            "flat",
+            r"flat has no class folders \(but 2 pictures\); expected class/picture below it, or a list flat_labels.csv",
+        ),
         ("bare", r"bare has no class folders \(but 0 pictures\)"),
         ("empty", r"empty has 1 class but no pictures; expected files like \*\.jpg"),
     ],
@@ -186,3 +190,65 @@ def test_a_folder_too_deep_too_high_or_unsplit_says_which_one_to_give(given, spl
     write(tmp_path, **dict.fromkeys(names, b""))
     with pytest.raises(ValueError, match=rf"^{re.escape(sentence.replace('{}', str(tmp_path)))}$"):
         open_source("folder", split, tmp_path / given)
+
+
+# A split in one folder, with a list.
+
+
+def flat(root, text, name="val_labels.csv", files=("x/3.png", "1.jpg", "2.jpg")):
+    write(root, **{f"train/{label}/0.png": b"" for label in ("n01440764", "n01443537")})
+    write(root, **{f"val/{file}": file.encode() for file in files}, **{name: text.encode()})
+    (root / "val" / "x").rename(root / "val" / "images") if (root / "val" / "x").exists() else None
+    source = open_source("folder", "val", root)
+    return {source.path(i).removeprefix(f"{root}/val/"): source.labels[source[i]["label"]] for i in range(len(source))}
+
+
+A, B = "n01440764", "n01443537"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val_labels.csv", f"file,label\n1.jpg,{B}\n2.jpg,{A}\n"),
+        ("val.txt", f"1.jpg {B}\n2.jpg {A}\n"),
+        ("val.txt", "1.jpg 1\n2.jpg 0\n"),
+        ("val/val_annotations.txt", f"1.jpg\t{B}\t0\t32\t44\t62\n2.jpg\t{A}\t0\t0\t1\t1\n"),
+        ("LOC_val_solution.csv", f"ImageId,PredictionString\n1,{B} 85 1 499 272\n2,{A} 1 2 3 4 {A} 5 6 7 8\n"),
+        ("val.csv", f'"2.jpg";"{A}"\r\n"1.jpg";"{B.upper()}"\r\n'),
+        ("ILSVRC2012_validation_ground_truth.txt", f"{B}\n{A}\n"),
+        ("val_labels.txt", "1\n0\n"),
+    ],
+)
+def test_a_split_in_one_folder_has_a_list_of_classes(tmp_path, name, text):
+    assert flat(tmp_path, text, name, ("1.jpg", "2.jpg")) == {"1.jpg": B, "2.jpg": A}
+
+
+def test_files_of_a_list_may_lie_in_a_folder_of_images_and_be_others(tmp_path, caplog):
+    found = flat(tmp_path, f"3.png,{B}\n4.png,{A}\n", "val.csv", ("x/3.png", "x/5.png"))
+    assert found == {"images/3.png": B}
+    assert "1 files of" in caplog.text
+    assert "1 of its files are not there: 4.png" in caplog.text
+
+
+def test_a_list_alone_says_which_classes_there_are(tmp_path):
+    write(tmp_path, **{f"val/{i}.jpg": b"" for i in range(3)}, **{"val.txt": b"0.jpg 10\n1.jpg 9\n2.jpg 10\n"})
+    source = open_source("folder", "val", tmp_path)
+    assert (source.labels, source.targets.tolist()) == (("9", "10"), [0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1.jpg,1\n2.jpg,2\n", "val_labels.csv has numbers of classes from 1 to 2, whose order cannot be told"),
+        ("1.jpg,0\n2.jpg,2\n", "numbers of classes from 0 to 2, whose order"),
+        (f"1.jpg,{A}\n2.jpg,wolf\n", "has the unknown class wolf; expected some of n01440764, n01443537"),
+        (f"1.jpg,{A}\n2.jpg\n", "line 2 of .* has no class; expected a list with a file and a class"),
+        (f"{A}\n", "has 1 lines of one class for 2 files; expected a list"),
+        (f"7.jpg,{A}\n8.jpg,{A}\n", "names none of the 2 files of"),
+        ("", "val_labels.csv is empty; expected a list with a file and a class"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        flat(tmp_path, text, files=("1.jpg", "2.jpg"))
+    assert "\n" not in str(raised.value)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from unireplknet_jax.data.tables import number, rows_of_numbers, without_fills
+from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.data.tables import number, rows_of_numbers, rows_of_table, split_missing, without_fills
 
 
 @pytest.mark.parametrize(
@@ -14,18 +15,18 @@ from unireplknet_jax.data.tables import number, rows_of_numbers, without_fills
     ],
 )
 def test_whatever_separates_the_numbers(line):
-    assert rows_of_numbers([line, line], "a.xyz", 3) == [[0.5, 1.0, -0.2]] * 2
+    assert rows_of_numbers([line, line], "a.xyz", range(3)) == [[0.5, 1.0, -0.2]] * 2
 
 
 def test_whole_numbers_between_commas_are_no_decimals():
-    assert rows_of_numbers(["1,2,3"], "a.xyz", 3) == [[1, 2, 3]]
-    assert rows_of_numbers(["1,2,3 255,0,0"], "a.xyz", 3) == [[1, 2, 3]]
-    assert rows_of_numbers(["1 ,2 ,3"], "a.xyz", 3) == [[1, 2, 3]]
-    assert rows_of_numbers(["1,2 3"], "a.xyz", 3) == [[1, 2, 3]]
+    assert rows_of_numbers(["1,2,3"], "a.xyz", range(3)) == [[1, 2, 3]]
+    assert rows_of_numbers(["1,2,3 255,0,0"], "a.xyz", range(3)) == [[1, 2, 3]]
+    assert rows_of_numbers(["1 ,2 ,3"], "a.xyz", range(3)) == [[1, 2, 3]]
+    assert rows_of_numbers(["1,2 3"], "a.xyz", range(3)) == [[1, 2, 3]]
 
 
 def test_decimal_commas_are_said(caplog):
-    rows_of_numbers(["0,5 1,0 2"], "a.xyz", 3)
+    rows_of_numbers(["0,5 1,0 2"], "a.xyz", range(3))
     assert [record.message for record in caplog.records] == [
         "a.xyz: its commas are taken for decimal ones, as in 0,5 1,0 2"
     ]
@@ -46,7 +47,7 @@ def test_decimal_commas_are_said(caplog):
 )
 def test_other_lines_are_refused(lines, message):
     with pytest.raises(ValueError, match=message):
-        rows_of_numbers(lines, "a.xyz", 3)
+        rows_of_numbers(lines, "a.xyz", range(3))
 
 
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "NaN", " null ", "#N/A", "-", "."])
@@ -65,7 +66,7 @@ def test_fill_values_are_missing(fill, dtype, caplog):
     assert np.isnan(found).sum() == 2
     kept = ~np.isnan(found)
     np.testing.assert_array_equal(found[kept], values[kept])
-    assert caplog.messages == [f"s.csv: {fill:.6g} taken for missing values, 2 of them"]
+    assert caplog.messages == [f"s.csv: {fill:.6g} taken for missing values, 2 of them (data.missing says otherwise)"]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,44 @@ def test_fill_values_are_missing_beside_others(values, missing):
 def test_what_may_be_measured_stays(values, caplog):
     np.testing.assert_array_equal(without_fills(np.array([values]), "s.csv"), [values])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone"),
+    [("auto", [-9999, np.inf]), ("", [np.inf]), ("-1 7.0", [-1, 7, np.inf]), ("auto,-1", [-9999, -1, np.inf])],
+)
+def test_a_user_says_what_is_missing(missing, gone):
+    values = np.array([[10, 12, -9999, -1, 7, 14, np.inf, 11.0]])
+    found = without_fills(values, "s.csv", missing)
+    assert sorted(values[np.isnan(found)]) == sorted(gone)
+
+
+def test_words_that_stand_for_missing_values():
+    assert split_missing("auto; ND,-99 T") == (True, (-99.0,), ("nd", "-99", "t"))
+    assert np.isnan(number(" T ", missing=("t",)))
+    with pytest.raises(ValueError, match=r"^'T' is no number$"):
+        number("T")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t,a,b\n1,2,3\n",
+        "sep=;\nt;a;b\n1;2;3\n",
+        '"sep=\t"\nt\ta\tb\n1\t2\t3\n',
+        "# a station\n\n# another line\nt,a,b\n1,2,3\n",
+        "t,a,b,\n1,2,3,\n",
+        "t,a,b\n1,2,3,,\n,,\n",
+        'Sep=,\r\nt, "a" ,b\r\n1,2,"3"\r\n\x1a',
+    ],
+)
+def test_tables_as_programs_write_them(text):
+    rows, separator = rows_of_table(EncodedFile(text.encode(), "x"), "a table")
+    assert [row for _, row in rows] == [["t", "a", "b"], ["1", "2", "3"]]
+    assert separator in ",;\t"
+    assert text.replace("\r\n", "\n").split("\n")[rows[1][0] - 1].startswith("1")
+
+
+def test_a_field_without_an_end_is_one_sentence():
+    with pytest.raises(ValueError, match=r"^x is not a table as CSV; expected a table$"):
+        rows_of_table(EncodedFile(b't,a\n1,"' + b"2" * 200_000, "x"), "a table")

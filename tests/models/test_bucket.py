@@ -1,6 +1,7 @@
 """Checkpoints by the address of a bucket, for which a folder stands in."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,22 @@ def test_what_cannot_be_read_is_one_sentence(remote, monkeypatch):
         return Refusing()
 
     monkeypatch.setattr(bucket, "_remote", refuse)
-    with pytest.raises(OSError, match=r"^gs://b/a cannot be read \(401 Anonymous caller\)\.$"):
+    with pytest.raises(
+        OSError, match=r"^gs://b/a cannot be read: log in with `gcloud auth application-default login`\.$"
+    ):
         open_checkpoint("gs://b/a")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("_request out of retries: 403 Forbidden"), "this account may not; ask its owner"),
+        (TimeoutError(), "the server cannot be reached from here$"),
+        (KeyError("generation"), "copy it to this machine by other means, for example with `gcloud storage cp -r`$"),
+    ],
+)
+def test_no_text_of_a_library_is_the_explanation(error, message):
+    assert re.match(message, bucket._why(error))
 
 
 def test_without_its_package_the_extra_is_named(monkeypatch):

@@ -312,6 +312,10 @@ def test_archives_of_another_kind(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b"<HTML>", "web page"),
+        (b"\xef\xbb\xbf <html>", "web page"),
+        (b"<?xml version='1.0'?><Error>", "a text, perhaps a server's message"),
+        (b'{"error": "not found"}', "a text, perhaps a server's message"),
+        (b"\x1f\x8b\x08", "packed by gzip; unpack it"),
         (b"hello", "neither"),
         (b"\x89HDF\r\n", "neither"),
         (pickle.dumps({"x": 1}), "bare pickle"),
@@ -395,3 +399,23 @@ def test_random_damage_of_safetensors(tmp_path):
         path.write_bytes(content)
         outcomes.append(outcome(path))
     assert_sound(outcomes)
+
+
+# Parts of a file.
+
+
+def test_entries_of_a_file_are_prefixes_too(tmp_path):
+    network = {"stages.0.0.x": tensor(ONE)}
+    root = {"epoch": 3, "ema": {f"backbone.{name}": value for name, value in network.items()}}
+    path = save(tmp_path / "a.pth", {**root, "student": {"stages.0.0.x": tensor(TWO)}})
+    for prefix, expected in (("ema.backbone", ONE), ("ema.backbone.", ONE), ("student", TWO)):
+        found = values_of(read_state_dict(path, prefix=prefix)[0])
+        np.testing.assert_array_equal(found["stages.0.0.x"], expected)
+    assert "networks are below the prefixes ema.backbone., student., of which one may be asked for" in sentence(path)
+    assert "below the prefix nets., but there are networks below ema.backbone., student.;" in sentence(
+        path, prefix="nets"
+    )
+    only = save(tmp_path / "b.pth", {"model": {"x": tensor(ONE)}})
+    assert "but there is no network below any prefix in it" in sentence(only, prefix="net")
+    wrapped = save(tmp_path / "c.pth", {f"module.a.{name}": value for name, value in network.items()})
+    np.testing.assert_array_equal(values_of(read_state_dict(wrapped, prefix="a")[0])["stages.0.0.x"], ONE)

@@ -104,6 +104,17 @@ def test_an_unzipped_file_is_told(tmp_path):
     (tmp_path / "archive").mkdir()
     (tmp_path / "archive" / "data.pkl").touch()
     assert "archive is an unzipped file of PyTorch: open the file itself" in refusal(tmp_path / "archive")
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "archive").rename(tmp_path / "outer" / "archive")
+    assert "card.json; it holds an unzipped file of PyTorch: open the file itself" in refusal(tmp_path / "outer")
+
+
+def test_a_folder_of_files_for_others_says_which_may_be_opened(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    assert refusal(tmp_path).endswith("it has no card.json; it holds model.safetensors: open one of its files.")
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert "it holds pieces of one file, model-00001-of-00002.safetensors, model.safetensors: sa" in refusal(tmp_path)
 
 
 def test_what_was_ignored_is_logged(tmp_path, merged_state, caplog):

@@ -366,3 +366,27 @@ def test_what_a_rotated_picture_uncovers_has_the_mean_colour(monkeypatch):
     monkeypatch.setattr(classification.images, "TrainTransform", lambda size, **options: fills.append(options["fill"]))
     classification._train_transform.__wrapped__(make_task(in_chans=3, mean=(0.2, 0.4, 0.6), std=(0.3, 0.1, 0.5)))
     assert {*fills} == {(51, 102, 153)}
+
+
+def test_whole_numbers_may_be_classes_in_the_order_of_texts(tmp_path):
+    for label in ("2", "10"):
+        (tmp_path / "val" / label).mkdir(parents=True)
+        Image.new("L", (16, 16)).save(tmp_path / "val" / label / "a.png")
+    data, task = {"name": "folder", "dir": tmp_path}, make_task(2)
+    orders = {None: [0, 1], "numbers": [0, 1], "texts": [1, 0]}
+    for order, expected in orders.items():
+        split = task.open(data | ({"class_order": order} if order else {}), "val")
+        assert [example["label"] for example in task.examples(split, train=False)] == expected
+    with pytest.raises(ValueError, match=r"^data\.class_order is 'names'; expected 'numbers' or 'texts'\.$"):
+        task.open(data | {"class_order": "names"}, "val")
+
+
+def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(tmp_path):
+    path = tmp_path / "val" / "a" / "1.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.full((16, 16), 2048, np.uint16)).save(path)
+    task = make_task(1, white=4095, resize="warp")
+    split = task.open({"name": "folder", "dir": tmp_path}, "val")
+    seen = [task.read(path)[0], task.examples(split, train=False)[0], task.examples(split, train=True, seed=0)[0]]
+    assert {int(example["image"].max()) for example in seen} == {128}
+    assert task.read(path)[0]["picture"].getpixel((0, 0)) == (128, 128, 128)

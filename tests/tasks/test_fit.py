@@ -1,5 +1,6 @@
 """Checkpoints for another number of classes or channels, and as the start of training."""
 
+import dataclasses
 import logging
 
 import ml_dtypes
@@ -162,3 +163,25 @@ def test_the_logs_are_of_this_package(tmp_path, merged_state, caplog):
     assert [(record.name, record.levelno) for record in caplog.records] == [
         ("unireplknet_jax.tasks.fit", logging.WARNING)
     ]
+
+
+def test_a_kept_classifier_has_the_classes_of_the_data_in_their_order(tmp_path, state, caplog):
+    names = tuple(["zebra", "yak", "wolf", "vole", "tiger", "seal", "rat", "quail", "pig", "owl"])
+    checkpoint = dataclasses.replace(open_checkpoint(write(tmp_path / "a.pth", state)), path=None)
+    task = dataclasses.replace(checkpoint.task, labels=names)
+    save_checkpoint(tmp_path / "own", dataclasses.replace(checkpoint, task=task))
+    before = leaves(checkpoint.variables)
+
+    def started(labels):
+        caplog.clear()
+        return leaves(initial_variables(dataclasses.replace(task, labels=labels), tmp_path / "own"))
+
+    found = started(tuple(name.upper() for name in sorted(names)))
+    for leaf in ("params/head/kernel", "params/head/bias"):
+        np.testing.assert_array_equal(found[leaf], before[leaf][..., ::-1])
+    np.testing.assert_array_equal(found["params/norm/scale"], before["params/norm/scale"])
+    assert "put into the order of the data's classes: OWL, PIG" in caplog.text
+    for labels, said in ((names, ""), ((), ""), (("x", *names[1:]), "is kept, though its classes were zebra, yak,")):
+        assert_equal(started(labels), before)
+        assert said in caplog.text
+        assert said or not caplog.text

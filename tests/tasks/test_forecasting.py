@@ -231,6 +231,21 @@ def test_a_station_without_values_to_train_on_is_named(tmp_path):
         fitted_to(make_task(tree=(2,)), write_series(tmp_path, values, ("a", "b")))
 
 
+def test_what_is_missing_is_learned_of_the_data_and_holds_for_a_users_file(tmp_path):
+    data = write_series(tmp_path, np.arange(400, dtype=np.float32).reshape(200, 2), ("a", "b"))
+    task = fitted_to(make_task(tree=(2,)), data | {"missing": "6 7"})
+    assert (task.missing, task.mean[0]) == ("6 7", pytest.approx(np.mean([2.0 * i for i in range(140) if i != 3])))
+    series = task.read(tmp_path / "series.csv")[0]["series"]
+    np.testing.assert_array_equal(np.argwhere(np.isnan(series.values[:200])), [[3, 0], [3, 1]])
+    assert np.isnan(task.open({**data}, "train").source.values).sum() == 2
+
+
+def test_stations_are_the_same_as_a_person_reads_them(fitted):
+    names = tuple(f" {name.upper()}" for name in fitted.labels)
+    split = Split(dataclasses.replace(open_series("waves", "train"), names=names), "mine", "train")
+    assert fitted.fitted_to(split, None) is fitted
+
+
 def test_stations_in_another_order_are_refused(fitted, tmp_path):
     names = (*fitted.labels[:2], fitted.labels[3], fitted.labels[2], *fitted.labels[4:])
     data = write_series(tmp_path, np.ones((200, 12), np.float32), names)
@@ -502,7 +517,7 @@ def test_a_split_too_short_for_a_window_is_named(fitted):
         (lambda text: "\n".join([text.splitlines()[0], *text.splitlines()[:0:-1]]), "comes after"),
         (lambda text: "\n".join([*text.splitlines(), text.splitlines()[-1]]), "occurs twice"),
         (lambda text: "\n".join(text.splitlines()[::2]), "has a row every 7200 s; the model expects one every 3600"),
-        (lambda text: "", "has no rows"),
+        (lambda text: "", "is empty; expected time,STATION"),
     ],
 )
 def test_wrong_files_are_one_sentence_and_lose_nothing(fitted, variables, tmp_path, change, message):

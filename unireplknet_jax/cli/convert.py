@@ -16,6 +16,7 @@ def add_arguments(parser):
     parser.add_argument("destination", metavar="DST", help=destination_help)
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights (model_ema) of a .pth file")
+    parser.add_argument("--prefix", default="", metavar="P", help="take what lies below P in a .pth, as in teacher")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="store the tensors as this")
     parser.add_argument("--num-classes", type=_classes, metavar="N", help="fit to N classes; none: drop the classifier")
     parser.add_argument("--task", metavar="NAME", help="what a .pth file is for, where its tensors do not tell")
@@ -41,7 +42,7 @@ def run(args):
         options["num_classes"] = None if args.num_classes == "none" else int(args.num_classes)
     if args.in_chans is not None:
         options["in_chans"] = args.in_chans
-    checkpoint = open_checkpoint(args.source, ema=args.ema, task=args.task, **options)
+    checkpoint = open_checkpoint(args.source, ema=args.ema, prefix=args.prefix, task=args.task, **options)
     if args.dtype:
         checkpoint = convert.cast(checkpoint, args.dtype)
     convert.write_checkpoint(args.destination, checkpoint, args.overwrite)

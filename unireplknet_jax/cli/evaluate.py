@@ -25,6 +25,7 @@ def add_arguments(parser):
     parser.add_argument("--split", metavar="S", help="the split (default: the checkpoint's own, else test)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="examples at a time (default: 32 for each device)")
     parser.add_argument("--broken", choices=("refuse", "skip"), help="what to do with broken files (default: refuse)")
+    parser.add_argument("--class-order", choices=("numbers", "texts"), help="of classes that are whole numbers")
     parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
     parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
@@ -150,4 +151,5 @@ def _data(args, own):
         "dir": args.data_dir or own.get("dir") or None,
         "split": args.split or own.get("eval_split", "test"),
         "broken": args.broken or own.get("broken", "refuse"),
+        "class_order": args.class_order or own.get("class_order", "numbers"),
     }

@@ -1,4 +1,4 @@
-"""What every source of labelled examples offers, and the sentences about names, splits and classes that do not fit."""
+"""What every source of labelled examples offers, and the sentences about names and splits that do not fit."""
 
 from __future__ import annotations
 
@@ -29,18 +29,6 @@ def check_split(name: str, split: str, known: Iterable[str]) -> None:
     """Raise ValueError where a set has no such split."""
     if split not in known:
         raise ValueError(f"{name} has no split {split!r}; expected one of {', '.join(known)}")
-
-
-def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_name: str, found_name: str) -> None:
-    """Raise ValueError where two splits have other classes; their order may differ."""
-    missing = [label for label in expected if label not in {*found}]
-    extra = [label for label in found if label not in {*expected}]
-    if missing or extra:
-        parts = [f"{kind} {listed(names)}" for kind, names in (("lacks", missing), ("also has", extra)) if names]
-        raise ValueError(
-            f"the classes of {found_name} are not those of {expected_name}: it {' and '.join(parts)}; give both the "
-            "same classes (a class folder may be empty)"
-        )
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import re
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unireplknet_jax.data.base import Source, listed
+from unireplknet_jax.data.base import Source, listed, near
 
 _SYNSET = re.compile(r"n\d{8}")
 _log = logging.getLogger(__name__)
@@ -68,14 +67,11 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
     """
     if found == labels:
         return tuple(range(len(labels)))
-    for key in (_as_read, str):
-        known, keys = {key(label): number for number, label in enumerate(labels)}, [key(label) for label in found]
-        if keys and len(known) == len(labels) and len({*keys}) == len(keys) and known.keys() >= {*keys}:
-            if len(found) < len(labels):
-                _log.warning(
-                    "%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found)
-                )
-            return tuple(known[key] for key in keys)
+    numbers = tuple(number for number in places_among(labels, found) if number is not None)
+    if found and len(numbers) == len(found):
+        if len(found) < len(labels):
+            _log.warning("%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found))
+        return numbers
     unknown = [label for label in found if label not in {*labels}]
     if len(found) != len(labels):
         raise ValueError(
@@ -98,19 +94,45 @@ def number_of(name: str, labels: Sequence[str], classes: int) -> int:
 
     labels: the names of all `classes` classes, or none. Raises ValueError with the nearest names.
     """
-    for key in (str, _as_read):
-        found = [number for number, label in enumerate(labels) if key(label) == key(name)]
-        if found:
-            return found[0]
+    (found,) = places_among(labels, [name])
+    if found is not None:
+        return found
     if name.isdecimal() and int(name) < classes:
         return int(name)
     if not labels:
         raise ValueError(f"no class is called {name!r}: the classes have no names; give a number below {classes}.")
-    read = {label.casefold(): label for label in labels}
-    near = [read[label] for label in difflib.get_close_matches(name.casefold(), read)]
-    near = near or [label for label in labels if name.casefold() in label.casefold()][:3]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the classes are {listed(labels, 10)}."
+    close = near(name, labels)
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"the classes are {listed(labels, 10)}."
     raise ValueError(f"no class is called {name!r}; {hint}")
+
+
+def places_among(known: Sequence[str], names: Sequence[str]) -> tuple[int | None, ...]:
+    """For each name its place among the known ones, as a person reads them; None where it is not among them.
+
+    Case, underscores, composed letters, blanks around and zeros before a whole number make no difference, unless two of
+    either would be one then: they are compared letter by letter. Of a name that is known twice nobody can tell which.
+    """
+    for key in (_as_read, str):
+        places, keys = {key(each): place for place, each in enumerate(known)}, [key(name) for name in names]
+        if len(places) == len(known) and len({*keys}) == len(keys):
+            return tuple(map(places.get, keys))
+    return tuple(known.index(name) if known.count(name) == 1 else None for name in names)
+
+
+def check_same_labels(expected: Sequence[str], found: Sequence[str], expected_name: str, found_name: str) -> None:
+    """Raise ValueError where two splits have other classes (`places_among`); their order may differ."""
+    missing = _absent(expected, found)
+    extra = _absent(found, expected)
+    if missing or extra:
+        parts = [f"{kind} {listed(names)}" for kind, names in (("lacks", missing), ("also has", extra)) if names]
+        raise ValueError(
+            f"the classes of {found_name} are not those of {expected_name}: it {' and '.join(parts)}; give both the "
+            "same classes (a class folder may be empty)"
+        )
+
+
+def _absent(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    return [name for name, place in zip(names, places_among(known, names), strict=True) if place is None]
 
 
 def _in_an_order(names: Sequence[str]) -> bool:
@@ -118,6 +140,14 @@ def _in_an_order(names: Sequence[str]) -> bool:
     if all(map(_SYNSET.fullmatch, names)):
         return [*names] == sorted(names)
     return all(map(str.isdecimal, names)) and [int(name) - int(names[0]) for name in names] == [*range(len(names))]
+
+
+def in_text_order(source: Source) -> Source:
+    """A source whose classes are whole numbers with these in the order of texts, 10 before 2; any other as it is."""
+    labels = sorted(source.labels)
+    if labels == [*source.labels] or not all(map(str.isdecimal, labels)):
+        return source
+    return Renumbered(source, tuple(labels), tuple(labels.index(label) for label in source.labels))
 
 
 def in_natural_order(names: Sequence[str]) -> list[str]:

@@ -109,6 +109,18 @@ def read_file(source: str | os.PathLike[str] | EncodedFile, expected: str) -> En
         raise ValueError(f"cannot read {name} ({reason}); expected the path of {expected}") from error
 
 
+def misplaced(data: bytes) -> str | None:
+    """What a file is by its first bytes, if it stands in place of another one: of whatever kind that should be."""
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not data:
+        return "empty"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "a web page and not the file itself"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer and not the file itself, which `git lfs pull` fetches"
+    return None
+
+
 class Names(Sequence[str]):
     """Many strings in one block of bytes: those of ImageNet take 40 MB and are pickled for a worker in no time."""
 

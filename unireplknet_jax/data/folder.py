@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from unireplknet_jax.data.base import check_same_labels, listed
-from unireplknet_jax.data.classes import in_natural_order
+from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.classes import check_same_labels, in_natural_order
 from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
+from unireplknet_jax.data.flat_folder import list_of, open_flat
 
 SPLITS = ("train", "val", "test", "valid", "validation", "training", "testing", "dev", "eval")  # as people call them
 _log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
     "train" must be those of "train", if that is there. Whatever is no such file, hidden, a link to nothing or left
     there by a system (`files.is_left_behind`) is passed over and counted in the log, as are empty classes.
 
+    A split without class folders may have a list of the classes of its files (`flat_folder.open_flat`).
+
     Raises ValueError where there is no root, split, class or file, or where the classes differ from the training's.
     """
     if root is None:
@@ -38,10 +41,23 @@ def open_folder(split: str, root: Path | None, suffixes: tuple[str, ...], kind: 
     path = root / split
     if not split or not path.is_dir():
         raise ValueError(_no_split(root, split, suffixes, kind))
-    source = _listing(str(path), suffixes, kind)
-    if split != "train" and (root / "train").is_dir():
-        check_same_labels(class_folders(root / "train")[0], source.labels, str(root / "train"), str(path))
+    train = root / "train"
+    known = class_folders(train)[0] if split != "train" and train.is_dir() else []
+    source = _flat(path, split, known, suffixes) or _listing(str(path), suffixes, kind)
+    if known:
+        check_same_labels(known, source.labels, str(train), str(path))
     return source
+
+
+def _flat(path: Path, split: str, known: Sequence[str], suffixes: tuple[str, ...]) -> LabelledFiles | None:
+    """A split whose files lie in its folder itself, or in its folder "images", with a list of their classes."""
+    folders, loose = class_folders(path)
+    if folders not in ([], ["images"]) or (not folders and not any(_ends_in(suffixes, name) for name in loose)):
+        return None
+    table = list_of(path, split)
+    if table is None or "images" in known:
+        return None
+    return open_flat(str(path), sorted_out(str(path), suffixes)[0], table, known)
 
 
 def _no_split(root: Path, split: str, suffixes: tuple[str, ...], kind: str) -> str:
@@ -70,7 +86,10 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
     labels, strays = class_folders(folder)
     if not labels:
         loose = sum(_ends_in(suffixes, name) for name in strays)
-        raise ValueError(f"{folder} has no class folders (but {loose:,} {kind}s); expected class/{kind} below it")
+        beside = f", or a list {os.path.basename(folder)}_labels.csv of files and classes beside it" if loose else ""
+        raise ValueError(
+            f"{folder} has no class folders (but {loose:,} {kind}s); expected class/{kind} below it{beside}"
+        )
     with ThreadPoolExecutor(16) as pool:  # listing waits for the disk or the network
         found = list(pool.map(lambda label: sorted_out(os.path.join(folder, label), suffixes), labels))
     names = [os.path.join(label, name) for label, (inside, _) in zip(labels, found, strict=True) for name in inside]
@@ -80,6 +99,10 @@ def _listing(folder: str, suffixes: tuple[str, ...], kind: str) -> LabelledFiles
         )
     strays += [os.path.join(label, name) for label, (_, inside) in zip(labels, found, strict=True) for name in inside]
     empty = [label for label, (inside, _) in zip(labels, found, strict=True) if not inside]
+    if labels != sorted(labels):
+        _log.warning(
+            "%s: its classes are whole numbers, taken in their order (data.class_order says otherwise)", folder
+        )
     if strays:
         _log.warning(
             "%s: %s passed over as no %ss: %s", folder, _count(strays, "entry", "entries"), kind, listed(strays)

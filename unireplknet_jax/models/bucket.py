@@ -43,9 +43,19 @@ def fetch(text: str) -> Path:
     except FileNotFoundError:
         raise
     except Exception as error:  # no credentials, no permission, no network: gcsfs has many names for them
-        raise OSError(
-            f"{address} cannot be read ({(str(error).strip() or type(error).__name__).splitlines()[0]})."
-        ) from error
+        raise OSError(f"{address} cannot be read: {_why(error)}.") from error
+
+
+def _why(error: Exception) -> str:
+    """What is to be done about an error of gcsfs or of what it stands on, as far as its text tells."""
+    text = f"{type(error).__name__} {error}".lower()
+    if re.search(r"anonymous|credential|unauthenticated|\b401\b|refresherror", text):
+        return "log in with `gcloud auth application-default login`"
+    if re.search(r"permission|forbidden|\b403\b", text):
+        return "this account may not; ask its owner for the role Storage Object Viewer"
+    if re.search(r"connect|timeout|timed out|network|dns|resolve", text):
+        return "the server cannot be reached from here"
+    return "copy it to this machine by other means, for example with `gcloud storage cp -r`"
 
 
 def _remote(address: str) -> Any:

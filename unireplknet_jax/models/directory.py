@@ -95,19 +95,31 @@ def _of_a_run(path: pathlib.Path) -> str:
     return f"; {workdir} is the workdir of a training: {where}"
 
 
+def _instead(path: pathlib.Path) -> str:
+    """The end of a sentence about a directory that is no checkpoint: what in it may be one."""
+    if any((child / "data.pkl").is_file() for child in path.iterdir()):
+        return "; it holds an unzipped file of PyTorch: open the file itself, or zip this folder again"
+    suffixes = (".pth", ".safetensors", ".bin", ".ckpt")
+    files = [child.name for child in sorted(path.iterdir()) if child.suffix in suffixes]
+    if any("-of-" in name for name in files):
+        return f"; it holds pieces of one file, {', '.join(files[:3])}: save their tensors as one"
+    return f"; it holds {', '.join(files[:5])}: open one of its files" if files else ""
+
+
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The card of a checkpoint of ours; ValueError if the directory is damaged or not one of ours."""
     path = pathlib.Path(path).absolute()
     if (path / "data.pkl").is_file():
         raise ValueError(f"{path} is an unzipped file of PyTorch: open the file itself, or zip this folder again.")
     if path.is_dir() and not is_directory(path):
-        raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path)}.")
+        raise ValueError(f"{path} is not a checkpoint of ours: it has no {CARD}{_of_a_run(path) or _instead(path)}.")
     try:
         return json.loads((path / CARD).read_text())
     except RecursionError:
         raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} is nested too deeply.") from None
     except (OSError, ValueError) as error:  # no JSON, no text
-        raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({error}).") from None
+        why = getattr(error, "strerror", None) or "it is no JSON"
+        raise ValueError(f"{path} is not a checkpoint of ours: its {CARD} cannot be read ({why}).") from error
 
 
 def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -132,5 +144,4 @@ def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None,
         # On one device for good, they could not meet a batch that is spread over several.
         return jax.tree.map(np.asarray, restored), card
     except Exception as error:  # Orbax raises many kinds for missing and damaged files
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"the checkpoint {path} is damaged: its variables cannot be read ({first_line}).") from None
+        raise ValueError(f"the checkpoint {path} is damaged: its variables cannot be read.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import uuid
 from collections.abc import Mapping, Sequence
@@ -31,23 +32,26 @@ _SAFETENSORS_DTYPES = {
 
 
 def read_state_dict(
-    path: str | os.PathLike[str], ema: bool = False
+    path: str | os.PathLike[str], ema: bool = False, prefix: str = ""
 ) -> tuple[dict[str, StoredTensor | Placeholder], list[str]]:
     """Read a state dict; returns ({name: StoredTensor | Placeholder}, notes), the notes being lines for a log.
 
     path: a `.pth` of PyTorch 1.6 or later, or a `.safetensors`. The state dict is the first of the file's
     entries "model", "state_dict", "module", "model_state_dict" and "net", else the file itself; with `ema` it is
-    "model_ema", "state_dict_ema" or "ema_state_dict". A prefix "module." which
-    all names carry is removed. Optimizer states and other extras are never read. A name whose value depends on a class
-    or function that only running the file could provide comes as a `Placeholder`. Raises ValueError, naming the file,
-    if it is of another kind, damaged or without tensors; ImportError if a `.safetensors` lacks its library.
+    "model_ema", "state_dict_ema" or "ema_state_dict". A prefix "module." which all names carry is removed. prefix: what
+    lies below it alone, "teacher.", is taken, of that state dict, or else of the file's entries, whose keys are
+    prefixes, too; it is removed. Optimizer states and other extras are never read. A name whose value depends on a
+    class or function that only running the file could provide comes as a `Placeholder`.
+
+    Raises ValueError, naming the file, if it is of another kind, damaged or without tensors; ImportError if a
+    `.safetensors` lacks its library.
     """
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(512)
     with naming(path):
         root, foreign = _load(path, head)
-        state = _pick(root, ema)
+        state = _below(root, ema, prefix) if prefix else _pick(root, ema)
     entries = {name: value for name, value in state.items() if _is_entry(name, value)}
     notes = []
     if foreign:
@@ -77,7 +81,12 @@ def _load(path: Path, head: bytes) -> tuple[Any, set[str]]:
         raise ValueError("it is empty; download or copy it again")
     if head.startswith(b"version https://git-lfs"):
         raise ValueError("it is a Git LFS pointer and not the file itself; fetch that with `git lfs pull`")
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+    if head.startswith(b"\x1f\x8b"):
+        raise ValueError("it is packed by gzip; unpack it with `gunzip` first")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith((b"<?xml", b"{", b"[")):
+        raise ValueError("it is a text, perhaps a server's message, and no tensors; download it again")
+    if text.lower().startswith((b"<!doctype", b"<html")):
         raise ValueError("it is a web page and not the file itself; download it again from the link of the file")
     if _LEGACY_MAGIC in head[:32]:
         command = _resave_command(path)
@@ -122,7 +131,7 @@ def _load_safetensors(path: Path) -> dict[str, StoredTensor | Placeholder]:
             else:
                 state[name] = Placeholder(f"safetensors.{kind}")
     except (library.SafetensorError, OSError) as error:
-        raise ValueError(f"it is not a sound .safetensors file ({error!s:.200}); download or copy it again") from error
+        raise ValueError("it is not a sound .safetensors file, or is cut short; download or copy it again") from error
     return state
 
 
@@ -130,9 +139,7 @@ def _read_safetensor(path: Path, file: Any, name: str) -> np.ndarray:
     try:
         return np.array(file.get_tensor(name))
     except (_safetensors().SafetensorError, OSError) as error:
-        raise ValueError(
-            f"cannot read {path}: {name!r} is damaged ({error!s:.200}); download or copy it again"
-        ) from error
+        raise ValueError(f"cannot read {path}: {name!r} is damaged; download or copy it again") from error
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -155,10 +162,59 @@ def _pick(root: Any, ema: bool) -> dict[Any, Any]:
         return root
     keys = [_described(key, value) for key, value in root.items()]
     found = f"its top-level keys are {_listed(keys)}" if keys else "its top level is empty"
+    if networks := _prefixes(_flat(root)):
+        found += f", and networks are below the prefixes {_listed(networks)}, of which one may be asked for"
     places = ", ".join(map(repr, _EMA_LAYOUTS if ema else _LAYOUTS))
     if ema:
         raise ValueError(f"no dict of tensors is under {places}, {found}; load it without the EMA")
     raise ValueError(f"no dict of tensors is at its top level or under {places}, {found}; save a state_dict()")
+
+
+def _below(root: Any, ema: bool, prefix: str) -> dict[str, Any]:
+    """{name: value} of what lies below a prefix in the state dict, else in what the file holds."""
+    prefix = prefix.strip(".") + "."
+    try:
+        states = [_pick(root, ema)]
+    except ValueError:
+        if not isinstance(root, dict):
+            raise
+        states = []
+    states.append(_flat(root))
+    for state in states:
+        named = {name: value for name, value in state.items() if isinstance(name, str)}
+        for outer in ("", "module."):
+            found = {
+                name.removeprefix(outer + prefix): value
+                for name, value in named.items()
+                if name.startswith(outer + prefix)
+            }
+            if any(isinstance(value, StoredTensor) for value in found.values()):
+                return found
+    known = _prefixes(states[0]) or _prefixes(states[-1])
+    where = f"there are networks below {_listed(known)}" if known else "there is no network below any prefix in it"
+    raise ValueError(f"no tensor is below the prefix {prefix[:100]}, but {where}; give one of these, or none")
+
+
+def _flat(root: Any) -> dict[Any, Any]:
+    """{name: value} of a file's dict and of the dicts in it, whose keys stand before the names."""
+    flat = dict(root) if isinstance(root, dict) else {}
+    for key, inner in [*flat.items()]:
+        if isinstance(key, str) and isinstance(inner, dict):
+            flat |= {f"{key}.{name}": value for name, value in inner.items() if isinstance(name, str)}
+    return flat
+
+
+def _prefixes(state: Mapping[Any, Any]) -> list[str]:
+    """The prefixes of names below which the blocks of a network lie, "teacher." for one; none for names without."""
+    names = [name for name, value in state.items() if isinstance(name, str) and isinstance(value, StoredTensor)]
+    found = (re.match(r"(.+?\.)stages\.0\.", name[:300]) for name in names)
+    return [*dict.fromkeys(match[1] for match in found if match)]
+
+
+def networks_below(state: Mapping[str, StoredTensor]) -> str:
+    """The end of a sentence about a state dict that is no network: the prefixes below which there are some."""
+    found = _prefixes(state)
+    return f"; networks are below the prefixes {_listed(found)}, of which one may be asked for" if found else ""
 
 
 def _described(key: Any, value: Any) -> str:

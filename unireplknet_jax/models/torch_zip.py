@@ -95,7 +95,7 @@ class TorchZip:
             self.zip = zipfile.ZipFile(path)
             members = self.zip.infolist()
         except _ZIP_ERRORS as error:
-            raise ValueError(f"its zip archive is cut short or damaged ({error!s:.200}); download it again") from None
+            raise ValueError("its zip archive is cut short or damaged; download it again") from error
         self.members = {member.filename: member for member in members}
         if len(self.members) != len(members):
             raise ValueError("its zip archive holds one name twice; download or copy it again")
@@ -142,8 +142,7 @@ class TorchZip:
             with self.zip.open(member) as file:
                 data = file.read(size)
         except _ZIP_ERRORS as error:
-            problem = str(error) or type(error).__name__
-            raise ValueError(f"its {name!r} is damaged ({problem:.200}); download or copy it again") from None
+            raise ValueError(f"its {name!r} is damaged; download or copy it again") from error
         if len(data) != size:
             raise ValueError(f"its {name!r} ends after {len(data)} of {size} bytes; download or copy it again")
         return data

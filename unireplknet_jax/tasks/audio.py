@@ -39,6 +39,7 @@ _NUMBERS = {
     "std": "above 0",
     "fill": "a number",
     "seconds": "0 or more",
+    "scale": "above 0",
     "mixup": "from 0 to 1",
     "mixup_alpha": "above 0",
     "freq_mask": "0 or more",
@@ -59,7 +60,8 @@ class Audio(Labelled):
         and of masked frames; 0, as in the original, is loud, -15.94 is silence.
     seconds: a longer file is predicted by windows of this length, every half of it, whose scores are averaged; 0: of
         `frames` frames. Training and evaluation take the first `frames` frames of a file, as the original does.
-    channels: what becomes of several, "mean", "first" or "loudest" (`data.sounds.waveforms.read_sound`).
+    channels, scale: what becomes of several, "mean", "first" or "loudest", and what files of floats are divided by
+        (`data.sounds.waveforms.read_sound`).
     loss: "bce", a sigmoid per class, or "ce", one softmax; both take soft labels. multilabel: a sound may have several
         classes: mAP leads, and there is no accuracy.
     Augmentation in training: mixup, the probability to mix two waveforms with a share from Beta(mixup_alpha,
@@ -78,6 +80,7 @@ class Audio(Labelled):
     fill: float = 0.0
     seconds: float = 1.0
     channels: str = "mean"
+    scale: float = 1.0
     loss_kind: str = "bce"
     multilabel: bool = False
     mixup: float = 0.0
@@ -92,13 +95,12 @@ class Audio(Labelled):
     suffixes: ClassVar[tuple[str, ...]] = sounds.SUFFIXES
     hub_task: ClassVar[str] = "audio-classification"
     preparation: ClassVar[tuple[str, ...]] = (
-        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels"),
+        *("rate", "frames", "mels", "width", "shift", "window", "mean", "std", "fill", "seconds", "channels", "scale"),
     )
     makes_records: ClassVar[bool] = True
     augmentations: ClassVar[tuple[str, ...]] = ("freq_mask", "time_mask", "noise", "roll")
     units: ClassVar[Mapping[str, str]] = {"accuracy": "%", "mAP": "%", "loss": "nats", "count": "sounds"}
     numbers: ClassVar[Mapping[str, str]] = _NUMBERS
-    why_broken = staticmethod(sounds.why_broken)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,8 +144,11 @@ class Audio(Labelled):
         transform = functools.partial(self._mixed, split.source, split.broken)
         return AugmentedExamples(split.source, transform, split.broken, self.why_broken)
 
+    def why_broken(self, example: dict[str, Any]) -> str | None:  # type: ignore[override]  # it depends on the scale
+        return sounds.why_broken(example, self.scale)
+
     def _waveform(self, sound: Any) -> np.ndarray:
-        return sounds.read_sound(sound, self.rate, self.channels)
+        return sounds.read_sound(sound, self.rate, self.channels, self.scale)
 
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         waveform = self._waveform(example["sound"])
@@ -153,7 +158,7 @@ class Audio(Labelled):
         waveform, target = self._waveform(example["sound"]), self._target(example)
         if rng.random() < self.mixup:
             partner, share = source[int(rng.integers(len(source)))], rng.beta(self.mixup_alpha, self.mixup_alpha)
-            if not (broken == "skip" and sounds.why_broken(partner)):
+            if not (broken == "skip" and self.why_broken(partner)):
                 waveform = sounds.mix(waveform, self._waveform(partner["sound"]), share)
                 target = share * target + (1 - share) * self._target(partner)
         features = sounds.mask_bands(self._features(waveform), rng, self.freq_mask, self.time_mask, self.fill)

@@ -139,6 +139,10 @@ class Task:
         if "dtype" in options:
             options["dtype"] = jnp.dtype(options["dtype"])
         name = options.pop("name", None)
+        fields = [field.name for field in dataclasses.fields(UniRepLKNet) if field.name not in ("parent", "name")]
+        unknown = sorted(options.keys() - {*fields})
+        if unknown:
+            raise ValueError(f"the network has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
         return create_model(name, **options) if name else UniRepLKNet(**options)
 
     def specs(self, train: bool) -> tuple[Spec, ...]:
@@ -173,7 +177,7 @@ class Task:
     # ---- host
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
-        """A split of a recipe's data ("name", "dir", "broken"), opened once in a run.
+        """A split of a recipe's data ("name", "dir", "broken", ...), opened once in a run.
 
         Not for training, files that cannot be decoded are left out where data["broken"] is "skip", each logged.
         """
@@ -327,14 +331,18 @@ def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
-    fields = [field.name for field in dataclasses.fields(known)]
-    unknown = [option for option in options if option not in fields and option not in retired]
+    fields = {field.name: field for field in dataclasses.fields(known)}
+    unknown = sorted(options.keys() - fields.keys() - retired)
     if unknown:
-        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
+        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], [*fields])}.")
+    defaults = [option for option, field in fields.items() if field.default is not field.default_factory]
+    needed = sorted(fields.keys() - options.keys() - {*defaults})
+    if needed:
+        raise ValueError(f"the task {name} cannot be built: it needs the options {', '.join(needed)}.")
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:
-        raise ValueError(f"task {name} cannot be built from the options {sorted(options)}: {error}.") from None
+        raise ValueError(f"task {name} cannot be built from these options: some are of a wrong type.") from error
 
 
 def task_class(name: str) -> type[Task]:

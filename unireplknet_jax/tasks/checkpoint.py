@@ -19,12 +19,13 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from unireplknet_jax import __version__
+from unireplknet_jax.data.base import listed
 from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
 from unireplknet_jax.models.shapes import trunk_of
 from unireplknet_jax.tasks.base import Task, get_task
-from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_trunk
+from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_order, fit_trunk
 from unireplknet_jax.tasks.names import names_of_task, task_of_variables
 from unireplknet_jax.tasks.torch_files import canonical, open_torch, read_tensors, variables_of
 
@@ -81,6 +82,7 @@ def load_checkpoint(
     num_classes: int | Literal["keep"] | None = KEEP,
     in_chans: int | Literal["keep"] = KEEP,
     ema: bool = False,
+    prefix: str = "",
     dtype: DTypeLike | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -90,12 +92,13 @@ def load_checkpoint(
     Sizes, kernels, classes, channels and form are read off the tensors; neither torch nor anything named in the file is
     needed or run. num_classes: another number of classes gets a fresh classifier, None drops it; in_chans: the stem's
     input channels are summed (1) or repeated and rescaled (others). What was dropped or summed is logged. ema: take the
-    file's `model_ema`. dtype: storage dtype of the returned floating-point arrays, None: as in the file. options: those
-    of the file's task, {name: value}, that leave no trace in a PyTorch file (attention heads, say).
+    file's `model_ema`. prefix: take what lies below it, "teacher.", of a file with several networks. dtype: storage
+    dtype of the returned floating-point arrays, None: as in the file. options: those of the file's task, {name: value},
+    that leave no trace in a PyTorch file (attention heads, say).
     Raises ValueError with one sentence that lists every missing, unexpected and mis-shaped tensor.
     """
     checkpoint = open_checkpoint(
-        path, num_classes=num_classes, in_chans=in_chans, ema=ema, dtype=dtype, options=options
+        path, num_classes=num_classes, in_chans=in_chans, ema=ema, prefix=prefix, dtype=dtype, options=options
     )
     return checkpoint.module, checkpoint.variables
 
@@ -115,6 +118,7 @@ def open_checkpoint(
     num_classes: int | Literal["keep"] | None = KEEP,
     in_chans: int | Literal["keep"] = KEEP,
     ema: bool = False,
+    prefix: str = "",
     dtype: DTypeLike | None = None,
     task: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -130,7 +134,7 @@ def open_checkpoint(
         raise ValueError(f"dtype must be a floating-point type, but is {dtype}.")
     path = zoo.located(path)
     with announced(f"reading {path}"):
-        return _open(path, num_classes, in_chans, ema, dtype, task, options)
+        return _open(path, num_classes, in_chans, ema, prefix, dtype, task, options)
 
 
 def _open(
@@ -138,6 +142,7 @@ def _open(
     num_classes: int | Literal["keep"] | None,
     in_chans: int | Literal["keep"],
     ema: bool,
+    prefix: str,
     dtype: DTypeLike | None,
     task: str | None,
     options: Mapping[str, Any] | None,
@@ -145,13 +150,15 @@ def _open(
     if path.is_dir():
         if ema:
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
+        if prefix:
+            raise ValueError(f"{path} is a checkpoint of ours, without prefixes: give one for .pth files alone.")
         if task is not None:
             raise ValueError(f"{path} is a checkpoint of ours and says its task: name one for .pth files alone.")
         if options:
             raise ValueError(f"{path} is a checkpoint of ours and says its options: give some for .pth files alone.")
         checkpoint = _open_directory(path)
     else:
-        checkpoint = Checkpoint(*open_torch(path, ema, task, options or {}), source=path.name)
+        checkpoint = Checkpoint(*open_torch(path, ema, task, options or {}, prefix), source=path.name)
     if num_classes != KEEP:
         checkpoint = fit_classes(checkpoint, num_classes)
     if in_chans != KEEP:
@@ -172,13 +179,14 @@ def initial_variables(task: Task, path: str | os.PathLike[str]) -> Mapping[str, 
     """A checkpoint's variables to start training a task from: fitted to its classes and channels, float32.
 
     path: a checkpoint's, or a name as in `open_checkpoint`. A fresh classifier is scaled by the task's
-    `head_init_scale`; a kept one is not.
+    `head_init_scale`; a kept one is not, and has its outputs in the order of the task's classes (`fit_order`).
     Raises ValueError if the checkpoint is merged or its network is not the task's.
     """
     module = task.module()
     checkpoint = open_checkpoint(path, dtype=jnp.float32)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
+    checkpoint = fit_order(checkpoint, getattr(task, "labels", ()))
     if trunk_of(module) is not module:
         variables: Mapping[str, Any] = fit_trunk(checkpoint, task)
     else:
@@ -272,4 +280,4 @@ def _report_non_finite(path: str | os.PathLike[str], variables: Mapping[str, Any
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
     bad = [name for name, leaf in flat.items() if not np.all(np.isfinite(np.asarray(leaf, np.float32)))]
     if bad:
-        _log.warning("%s: non-finite values in %s", path, ", ".join(bad))
+        _log.warning("%s: non-finite values in %s", path, listed(bad))

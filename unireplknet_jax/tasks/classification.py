@@ -27,19 +27,24 @@ class Classification(PixelClassifier):
 
     resize: "crop" or "warp", None: the official rule for this size (`data.pictures.transforms.eval_transform`).
     crop_padding: the pixels of a random crop out of a padded image, in training, where crop_scale is None.
+    white: the value of white in pictures deeper than 8 bits; 0: what their files say (`data.pictures.deep`).
     The other options are those of `PixelClassifier`, which names the augmentations in their order.
     """
 
     resize: str | None = None
     crop_padding: int = 0
+    white: int = 0
 
     name: ClassVar[str] = "classification"
     sample: ClassVar[str] = "rose.jpg"
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-classification"
     augmentations: ClassVar[tuple[str, ...]] = (*PixelClassifier.augmentations, "crop_padding")
-    preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std")
-    numbers: ClassVar[Mapping[str, str]] = {**PixelClassifier.numbers, "crop_padding": "0 or more"}
+    preparation: ClassVar[tuple[str, ...]] = ("image_size", "resize", "mean", "std", "white")
+    numbers: ClassVar[Mapping[str, str]] = {
+        **PixelClassifier.numbers,
+        **dict.fromkeys(("crop_padding", "white"), "0 or more"),
+    }
     why_broken = staticmethod(why_broken)
 
     def __post_init__(self) -> None:
@@ -67,11 +72,11 @@ class Classification(PixelClassifier):
 
     def read(self, source: Any) -> list[Example]:
         """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
-        picture = picture_of(source)
+        picture = picture_of(source, self.white)
         return [{"image": self._resized(picture), "picture": picture, "id": source_name(source)}]
 
     def _resized(self, picture: Image.Image | np.ndarray) -> np.ndarray:
-        return self.with_channels(images.eval_transform(picture, self.image_size, self.resize))
+        return self.with_channels(images.eval_transform(picture, self.image_size, self.resize, self.white))
 
     # ---- device
 
@@ -100,4 +105,5 @@ def _train_transform(task: Classification) -> images.TrainTransform:
         rand_augment=task.rand_augment or None,
         crop_padding=None if task.crop_scale else task.crop_padding,
         fill=tuple(round(255 * mean) for mean in task.mean),
+        white=task.white,
     )

@@ -1,16 +1,18 @@
-"""Fitting a checkpoint to another number of classes or of input channels."""
+"""Fitting a checkpoint to another number of classes, to their order, or to another number of input channels."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import flax
 import jax
 import numpy as np
 
+from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.classes import numbers_of
 from unireplknet_jax.models.shapes import trunk_of
 
 if TYPE_CHECKING:
@@ -57,6 +59,30 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     )
     task = dataclasses.replace(checkpoint.task, model=model, labels=())
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
+
+
+def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
+    """A checkpoint whose classifier has the classes of the data in their order, `labels`, its own found by their names.
+
+    It stays as it is where one of them has no names, or another number of classes; and, which the log says, where the
+    names are others.
+    """
+    own, head = checkpoint.labels, checkpoint.variables["params"].get("head", {})
+    outputs = {leaf.shape[-1:] for leaf in jax.tree.leaves(head)}
+    if not own or not labels or own == tuple(labels) or outputs != {(len(own),)} or len(labels) != len(own):
+        return checkpoint
+    try:
+        numbers = list(numbers_of(own, tuple(labels), "the data"))
+    except ValueError:
+        _log.warning(
+            "the classifier is kept, though its classes were %s, and are %s in the data", listed(own), listed(labels)
+        )
+        return checkpoint
+    if numbers == [*range(len(own))]:
+        return checkpoint
+    _log.warning("the classifier's outputs were put into the order of the data's classes: %s", listed(labels))
+    params = {**checkpoint.variables["params"], "head": jax.tree.map(lambda leaf: np.asarray(leaf)[..., numbers], head)}
+    return dataclasses.replace(checkpoint, variables={**checkpoint.variables, "params": params})
 
 
 def fit_channels(checkpoint: Any, in_chans: int) -> Any:

@@ -21,6 +21,7 @@ from unireplknet_jax.data.series.sets import open_series
 from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
 from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
 from unireplknet_jax.data.series.windows import Series, Windows, check_measured, continued, read_stations
+from unireplknet_jax.data.tables import AUTO
 from unireplknet_jax.nn.corrformer import Corrformer
 from unireplknet_jax.tasks import forecast_errors
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task, apply_training
@@ -42,7 +43,7 @@ class Forecasting(Task):
     The rest is what `fitted_to` learns of the data: stations, their number (0: not known yet), and labels, their names;
     step, seconds; a value times `scale` is in `unit`; places, (stations, 3) latitude, longitude, elevation, or empty;
     mean and std of each station; the climatology, harmonics of year and day: their orders `seasons`, and coefficients
-    (basis, stations).
+    (basis, stations); missing, what stood for missing values (`data.tables.split_missing`).
     """
 
     model: Mapping[str, Any]
@@ -62,6 +63,7 @@ class Forecasting(Task):
     std: tuple[float, ...] = ()
     seasons: tuple[int, int] = (0, 0)
     climatology: tuple[tuple[float, ...], ...] = ()
+    missing: str = AUTO
 
     name: ClassVar[str] = "forecasting"
     sample: ClassVar[str] = "stations.csv"
@@ -120,6 +122,7 @@ class Forecasting(Task):
             step=found.step,
             unit=found.unit,
             scale=found.scale,
+            missing=found.missing,
             places=() if found.places is None else found.places.tolist(),
             mean=mean.tolist(),
             std=np.where(std > 0, std, 1).tolist(),
@@ -178,7 +181,8 @@ class Forecasting(Task):
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
         del train
-        return Split(open_series(data["name"], split, data.get("dir") or None), data["name"], split)
+        facts = data.get("dir") or None, data.get("missing", self.missing)
+        return Split(open_series(data["name"], split, *facts), data["name"], split)
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         import grain
@@ -223,7 +227,7 @@ class Forecasting(Task):
     def _read_series(self, source: Any) -> Series:
         if not self.labels:
             raise ValueError("this checkpoint does not name its stations; train a recipe from it (config.init) first.")
-        return read_stations(source, self.labels, self.step)
+        return read_stations(source, self.labels, self.step, self.missing)
 
     # ---- device
 
@@ -247,7 +251,7 @@ class Forecasting(Task):
         """(n, horizon, stations) each, in `unit`: the forecast, the last value and the climatology."""
         offset, factor = self._scaling()
         forecast = apply(variables, *self.inputs(inputs)) * factor + offset
-        coefficients = np.array(self.climatology, np.float32) if self.climatology else np.zeros((1, self.stations))
+        coefficients = np.array(self.climatology) if self.climatology else np.zeros((1, self.stations))
         pred = {
             "forecast": forecast,
             "persistence": jnp.broadcast_to(inputs["history"][:, -1:], forecast.shape),

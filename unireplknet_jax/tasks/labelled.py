@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax.data.balance import Balanced, classes_of, cumulated_rarity
-from unireplknet_jax.data.base import check_same_labels
 from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples, without_broken
-from unireplknet_jax.data.classes import in_order_of
+from unireplknet_jax.data.classes import check_same_labels, in_order_of, in_text_order
 from unireplknet_jax.data.pipeline import training_stream
 from unireplknet_jax.tasks.base import Example, Record, Split, Task
 
@@ -74,7 +73,11 @@ class Labelled(Task):
         raise NotImplementedError
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
-        source, broken = self.open_source(data, split), data.get("broken", "refuse")
+        source, broken, order = self.open_source(data, split), data.get("broken", "refuse"), data.get("class_order")
+        if order not in (None, "numbers", "texts"):
+            raise ValueError(f"data.class_order is {order!r}; expected 'numbers' or 'texts'.")
+        if order == "texts":
+            source = in_text_order(source)
         if broken == "skip" and not train:
             source = without_broken(source, why=self.why_broken)
         return Split(source, data["name"], split, broken)

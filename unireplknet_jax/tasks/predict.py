@@ -9,7 +9,7 @@ from typing import Any
 
 from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
-from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.label_names import read_label_file, read_labels
 from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.base import Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
@@ -59,12 +59,12 @@ def with_labels(
 ) -> tuple[Checkpoint, list[str]]:
     """(the checkpoint with class names, notes on where they come from if that is a guess).
 
-    labels: a file with one name a line. Without it, a file that names no classes gets those of ImageNet if it has as
-    many; a checkpoint that says what it was trained on does not.
+    labels: a file of names (`data.label_names.read_label_file`). Without it, a file that names no classes gets those of
+    ImageNet if it has as many; a checkpoint that says what it was trained on does not.
     """
     task, notes = checkpoint.task, []
     if labels is not None:
-        task = dataclasses.replace(task, labels=_read_names(labels))
+        task = dataclasses.replace(task, labels=read_label_file(labels))
     elif not task.labels and checkpoint.data is None:
         names, set_name = _NAMES_BY_CLASSES.get(getattr(task.module(), "num_classes", None), (None, None))
         if names:
@@ -76,17 +76,6 @@ def with_labels(
 def _preparation(task: Task) -> str:
     shown = {name: task.options[name] for name in task.preparation}
     return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())
-
-
-def _read_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file; expected one class name a line.") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names:
-        raise ValueError(f"{path} is empty; expected one class name a line.")
-    return names
 
 
 def require_classifier(checkpoint: Checkpoint) -> None:

@@ -23,15 +23,23 @@ _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.",
 _COUNTERS = ("total_ops", "total_params", "n_averaged")  # of thop and AveragedModel
 
 
-def read_tensors(path: Path, ema: bool = False) -> dict[str, StoredTensor]:
+def read_tensors(path: Path, ema: bool = False, prefix: str = "") -> dict[str, StoredTensor]:
     """The state dict {name: tensor} in a file for PyTorch; ValueError where a tensor is more than numbers."""
-    state, notes = torch_archive.read_state_dict(path, ema)
+    state, notes = torch_archive.read_state_dict(path, ema, prefix)
     for note in notes:
         _log.warning("%s: %s", path, note)
+    unknown = {
+        name: value.name.partition(".")[2]
+        for name, value in state.items()
+        if isinstance(value, Placeholder) and value.name.startswith("safetensors.")
+    }
+    if unknown:
+        kinds = ", ".join(sorted({*unknown.values()}))
+        raise ValueError(f"{path} is refused: {listed([*unknown])} are of {kinds}, which is not read: save as float32.")
     opaque = {name: value.name for name, value in state.items() if isinstance(value, Placeholder)}
     if opaque:
         raise ValueError(
-            f"{path} is refused: {', '.join(opaque)} can only be built by running code that the file names "
+            f"{path} is refused: {listed([*opaque])} can only be built by running code that the file names "
             f"({', '.join(sorted({*opaque.values()}))})."
         )
     return {name: value for name, value in state.items() if isinstance(value, StoredTensor)}
@@ -66,26 +74,28 @@ def variables_of(
         raise ValueError(f"{misfit}: {differences}.")
     integers = [name for name in table if not jnp.issubdtype(state[name].dtype, jnp.floating)]
     if integers:
-        raise ValueError(f"{path} is refused: {', '.join(integers)} are not floating-point (a quantized network?).")
+        raise ValueError(f"{path} is refused: {listed(integers)} are not floating-point (a quantized network?).")
     arrays = {entry.path: torch_names.from_torch(entry, state[name].numpy()) for name, entry in table.items()}
     return flax.traverse_util.unflatten_dict(arrays)
 
 
 def open_torch(
-    path: Path, ema: bool, name: str | None, options: Mapping[str, Any]
+    path: Path, ema: bool, name: str | None, options: Mapping[str, Any], prefix: str = ""
 ) -> tuple[Task, dict[str, Any], bool]:
     """(task, variables, whether they are in merged form) of a file for PyTorch.
 
     name: of the task, None: the first that the tensors fit. options: of the task, that leave no trace in the file.
+    prefix: of the tensors' names that alone are taken.
     Raises ValueError, one sentence, that lists every missing, unexpected and mis-shaped tensor.
     """
-    state = unwrapped(read_tensors(path, ema))
+    state = unwrapped(read_tensors(path, ema, prefix))
     shapes = {tensor: value.shape for tensor, value in state.items()}
     found = task_of_file(shapes)
     if found is None:
         some = ", ".join(list(shapes)[:5])
         raise ValueError(
-            f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)."
+            f"{path} is not a UniRepLKNet checkpoint: it has no tensors below stages.0 (it has {some}, ...)"
+            f"{torch_archive.networks_below(state)}."
         )
     try:
         names = names_of_task(name or found)

@@ -28,6 +28,8 @@ def base_config():
             "eval_split": "test",  # "": no evaluation
             "train_examples": 0,  # for `plan`, which has no data; training counts them
             "broken": "refuse",  # a broken file ends the run; "skip": training takes the next, evaluation none
+            "class_order": "numbers",  # of classes that are whole numbers: 2 before 10, or "texts": 10 before 2
+            "missing": "auto",  # of tables, what stands for no value besides empty cells and NA: see docs/files.md
             "num_threads": 2,  # batches that are built at the same time in each process, whose threads share one GIL
             "workers": 0,  # processes that build batches, each with num_threads, for hosts with many cores
         }

@@ -211,7 +211,12 @@ def wrong_files(folder):
 def test_some_frames_of_a_file_may_be_lost_and_not_many(monkeypatch):
     def decode(decoded):
         grey = [np.full((4, 6, 3), index, np.uint8) for index in range(decoded)]
-        made = [SimpleNamespace(width=6, height=4, side_data=[], to_ndarray=lambda v=v, **_: v) for v in grey]
+        made = [
+            SimpleNamespace(
+                width=6, height=4, side_data=[], format=SimpleNamespace(components=()), to_ndarray=lambda v=v, **_: v
+            )
+            for v in grey
+        ]
         return decoding._decode(SimpleNamespace(decode=lambda _: iter(made)), "a.mp4", {3, 39}, 40)
 
     monkeypatch.setattr(decoding, "_stream", lambda container, name: None)
@@ -320,3 +325,16 @@ def test_what_the_machine_lacks_is_no_damage_of_the_file(tmp_path, monkeypatch, 
     monkeypatch.setattr(decoding, "_decode", out_of)
     with pytest.raises(OSError, match=r"cannot read .*a\.mp4 now: out of something"):
         why_broken({"path": tmp_path / "a.mp4"})
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    av = pytest.importorskip("av")
+    pixels = np.zeros((16, 32, 4), np.uint8)
+    pixels[:, :16], pixels[:, 16:24] = (255, 0, 0, 255), (255, 0, 0, 51)
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("qtrle", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "argb"
+        frame = av.VideoFrame.from_ndarray(pixels, "rgba").reformat(format="argb")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    found = read_frames(tmp_path / "a.mov", every)[0, 0]
+    assert found[[0, 16, 24]].tolist() == [[255, 0, 0], [255, 204, 204], [255, 255, 255]]

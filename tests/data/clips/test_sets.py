@@ -131,7 +131,10 @@ def test_lists_of_kinetics_name_the_files_of_their_splits(tmp_path, caplog):
         ({"train": "a.mp4 x\n", "val": "b.mp4 y\n"}, "val", "unknown label y; expected one of the 1 classes: x"),
         ({"train": "a.mp4 x\n", "val": "b.mp4 0\n"}, "val", "unknown label 0; expected one of the 1 classes: x"),
         ({"train": "a.mp4 3\n", "val": "b.mp4 4\n"}, "val", "unknown label 4; expected one of the 4 classes"),
-        ({"train": "a.mp4 -1\nb.mp4 1\n", "val": "b.mp4 2\n"}, "val", "unknown label 2"),
+        ({"train": "a.mp4 -1\nb.mp4 1\n"}, "train", "line 1 .* whose label is no number of a class; give all classes"),
+        ({"train": "a.mp4 0.5\nb.mp4 1\n"}, "train", "line 1 .* no number of a class"),
+        ({"train": "a.mp4 0\nb.mp4 99999999999\n"}, "train", "line 2 .* no number of a class"),
+        ({"train": "a.mp4 0\nb.mp4 1000000\n"}, "train", "line 2 .* no number of a class"),
     ],
 )
 def test_a_wrong_list_is_one_sentence(texts, split, message, tmp_path):
@@ -158,10 +161,18 @@ def test_wrong_names_and_folders_are_one_sentence(tmp_path):
 
 def test_what_is_no_text_is_one_sentence(tmp_path):
     lists(tmp_path, train="a.mp4 0\n")
-    for name, expected in (("labels.txt", "a name"), ("train.csv", "a path and a label")):
-        (tmp_path / name).write_bytes("é\n".encode("latin-1"))
-        with pytest.raises(ValueError, match=f"{name} is not a text file in UTF-8; expected {expected} in every line"):
+    for name, expected in (("labels.txt", "one class name a line"), ("train.csv", "a list with a path and a label")):
+        (tmp_path / name).write_bytes(b"PK\3\4\0\xff")
+        with pytest.raises(ValueError, match=f"{name} is not a text file; expected {expected}"):
             open_videos("video_csv", "train", tmp_path)
+
+
+@pytest.mark.parametrize(("train", "val"), [("00 01", "1"), ("0.0 1.0", "01"), ("0 1", "+1."), ("Käse Zug", "zug")])
+def test_classes_of_lists_are_compared_as_a_person_reads_them(train, val, tmp_path):
+    train = "".join(f"{index}.mp4 {label}\n" for index, label in enumerate(train.split()))
+    lists(tmp_path, train=train, val=f"c.mp4 {val}\n")
+    source = open_videos("video_csv", "val", tmp_path)
+    assert (source.targets.tolist(), len(source.labels)) == ([1], 2)
 
 
 def test_a_folder_has_a_class_in_each_folder(tmp_path):

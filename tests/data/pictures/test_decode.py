@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.data.pictures import deep
 from unireplknet_jax.data.pictures.decode import picture_of, read_image
 
 RNG = np.random.default_rng(0)
@@ -120,11 +122,12 @@ def test_deep_grey_is_scaled_not_clipped(values, dtype, expected):
     np.testing.assert_array_equal(pixels(image), grey([expected]))
 
 
-def tiff(values, photometric, order):
-    """A grey TIFF file of one strip. values: (h, w) of uint8 or uint16."""
-    (h, w), bits = values.shape, 8 * values.itemsize
-    raw = values.astype(values.dtype.newbyteorder(order)).tobytes()
+def tiff(values, photometric, order, bits=0, raw=b""):
+    """A grey TIFF file of one strip. values: (h, w) of whole numbers, of `bits` in `raw` if that is given."""
+    (h, w), bits = values.shape, bits or 8 * values.itemsize
+    raw = raw or values.astype(values.dtype.newbyteorder(order)).tobytes()
     numbers = {256: w, 257: h, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: h, 279: len(raw)}
+    numbers[339] = 2 if values.dtype.kind == "i" else 1
     entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in numbers.items())
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(raw))
     return head + raw + struct.pack(f"{order}H", len(numbers)) + entries + bytes(4)
@@ -136,6 +139,87 @@ def test_the_tag_of_a_tiff_says_which_end_is_white(dtype, order):
     values = np.array([[0, 51, 255]]).astype(dtype) * (257 if dtype == np.uint16 else 1)
     assert pixels(tiff(values, 1, order)).tolist() == grey([[0, 51, 255]]).tolist()
     assert pixels(tiff(values, 0, order)).tolist() == grey([[255, 204, 0]]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 16_384, 32_767], np.int16, [0, 128, 255]),
+        ([-32_768, 0, 32_767], np.int16, [0, 128, 255]),
+        ([0, 64, 127], np.int8, [0, 129, 255]),
+        ([-128, 0, 127], np.int8, [0, 128, 255]),
+        ([0, 2**31, 2**32 - 1], np.uint32, [0, 128, 255]),
+        ([0, 128, 255], np.uint32, [0, 128, 255]),
+    ],
+)
+def test_the_tags_of_a_tiff_say_what_its_numbers_are(values, dtype, expected):
+    assert pixels(tiff(np.array([values], dtype), 1, "<")).tolist() == grey([expected]).tolist()
+
+
+def test_a_tiff_of_12_bits_has_its_own_white():
+    packed = bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x10])  # 0, 2048, 4095, 16
+    for photometric, expected in ((1, [0, 128, 255, 1]), (0, [255, 127, 0, 254])):
+        data = tiff(np.zeros((1, 4), np.uint16), photometric, "<", 12, packed)
+        assert pixels(data).tolist() == grey([expected]).tolist()
+
+
+@pytest.fixture
+def said(monkeypatch, caplog):
+    """The log, in which nothing was said yet."""
+    monkeypatch.setattr(deep, "_said", set())
+    return caplog
+
+
+def test_white_of_16_bits_is_an_option_and_what_is_assumed_is_said_once(said):
+    data = encoded(Image.fromarray(np.array([[0, 2048, 4095]], np.uint16)))
+    for _ in range(2):
+        np.testing.assert_array_equal(pixels(EncodedFile(data, "a.png")), grey([[0, 8, 16]]))
+    assert said.messages == [
+        "a.png: its values of 16 bits end at 4095, and 65535 is taken for white (task.options.white says otherwise)"
+    ]
+    np.testing.assert_array_equal(read_image(data, white=4095), grey([[0, 128, 255]]))
+    np.testing.assert_array_equal(picture_of(data, white=2048), grey([[0, 255, 255]]))
+    assert len(said.messages) == 1
+
+
+def test_ranges_that_are_guessed_are_said(said):
+    for values in ([0, 0.5, 1], [0, 0.2, 0.7], [-3, 0, 3], [-1, 0, 5]):
+        read_image(EncodedFile(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"), "a.tif"))
+    assert [message.partition(" are ")[2][:50] for message in said.messages] == [
+        "taken to go from 0, black, to 1, white (task.optio",
+        "taken to go from -3, black, to 3, white (task.opti",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("TGA", (1, 2, 3)), ("PNG", (255, 255, 255))])
+def test_an_alpha_channel_that_programs_leave_empty_says_nothing(kind, expected):
+    data = encoded(Image.new("RGBA", (2, 2), (1, 2, 3, 0)), kind)
+    assert pixels(data)[0, 0].tolist() == list(expected)
+    mixed = Image.fromarray(np.array([[[1, 2, 3, 0], [1, 2, 3, 255]]], np.uint8))
+    assert pixels(encoded(mixed, kind)).tolist() == [[[255] * 3, [1, 2, 3]]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a.jpg is a HEIC picture, which is not read: convert it, or let"),
+        (b"\xff\x0a" + bytes(9), "a.jpg is a JPEG XL picture, which is not read: convert it;"),
+        (b"%PDF-1.7", "a.jpg is a PDF, which is not read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "a.jpg is a page of PostScript, which is not read"),
+        (b"<?xml version='1.0'?><svg/>", "a.jpg is an SVG drawing, which is not read"),
+        (b"<html>", "a.jpg is a web page and not the file itself; expected for example a JPEG or PNG$"),
+        (b"version https://git-lfs.github.com/spec/v1", "a.jpg is a Git LFS pointer and not the file itself, which `g"),
+    ],
+)
+def test_what_stands_in_the_place_of_a_picture_is_said(data, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        read_image(EncodedFile(data, "a.jpg"))
+
+
+def test_a_picture_may_speak_of_others():
+    exif = Image.Exif()
+    exif[0x010E] = "<svg> %PDF"
+    np.testing.assert_array_equal(pixels(encoded(Image.fromarray(PICTURE), exif=exif)), PICTURE)
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt"])
@@ -177,7 +261,7 @@ def test_what_is_no_image_is_named(tmp_path, monkeypatch):
     (tmp_path / "empty.jpg").touch()
     for name, message in {
         "text.png": "text.png is not an image that Pillow can read",
-        "empty.jpg": "empty.jpg is not an image",
+        "empty.jpg": "empty.jpg is empty; expected for example a JPEG or PNG",
         "absent.png": "cannot read .*absent.png .No such file or directory.; expected the path of an image file",
         ".": "cannot read .* .Is a directory.",
         "nul\0.png": "cannot read .*nul",

@@ -35,13 +35,13 @@ def test_a_csv_is_cut_in_time_and_finds_its_places(tmp_path):
     [
         ("name,latitude,longitude\na,1,2\n", "has no row for c, d, b"),
         ("name,lat,lon\na,1,2\n", "lacks a column"),
-        ("name,latitude,longitude\na,north,2\n", "could not convert"),
-        ("name,latitude,longitude\na,1,\n", "a: could not convert"),
+        ("name,latitude,longitude\na,north,2\n", "a: 'north' is no number"),
+        ("name,latitude,longitude\na,1,\nb,1,2\nc,1,2\nd,1,2\n", "a has no place on Earth"),
         ("latitude,longitude,name\n1,2\n", "has no row for c, a"),
         ("name,latitude,longitude\na,1,2\nb,3,4\nb,3,5\n", "has two rows for b"),
         (f"name,{','.join(PLACES)}\na,1,2,nan\nb,nan,4,0\nc,5,6,0\nd,91,8,0\n", "a, d, b has no place on Earth"),
         (f"name,{','.join(PLACES)}\na,1,2,0\nb,3,361,0\nc,5,360,0\nd,7,-180,0\n", ": b has no place on Earth"),
-        ("name,latitude,longitude\na\udcfc,1,2\n", r"stations\.csv is no CSV file in UTF-8"),
+        ("name,latitude,longitude\na\0,1,2\n", r"stations\.csv is not a text file; expected name,latitude"),
     ],
 )
 def test_wrong_places_are_one_sentence(tmp_path, places, message):
@@ -142,3 +142,16 @@ def test_a_folder_is_written_in_order(tmp_path):
 )
 def test_degrees_minutes_and_seconds_have_a_side(text, degrees):
     assert _degrees(text) == pytest.approx(degrees)
+
+
+def test_places_of_another_language_and_encoding(tmp_path):
+    make_csv(tmp_path, places="name;latitude;longitude;elevation\nA;1,5;2;7\nb;3;4\nC;5;6;\nd;7;8;1\n")
+    np.testing.assert_array_equal(open_series("csv", "train", tmp_path).places[:2], [[5, 6, 0], [1.5, 2, 7]])
+
+
+def test_what_is_missing_is_an_option(tmp_path):
+    path = make_csv(tmp_path) / "series.csv"
+    path.write_text(path.read_text().replace(",3,3.5,4,5", ",-9999,T,-1,5"))
+    found = [open_series("csv", "train", tmp_path, missing).values[3] for missing in ("auto,t", "-1 t")]
+    np.testing.assert_array_equal(found, [[np.nan, np.nan, -1, 5], [-9999, np.nan, np.nan, 5]])
+    assert open_series("csv", "train", tmp_path, "t").missing == "t"

@@ -142,17 +142,20 @@ def test_what_is_no_table_of_these_stations_is_one_sentence(source, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no rows"),
+        ("", "x.csv is empty; expected time,STATION"),
         ("time,a\n", "has no rows"),
         ("time,a\n2024-01-01,1,2\n", "line 2: 3 cells, but the header has 2"),
         ("time,a\nyesterday,1\n", "line 2: 'yesterday' is no time"),
         ("time,a\n0001-01-01T00:00+05:00,1\n", "line 2: '0001-01-01T00:00.05:00' is no time"),
-        ("time;a\n2024-01-01;1.234,5\n", r"line 2: .*'1\.234,5'; expected numbers for a"),
+        ("time;a\n2024-01-01;1.234,5\n", r"line 2: '1\.234,5' is no number; expected numbers for a"),
         ("2024-01-01,1\n2024-01-02,2\n", "begins with the time 2024-01-01; expected a header"),
         ("time\n2024-01-01\n", "or no stations"),
         ("time,a,time\n2024-01-01,1,2\n", "names two columns alike"),
-        ("time,a\n2024-01-01,warm\n", "line 2: could not convert string to float: 'warm'; expected numbers for a"),
+        ("time,a\n2024-01-01,warm\n", "line 2: 'warm' is no number; expected numbers for a"),
         ("time,a,a\n2024-01-01,1,2\n", "names two columns alike"),
+        ('time,a\n2024-01-01,"1,234"\n2024-01-02,"0,5"\n', "line 2: '1,234' is no number"),  # or a thousand
+        ("time,a\nUTC,1\n2024-01-01,1\n2024-01-02,2\n", "line 2: 'UTC' is no time"),  # no row of units
+        (",time,a\n0,x,1\n1,2024-01-01,2\n", "line 2: '0' is no time"),
     ],
 )
 def test_wrong_tables_are_one_sentence(tmp_path, text, message):
@@ -168,5 +171,29 @@ def test_what_float32_cannot_hold_is_missing(tmp_path):
 
 def test_a_picture_is_no_table(tmp_path):
     (tmp_path / "x.csv").write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    with pytest.raises(ValueError, match="is no CSV file in UTF-8"):
+    with pytest.raises(ValueError, match=r"x\.csv is not a text file; expected time,STATION"):
         read_table(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\ntime;a;b\n2024-01-01;1,5;2\n2024-01-02;3;4\n",
+        'time,a,b\n2024-01-01,"1,5",2\n2024-01-02,3,4\n',
+        "time,a,b\n,°C,m/s\n2024-01-01,1.5,2\n2024-01-02,3,4\n",
+        "time,a,b,\n2024-01-01,1.5,2,\n2024-01-02,3,4,\n",
+        ",time,a,b\n0,2024-01-01,1.5,2\n1,2024-01-02,3,4\n",
+        "# station 7\r\ntime,a,b\r\n2024-01-01,1.5,2\r\n2024-01-02,3,4\r\n\x1a",
+    ],
+)
+def test_tables_of_spreadsheets_and_loggers(text):
+    times, values, names = read_table(EncodedFile(text.encode("utf-16"), "x.csv"))
+    assert (names, times.astype(str).tolist()) == (("a", "b"), ["2024-01-01T00:00:00", "2024-01-02T00:00:00"])
+    np.testing.assert_array_equal(values, [[1.5, 2], [3, 4]])
+
+
+def test_stations_are_found_as_a_person_reads_them_and_without_what_is_missing():
+    text = "time,KÄSE ,b\n2024-01-01,1,T\n2024-01-02,-1,4\n"
+    series = read_stations(EncodedFile(text.encode("latin-1"), "x"), ("b", "Ka\u0308se"), 86_400, "-1 t")
+    np.testing.assert_array_equal(series.values, [[np.nan, 1], [4, np.nan]])
+    assert series.missing == "-1 t"

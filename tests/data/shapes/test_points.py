@@ -1,5 +1,6 @@
 """Shapes on the host: files of all formats, what is wrong with them, normalization, poses and their randomness."""
 
+import io
 import sys
 
 import numpy as np
@@ -100,6 +101,31 @@ def test_texts_as_other_programs_write_them(tmp_path):
     np.testing.assert_array_equal(read_points(tmp_path / "a.txt", 5, rng()), [[1, 2, 3], [4, 5, 6]])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x,y,z\n1,2,3\n4,5,6\n",
+        'id;"X";Y;Z;name\n0;1;2;3;a\n1;4;5;6;b\n',
+        "//Z Y X\n3 2 1\n6 5 4\n",
+        "2\n1 2 3\n4 5 6\n",
+        '"1.0","2","3"\n"4","5","6"\n',
+        '"1,0","2,0","3,0"\n"4","5","6"\n',
+        "1\u00a02\u00a03\r4 5 6\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_texts_with_headers_counts_and_quotes(text, encoding):
+    found = read_points(EncodedFile(text.encode(encoding), "a.csv"), 5, rng())
+    np.testing.assert_array_equal(found, [[1, 2, 3], [4, 5, 6]])
+
+
+def test_fields_of_an_array_are_found_by_their_names(tmp_path):
+    points = np.zeros(4, [("intensity", "f4"), ("z", "f4"), ("y", "f4"), ("x", "f4")])
+    points["x"], points["y"], points["z"] = np.arange(12.0).reshape(3, 4)
+    np.save(tmp_path / "a.npy", points)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.npy", 5, rng()), np.arange(12.0).reshape(3, 4).T)
+
+
 def test_headers_that_count_are_read_in_all_forms(tmp_path):
     corners = "0 0 0\n1 0 0\n1 1 0\n0 1 0\n"
     for name, text in (
@@ -112,6 +138,22 @@ def test_headers_that_count_are_read_in_all_forms(tmp_path):
 
 
 PLY = "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+QUADS = "OFF\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n4 3 2 1 0"
+
+
+def packed(*arrays):
+    file = io.BytesIO()
+    np.savez_compressed(file, *arrays)
+    return file.getvalue()
+
+
+def unpacked(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+NPY = unpacked(np.zeros((20, 3)))
 BROKEN = {
     "cloud.ply": (PLY + "0 0 0\n1 1 1\n", "its header says 4 vertices and 0 faces, but it holds 2 and 0"),
     "faces.off": (
@@ -124,7 +166,17 @@ BROKEN = {
     ),
     "across.npy": (np.eye(3, 17), r"has numbers of shape \(3, 17\); expected three or more columns, one row a point"),
     "far.npy": (np.eye(3, dtype=np.float32) + 1e7, "all its 3 points lie in one place, as far as digits go"),
-    "header.csv": ("x,y,z\n1,2,3\n", "'x,y,z' is no line of 3 or more numbers; leave out what is none"),
+    "header.csv": ("a,b,c\n1,2,3\n", "'a,b,c' is no line of 3 or more numbers; leave out what is none"),
+    "molecule.xyz": ("2\nwater\nH 1 2 3\nO 4 5 6\n", "'2' is no line of 3 or more numbers"),
+    "half.npy": (NPY[:-9], "cannot be read as points .it is cut short; copy it again"),
+    "bomb.npy": (NPY.replace(b"(20, 3)", b"(20000000000,3)   "), "cannot be read as points .it is"),
+    "bomb.npz": (packed(np.zeros((9_000_000, 3))), "cannot be read as points .it claims to hold far more than"),
+    "two.npz": (packed(np.zeros((4, 3)), np.zeros(3)), "cannot be read as points .it has 2 arrays, not one"),
+    "half.npz": (packed(np.zeros((4, 3)))[:-30], "cannot be read as points .it is cut short or damaged; copy it"),
+    "quads.off": (QUADS[:-6], "cannot be read as a mesh"),
+    "fewer.off": (QUADS[:-8], "cannot be read as a mesh"),
+    "page.ply": ("<!DOCTYPE html>", "is a web page and not the file itself; expected a shape"),
+    "pointer.npy": ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer and not the file itself"),
     "none.npy": (np.zeros((0, 3)), "holds no points"),
     "flat.npy": (np.zeros((4, 2)), r"has numbers of shape \(4, 2\); expected three or more columns"),
     "nan.npy": (np.array([[0, 0, 0], [1, 1, np.nan], [1, 0, np.inf]]), "has 2 of 3 points that are not finite"),
@@ -133,15 +185,15 @@ BROKEN = {
     "words.npy": (np.array([["a", "b", "c"]]), "has numbers of shape"),
     "words.txt": ("1 2 x\n", "cannot be read as points .*'1 2 x' is no line of 3 or more numbers"),
     "ragged.txt": ("1 2 3\n4 5\n", "cannot be read as points .*'4 5' has 2 fields"),
-    "empty.txt": ("", "holds no points"),
-    "empty.npy": (b"", "cannot be read as points"),
-    "code.npy": (np.array([{}], object), "cannot be read as points .*allow_pickle"),
+    "empty.txt": ("", "is empty; expected a shape"),
+    "blank.txt": ("\n", "holds no points"),
+    "empty.npy": (b"", "is empty; expected a shape"),
+    "code.npy": (np.array([{}], object), "cannot be read as points .it holds Python objects and no numbers; save num"),
     "text.off": ("no mesh at all\n", "cannot be read as a mesh"),
     "cut.off": ("OFF\n4 4 6\n0 0 0\n1 0 0\n", "cannot be read as a mesh"),
-    "empty.stl": (b"", "cannot be read as a mesh .it holds no vertices, or was cut short"),
+    "empty.stl": (b"", "is empty; expected a shape"),
     "cut.stl": (CUBE.export(file_type="stl")[:300], "cannot be read as a mesh .it holds no vertices, or was cut short"),
-    "empty.ply": (b"", "cannot be read as a mesh"),
-    "empty.obj": ("", "cannot be read as a mesh|holds no points"),
+    "blank.obj": ("\n", "cannot be read as a mesh|holds no points"),
     "index.off": ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "cannot be read as a mesh"),
     "line.off": ("OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n", "has 1 faces without any area"),
     "nan.off": ("OFF\n3 1 0\n0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n", "has 1 of 3 points that are not finite"),

@@ -196,6 +196,48 @@ def test_floats_of_another_scale_are_refused(tmp_path, subtype):
         read_sound(tmp_path / "a.wav", 16_000)
     soundfile.write(tmp_path / "a.wav", [0.0, 1.5], 16_000, subtype=subtype)  # beyond what clips, as mixes have it
     assert read_sound(tmp_path / "a.wav", 16_000)[1] == 1.5
+    soundfile.write(tmp_path / "b.wav", [0.0, 12_000.0], 16_000, subtype=subtype)
+    assert read_sound(tmp_path / "b.wav", 16_000, scale=32_768)[1] == 12_000 / 32_768
+    assert audio.why_broken({"sound": (tmp_path / "b.wav").read_bytes(), "path": "b.wav"}, 32_768) is None
+
+
+def test_whole_numbers_have_their_own_scale(tmp_path):
+    soundfile.write(tmp_path / "a.wav", [0.0, 0.5], 16_000, subtype="PCM_16")
+    assert read_sound(tmp_path / "a.wav", 16_000, scale=32_768)[1] == 0.5
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "NMS_ADPCM_16", "IMA_ADPCM", "MS_ADPCM", "ULAW", "PCM_24"])
+def test_telephones_codecs(tmp_path, subtype):
+    """Some of which libsndfile cannot seek in."""
+    tone = 0.5 * np.sin(np.arange(8000) / 9)
+    soundfile.write(tmp_path / "a.wav", tone, 8000, subtype=subtype)
+    found = read_sound(tmp_path / "a.wav", 8000)
+    assert 8000 <= len(found) < 8600
+    assert np.corrcoef(found[:8000], tone)[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("whole", [0, 36])
+def test_a_recording_that_was_interrupted_is_read_to_its_end(tmp_path, whole, caplog):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.linspace(-0.5, 0.5, 999), 16_000, subtype="PCM_16")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 4, whole)
+    struct.pack_into("<I", data, 40, 0)
+    assert len(read_sound(EncodedFile(bytes(data), "a.wav"), 16_000)) == 999
+    assert caplog.messages == ["a.wav states no length, as a recording that was interrupted: all of it is read"]
+    empty = bytes(data[:44])
+    for rest in (b"", b"LIST" + struct.pack("<I", 4) + b"abcd"):
+        with pytest.raises(ValueError, match=r"^a\.wav holds no samples"):
+            read_sound(EncodedFile(empty + rest, "a.wav"), 16_000)
+
+
+def test_silence_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_MOST_BYTES", 1 << 20)
+    soundfile.write(tmp_path / "a.flac", np.zeros(1_000_000), 16_000)
+    with pytest.raises(ValueError, match=r"a\.flac holds far more sound than a file of [\d,]+ bytes should; cut"):
+        read_sound(tmp_path / "a.flac", 16_000)
+    soundfile.write(tmp_path / "a.flac", np.zeros(120_000), 16_000)
+    assert len(read_sound(tmp_path / "a.flac", 16_000)) == 120_000
 
 
 def test_an_array_is_a_waveform_of_the_rate_that_is_wanted():
@@ -256,7 +298,7 @@ def spoilt(tmp_path):
     ("kind", "message"),
     [
         ("empty", "is empty; expected a WAV, FLAC, Ogg or MP3 file"),
-        ("text", r"cannot be read as sound \(Format not recognised\); expected a WAV"),
+        ("text", r"cannot be read as sound, or is damaged; expected a WAV"),
         ("nothing", "holds no samples; expected a sound of some length"),
         ("nan", "holds samples that are not finite"),
         ("cut wav", "is cut off after 9,9.. samples; fetch it again"),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.files import EncodedFile, file_name, opened
+from unireplknet_jax.data.files import EncodedFile, file_name, misplaced, opened
 from unireplknet_jax.data.pictures.randaugment import RandAugment
 from unireplknet_jax.data.pictures.transforms import random_resized_crop, shorter_side_to
 
@@ -92,8 +92,9 @@ def read_frames(
     av, name = _pyav(), file_name(source, "a video file")
     try:
         with opened(source) as file:
-            if not file.seek(0, os.SEEK_END):
-                raise ValueError(f"{name} is empty; replace it with a whole video file")
+            what = misplaced(file.read(512))
+            if what:
+                raise ValueError(f"{name} is {what}; expected a video file, for example an MP4")
             file.seek(0)
             # An open file and no protocol: a playlist cannot make FFmpeg fetch other files.
             options = {"metadata_errors": "ignore", "options": {"protocol_whitelist": "none"}}
@@ -112,7 +113,7 @@ def read_frames(
         if not isinstance(error, av.error.FFmpegError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(
-            f"{name} is not a video that FFmpeg can read, or is damaged ({error.strerror}); replace it with a whole one"
+            f"{name} is not a video that FFmpeg can read, or is damaged; replace it with a whole one"
         ) from error
     return np.stack([found[index] for index in wanted.tolist()])
 
@@ -199,7 +200,10 @@ def _upright(frame, size):
     Turns that are no multiple of 90 degrees are rounded.
     """
     # One thread: "automatic" starts as many as there are processors for every frame, and keeps them with the frame.
-    picture = frame.to_ndarray(format="rgb24", threads=1, **size)
+    if any(component.is_alpha for component in frame.format.components):
+        picture = _on_white(frame.to_ndarray(format="rgba", threads=1, **size))
+    else:
+        picture = frame.to_ndarray(format="rgb24", threads=1, **size)
     matrix = next((data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
         return picture
@@ -208,6 +212,12 @@ def _upright(frame, size):
     if abs(c) > abs(a):  # x on the screen is y in the file
         picture, across, down = picture.swapaxes(0, 1), c, b
     return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _on_white(picture):
+    """(h, w, 4) -> (h, w, 3): what is transparent is white, as in `pictures.decode`."""
+    share = picture[..., 3:].astype(np.uint16)
+    return ((picture[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
 
 
 # ---- views and augmentation

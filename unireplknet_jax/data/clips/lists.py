@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.text import lines_of
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
@@ -16,6 +18,9 @@ SUFFIXES = (
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "video", "video_path", "video_name", "video_id", "clip")
 _LABELS = ("label", "class", "class_name", "category", "target", "label_name", "class_id", "label_id", "class_index")
 _KINETICS = ("label", "youtube_id", "time_start", "time_end")
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d*)?")
+_CLASS = re.compile(r"\+?(\d{1,9})(?:[.,]0*)?")
+MOST_CLASSES = 1_000_000  # that numbers may stand for
 _log = logging.getLogger(__name__)
 
 
@@ -29,12 +34,16 @@ def read_list(path: Path, split: str | None = None) -> tuple[Sequence[str], Sequ
     ID_000084_000094.mp4, in data_dir/SPLIT or data_dir; those that are not there are counted in the log, or taken to be
     there if no split is given.
 
-    Raises ValueError, with its line, for one without a path or a label, and for a number among names of classes.
+    Labels that are all whole numbers come without zeros before them and fractions of zeros ("01" and "1.0" are "1").
+
+    Raises ValueError, with its line, for one without a path or a label, for a number among names of classes, and for a
+    number that is no class, such as -1, which stands for none in some lists.
     """
     if not path.is_file():
         found = listed(sorted(each.name for each in path.parent.glob("*.csv"))) or "none"
         raise ValueError(f"there is no list {path}; the lists there are: {found}")
-    lines = [(number, line.strip()) for number, line in enumerate(lines_of(path, "a path and a label"), 1)]
+    expected = "a list with a path and a label in every line"
+    lines = [(number, line.strip()) for number, line in enumerate(lines_of(path, expected), 1)]
     lines = [(number, line) for number, line in lines if line]
     separator = _separator(lines)
     rows = [(number, line, _cells(line, separator)) for number, line in lines]
@@ -60,16 +69,7 @@ def read_list(path: Path, split: str | None = None) -> tuple[Sequence[str], Sequ
         labels.append(label)
     if not names:
         raise ValueError(f"{path} lists no videos; expected a path and a label in every line")
-    _refuse_a_mixture(labels, rows, path)
-    return names, labels
-
-
-def lines_of(path: Path, expected: str) -> list[str]:
-    """The lines of a text file; ValueError where it is none. expected: what should stand in every line."""
-    try:
-        return path.read_text("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8; expected {expected} in every line") from error
+    return names, _as_numbers(labels, rows, path)
 
 
 def _separator(lines: Sequence[tuple[int, str]]) -> str | None:
@@ -128,14 +128,30 @@ def _kinetics(rows, header, path, split):
     return names, labels
 
 
-def _refuse_a_mixture(labels, rows, path):
-    """Raise ValueError where some labels are whole numbers and others words: some were read from a wrong place."""
-    numbers = [label.isdecimal() for label in labels]
+def _as_numbers(labels, rows, path):
+    """Labels, those that are all numbers in one form; ValueError where one was read from a wrong place or is no class.
+
+    Raises ValueError where some labels are numbers and others words: some were read from a wrong place.
+    """
+    numbers = [bool(_NUMBER.fullmatch(label)) for label in labels]
     words = [any(map(str.isalpha, label)) for label in labels]
     if any(numbers) and any(words):
         odd, what = (numbers, "a number among names") if sum(numbers) <= sum(words) else (words, "a name among numbers")
-        number, line, _ = rows[odd.index(True)]
-        raise ValueError(
-            f"line {number} of {path} is {line[:80]!r}, whose label is {what}; give all classes by their names, or all "
-            "by their numbers"
-        )
+        _refuse(rows[odd.index(True)], path, what)
+    if not all(numbers):
+        return labels
+    whole = [_CLASS.fullmatch(label) for label in labels]
+    if not all(whole):
+        _refuse(rows[whole.index(None)], path, "no number of a class")
+    found = [int(match[1]) for match in whole]
+    if max(found) >= MOST_CLASSES:
+        _refuse(rows[found.index(max(found))], path, "no number of a class")
+    return [str(number) for number in found]
+
+
+def _refuse(row, path, what):
+    number, line, _ = row
+    raise ValueError(
+        f"line {number} of {path} is {line[:80]!r}, whose label is {what}; give all classes by their names, or all by "
+        "whole numbers from 0"
+    )

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from unireplknet_jax.data.base import listed, nearest
-from unireplknet_jax.data.clips.lists import SUFFIXES, lines_of, read_list
+from unireplknet_jax.data.classes import places_among
+from unireplknet_jax.data.clips.lists import SUFFIXES, read_list
 from unireplknet_jax.data.clips.moving_shapes import shapes_folder
 from unireplknet_jax.data.files import LabelledFiles, Names
 from unireplknet_jax.data.folder import open_folder
+from unireplknet_jax.data.label_names import read_label_file
 
 SOURCES = ("video_folder", "video_csv", "moving_shapes")
 
@@ -47,9 +49,12 @@ def _open_lists(split, folder):
         raise ValueError(f"the lists of videos are data_dir/{split}.csv, but there is no folder {folder or 'given'}")
     path = folder / f"{split}.csv"
     names, found = read_list(path, split)
-    labels, index = _classes(folder, found)
-    targets = [index.get(label, -1) for label in found]
-    wrong = sorted({label for label, target in zip(found, targets, strict=True) if target < 0})
+    labels, numbered = _classes(folder, found)
+    distinct = sorted({*found})
+    places = places_among([*map(str, range(len(labels)))] if numbered else labels, distinct)
+    index = dict(zip(distinct, places, strict=True))
+    targets = [index[label] for label in found]
+    wrong = [label for label, place in index.items() if place is None]
     if wrong:
         raise ValueError(
             f"{path} has the unknown label {listed(wrong)}; expected one of the {len(labels)} classes: {listed(labels)}"
@@ -58,14 +63,14 @@ def _open_lists(split, folder):
 
 
 def _classes(folder, found):
-    """(class names, {label as it stands in a list: class}); found: the labels of one list."""
+    """(class names, whether the lists have their numbers); found: the labels of one list."""
     train, named = folder / "train.csv", folder / "labels.txt"
     known = read_list(train)[1] if train.is_file() else found
     numbers = all(label.isdecimal() for label in known)
     if named.is_file():
-        labels = tuple(line.strip() for line in lines_of(named, "a name") if line.strip())
+        labels = read_label_file(named)
         if len({*labels}) < len(labels):
             raise ValueError(f"{named} names a class twice; expected another name in every line")
     else:
         labels = tuple(map(str, range(1 + max(map(int, known))))) if numbers else tuple(sorted({*known}))
-    return labels, {str(i) if numbers else label: i for i, label in enumerate(labels)}
+    return labels, numbers

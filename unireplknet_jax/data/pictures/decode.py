@@ -10,14 +10,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unireplknet_jax.data.broken import name_of
-from unireplknet_jax.data.files import read_file
-from unireplknet_jax.data.pictures import headers
+from unireplknet_jax.data.files import misplaced, read_file
+from unireplknet_jax.data.pictures import deep, headers
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
 
 
-def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
+def read_image(source: str | os.PathLike | bytes | Image.Image, white: int = 0) -> Image.Image:
     """The picture in a file, in bytes or in a PIL image, as an upright 8-bit RGB PIL image.
 
     Whatever Pillow opens is read; of an animation, the first frame (of a PIL image, the frame it stands at).
@@ -26,15 +26,15 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
     - The EXIF orientation is applied. The original does not look at it and sees such a photo lying on its side.
     - Transparency (alpha, a palette's or a colour key) is composited on white. This differs from the original's
       `convert("RGB")`, which drops it, only where a picture is transparent.
-    - Grey deeper than 8 bits is scaled, where `convert("RGB")` would clip it at 255: 16-bit modes by 255/65535; 32-bit
-      integers and floats from the smallest range that holds all values (0..255, 0..65535; for floats also 0..1), else
-      from the picture's own minimum..maximum. NaN and infinities become 0.
+      An alpha channel of zeros alone in a BMP or TGA says nothing, as for other programs.
+    - Grey deeper than 8 bits is scaled (`pictures.deep.to_8_bits`), where `convert("RGB")` would clip it at 255: by
+      white, a value, or 0, what the file says: 65535 of 16 bits, 4095 of a TIFF of 12. NaN and infinities become 0.
 
     Raises ValueError with the file's name (of bytes, their attribute `name`, if they have one) where there is no
     readable image, TypeError for another kind of source.
     """
     if isinstance(source, Image.Image):
-        picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image")
+        picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image", white)
         return picture.copy() if picture is source else picture
     if isinstance(source, str | os.PathLike):
         source = read_file(source, "an image file")
@@ -42,22 +42,28 @@ def read_image(source: str | os.PathLike | bytes | Image.Image) -> Image.Image:
         raise TypeError(f"cannot read an image from a {type(source).__name__}; expected a path, bytes or a PIL image")
     name = getattr(source, "name", f"the image given as {len(source)} bytes")
     source = source if isinstance(source, bytes) else bytes(source)
+    what = misplaced(source) or headers.program(source)
+    if what:
+        raise ValueError(f"{name} is {what}; expected for example a JPEG or PNG")
     inverse = headers.black_is_zero(source)
     if inverse is not None:
-        return ImageOps.invert(_decode(lambda: Image.open(io.BytesIO(inverse)), name))
+        return ImageOps.invert(_decode(lambda: Image.open(io.BytesIO(inverse)), name, white))
     try:
-        return _decode(lambda: Image.open(io.BytesIO(source)), name)
+        return _decode(lambda: Image.open(io.BytesIO(source)), name, white)
     except ValueError:
+        what = headers.other_kind(source)
+        if what:
+            raise ValueError(f"{name} is {what}; expected for example a JPEG or PNG") from None
         slim = headers.without_texts(source) if source[:8] == headers.PNG else source
         if slim == source:
             raise
-        return _decode(lambda: Image.open(io.BytesIO(slim)), name)
+        return _decode(lambda: Image.open(io.BytesIO(slim)), name, white)
 
 
-def picture_of(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> Image.Image:
+def picture_of(source: str | os.PathLike | bytes | Image.Image | np.ndarray, white: int = 0) -> Image.Image:
     """As `read_image`, also of a uint8 array (h, w), or (h, w, c) with c = 1 (grey), 3 (RGB) or 4 (RGB and alpha)."""
     if not isinstance(source, np.ndarray):
-        return read_image(source)
+        return read_image(source, white)
     h, w, c = source.shape if source.ndim == 3 else (*source.shape, 1) if source.ndim == 2 else (0, 0, 0)
     if source.dtype != np.uint8 or not h * w or c not in (1, 3, 4):
         raise ValueError(
@@ -78,11 +84,14 @@ def why_broken(example: dict[str, Any]) -> str | None:
     return None
 
 
-def _decode(open_image, name: str) -> Image.Image:
+def _decode(open_image, name: str, white: int) -> Image.Image:
     try:
         image = open_image()
+        kind, drops_alpha = deep.kind_of(image), image.format in ("BMP", "TGA")
         image.load()
-        return _flatten(_upright(image))
+        if drops_alpha and image.mode == "RGBA" and not image.getextrema()[3][1]:
+            image = image.convert("RGB")
+        return _flatten(_upright(image), kind, white, name)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that Pillow can read; expected for example a JPEG or PNG") from error
     except Image.DecompressionBombError as error:
@@ -91,7 +100,7 @@ def _decode(open_image, name: str) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # what Pillow's decoders raise on damaged data is of many kinds
-        raise ValueError(f"{name} is truncated or damaged ({error}); replace the file with a whole one") from error
+        raise ValueError(f"{name} is truncated or damaged; replace the file with a whole one") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -102,25 +111,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _to_8_bits(image).convert("RGB")
+def _flatten(image: Image.Image, kind: tuple[int, int] = (0, 0), white: int = 0, name: str = "") -> Image.Image:
+    if deep.is_deep(image, kind):
+        return deep.to_8_bits(image, kind, white, name).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        backdrop = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(backdrop, image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    values = np.where(np.isfinite(values), values, 0.0)
-    low, high = values.min(), values.max()
-    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(image.mode, (65535,))
-    fitting = [top for top in ranges if low >= 0 and high <= top]
-    if fitting:
-        low, high = 0.0, fitting[0]
-    scaled = np.floor((values - low) * (255 / max(high - low, 1e-300)) + 0.5)
-    if "transparency" in image.info:
-        scaled[values == image.info["transparency"]] = 255
-    return Image.fromarray(scaled.astype(np.uint8))

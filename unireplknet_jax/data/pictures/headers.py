@@ -5,9 +5,27 @@ from __future__ import annotations
 import struct
 
 PNG = b"\x89PNG\r\n\x1a\n"
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _TEXTS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # a colour profile and texts, which change no pixel
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+
+
+def program(data: bytes) -> str | None:
+    """What a file is that Pillow would have another program run; None of another file."""
+    is_program = data.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6"))
+    return "a page of PostScript, which is not read: convert it" if is_program else None
+
+
+def other_kind(data: bytes) -> str | None:
+    """What a file is that Pillow cannot read, though it is a picture; None of another file."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        return "a HEIC picture, which is not read: convert it, or let the telephone save JPEG"
+    if data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "a JPEG XL picture, which is not read: convert it"
+    if data.startswith(b"%PDF"):
+        return "a PDF, which is not read: convert it"
+    return "an SVG drawing, which is not read: convert it" if b"<svg" in data[:1024] else None
 
 
 def without_texts(data: bytes) -> bytes:

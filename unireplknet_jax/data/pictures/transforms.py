@@ -25,11 +25,11 @@ _THIN = 25  # times the area of the crop
 
 
 def eval_transform(
-    image: str | os.PathLike | bytes | Image.Image | np.ndarray, size: int, resize: str | None = None
+    image: str | os.PathLike | bytes | Image.Image | np.ndarray, size: int, resize: str | None = None, white: int = 0
 ) -> np.ndarray:
     """The picture a model is evaluated on: uint8 (size, size, 3), resized with Pillow's antialiased bicubic filter.
 
-    image: an (h, w, 1 or 3) uint8 array, or whatever `read_image` takes.
+    image: an (h, w, 1 or 3) uint8 array, or whatever `read_image` takes, which gets `white`, too.
     resize: "crop" brings the shorter side to int(size / 0.875) and cuts the centre out, with torchvision's rounding;
         "warp" resizes the whole picture to (size, size) and does not keep its aspect ratio; None takes the original's
         rule, "warp" from 384 on and "crop" below. Up to 32 None means "warp" too: there the original does not resize
@@ -40,7 +40,7 @@ def eval_transform(
         resize = "crop" if SMALL_SIZE < size < WARP_SIZE else "warp"
     if resize not in ("crop", "warp"):
         raise ValueError(f"resize is {resize!r}; expected 'crop', 'warp' or None")
-    picture = _as_pil(image).convert("RGB") if isinstance(image, np.ndarray) else read_image(image)
+    picture = _as_pil(image).convert("RGB") if isinstance(image, np.ndarray) else read_image(image, white)
     if resize == "warp":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
     width, height = shorter_side_to(picture.size, int(size / CROP_RATE))
@@ -67,6 +67,7 @@ class TrainTransform:
         one, given a zero border this wide, and a window of `size` is cut out of it, anywhere. None takes the original's
         rule: 4 for sizes up to 32, above that the random resized crop.
     fill: the colour that RandAugment's rotations, shears and translations bring in from outside.
+    white: of pictures deeper than 8 bits, as in `read_image`.
     """
 
     size: int
@@ -76,6 +77,7 @@ class TrainTransform:
     rand_augment: str | None = "rand-m9-mstd0.5-inc1"
     crop_padding: int | None = None
     fill: tuple[int, ...] = DEFAULT_FILL
+    white: int = 0
 
     def __post_init__(self):
         for name in ("scale", "ratio", "fill"):
@@ -91,7 +93,7 @@ class TrainTransform:
         self, image: str | os.PathLike | bytes | Image.Image | np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
         """uint8 (size, size, c): c is that of an (h, w, c) uint8 array, 3 for whatever `read_image` takes."""
-        picture = _as_pil(image) if isinstance(image, np.ndarray) else read_image(image)
+        picture = _as_pil(image) if isinstance(image, np.ndarray) else read_image(image, self.white)
         padding = self.crop_padding
         if padding is None and self.size <= SMALL_SIZE:
             padding = SMALL_PADDING

@@ -5,8 +5,11 @@ from __future__ import annotations
 import datetime
 import pickle
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+
+from unireplknet_jax.data.arrays import PickledObjectsError, read_array
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -16,25 +19,27 @@ def read_npy(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing; expected an array of NumPy there")
+    with path.open("rb") as file:
+        try:
+            return read_array(file)
+        except PickledObjectsError:
+            return _objects(path, file)
+        except ValueError as error:
+            raise ValueError(f"{path} is no array of NumPy ({error})") from error
+
+
+def _objects(path: Path, file: BinaryIO) -> np.ndarray:
+    """The array of objects whose pickle begins where the file is."""
     try:
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:  # memory: a damaged header may ask for anything
-        if "pickle" not in str(error):
-            raise ValueError(f"{path} is no array of NumPy ({error})") from None
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            read_header[version[0]](file)
-            array = np.asarray(_Plain(file).load())
-        return _typed(array)
-    except (pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError, AttributeError, IndexError) as error:
+        return _typed(np.asarray(_Plain(file).load()))
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle fails in as many ways as there are types
+        why = str(error) if isinstance(error, _RefusedError) else "its pickle is damaged"
         raise ValueError(
-            f"{path} holds Python objects that are not read, since they could run code ({error}); save numbers, or "
-            "times as datetime64"
-        ) from None
+            f"{path} holds Python objects that are not read, since they could run code ({why}); save numbers, or times "
+            "as datetime64"
+        ) from error
 
 
 def _typed(array: np.ndarray) -> np.ndarray:
@@ -53,6 +58,10 @@ def _timestamp(value, freq=None, tz=None, unit=10):
     return np.datetime64(value, {10: "ns", 9: "us", 8: "ms", 7: "s"}[unit])
 
 
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle names something that is not read."""
+
+
 class _Plain(pickle.Unpickler):
     """Builds arrays and times, and refuses every other name before anything of it is run."""
 
@@ -69,11 +78,11 @@ class _Plain(pickle.Unpickler):
             ("_codecs", "encode"): _latin1,
         }
         if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise _RefusedError(f"it names {module}.{name}")
         return allowed[module, name]
 
 
 def _latin1(text, encoding):
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding}")
+        raise _RefusedError(f"it asks for the encoding {encoding}")
     return text.encode(encoding)

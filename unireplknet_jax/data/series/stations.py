@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from unireplknet_jax.data.classes import places_among
+
 
 def order_stations(places: np.ndarray, tree: Sequence[int]) -> np.ndarray:
     """The indices (n,) that put stations into the leaves of a tree, neighbours together, every group equally large.
@@ -55,10 +57,11 @@ def check_tree(stations: int, tree: Sequence[int]) -> None:
 
 def check_same_stations(expected: Sequence[str], found: Sequence[str], name: str) -> None:
     """Raise ValueError where the data called `name` have other stations than a model, or its own in another order."""
-    for index, (theirs, ours) in enumerate(zip(found, expected, strict=True), 1):
-        if theirs != ours:
+    for index, place in enumerate(places_among(expected, found)):
+        if place != index and found[index] != expected[index]:
             raise ValueError(
-                f"station {index} of {name} is {theirs}, but that of the model is {ours}; give all of its, in order"
+                f"station {index + 1} of {name} is {found[index]}, but that of the model is {expected[index]}; give "
+                "all of its, in order"
             )
 
 

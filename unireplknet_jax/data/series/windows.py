@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import datetime
-import io
 import logging
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +14,19 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import listed
-from unireplknet_jax.data.files import EncodedFile, file_name, opened, source_name
+from unireplknet_jax.data.classes import places_among
+from unireplknet_jax.data.files import EncodedFile, file_name, source_name
 from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
-from unireplknet_jax.data.tables import has_decimal_commas, number, separator_of, without_fills
+from unireplknet_jax.data.tables import (
+    AUTO,
+    MISSING,
+    has_decimal_commas,
+    has_quoted_decimals,
+    number,
+    rows_of_table,
+    split_missing,
+    without_fills,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +36,7 @@ class Series:
     """times: (t,) datetime64[s], evenly spaced; values: (t, stations) float32, NaN where missing.
 
     places: (stations, 3) latitude, longitude (degrees), elevation, or None. A value times `scale` is in `unit`.
+    missing: what stood for missing values (`tables.split_missing`).
     """
 
     times: np.ndarray
@@ -37,6 +45,7 @@ class Series:
     places: np.ndarray | None = None
     unit: str = ""
     scale: float = 1.0
+    missing: str = AUTO
 
     @property
     def step(self) -> int:
@@ -48,12 +57,15 @@ class Series:
         return dataclasses.replace(self, times=self.times[start:stop], values=self.values[start:stop])
 
 
-def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[str], **facts) -> Series:
+def checked(
+    name: str, times: np.ndarray, values: np.ndarray, names: Sequence[str], missing: str = AUTO, **facts
+) -> Series:
     """A `Series` with rows of NaN in place of timestamps that are left out.
 
     name: what to call it in errors. Values that archives write where nothing was measured become NaN
-    (`tables.without_fills`). ValueError for times that are not sorted, that occur twice or are not multiples of
-    one step apart, for a station without any value or with a place that is none, and for fewer than two rows.
+    (`tables.without_fills`, by `missing`). ValueError for times that are not sorted, that occur twice or are not
+    multiples of one step apart, for a station without any value or with a place that is none, and for fewer than two
+    rows.
     """
     times = times.astype("datetime64[s]")
     if len(times) < 2:
@@ -77,7 +89,7 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
         )
     with np.errstate(over="ignore"):  # too large for float32 is missing, as infinity is
         values = np.asarray(values, np.float32)
-    values = without_fills(values, name)
+    values = without_fills(values, name, missing)
     check_measured(name, values, names)
     if facts.get("places") is not None:
         _check_places(name, facts["places"], names)
@@ -88,7 +100,7 @@ def checked(name: str, times: np.ndarray, values: np.ndarray, names: Sequence[st
         filled = np.full((positions[-1] + 1, values.shape[1]), np.nan, np.float32)
         filled[positions] = values
         times, values = times[0] + np.arange(len(filled)) * np.timedelta64(step, "s"), filled
-    return Series(times, values, tuple(names), **facts)
+    return Series(times, values, tuple(names), missing=missing, **facts)
 
 
 def check_measured(name: str, values: np.ndarray, names: Sequence[str]) -> None:
@@ -107,60 +119,80 @@ def _check_places(name: str, places: np.ndarray, names: Sequence[str]) -> None:
         )
 
 
-def read_table(source: str | os.PathLike | EncodedFile) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def read_table(
+    source: str | os.PathLike | EncodedFile, missing: str = AUTO
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """(times (t,), values (t, n), column names) of a CSV file: a header, then a timestamp and a value per column.
 
-    source: its path, or its bytes with a name. Cells stand between commas, semicolons or tabs; in the latter two forms
-    numbers may have decimal commas. Timestamps are ISO 8601; those with an offset are brought to UTC. Empty cells, NA,
-    NaN and their like (`tables.MISSING`) are missing values.
+    source: its path, or its bytes with a name, as `tables.rows_of_table` reads it. Numbers between semicolons, tabs or
+    quotes may have decimal commas. Timestamps are ISO 8601; those with an offset are brought to UTC. Empty cells, NA,
+    NaN and their like (`tables.MISSING`), and texts of `missing` (`tables.split_missing`) are missing values. A row of
+    units below the header and the row numbers that pandas writes before the times are passed over.
     """
-    times, cells, header, path = [], [], [], source_name(source)
-    try:
-        with io.TextIOWrapper(opened(source), encoding="utf-8-sig", newline="") as file:
-            head = next((line for line in file if line.strip()), "")
-            separator = separator_of(re.sub(r'"[^"]*"', "", head)) or ","
-            file.seek(0)
-            for line, row in enumerate(csv.reader(file, delimiter=separator), 1):
-                if not any(cell.strip() for cell in row):
-                    continue
-                if not header:
-                    header = [cell.strip() for cell in row]
-                    continue
-                if len(row) != len(header):
-                    raise ValueError(f"{path}, line {line}: {len(row)} cells, but the header has {len(header)}")
-                times.append(parse_time(row[0].strip(), f"{path}, line {line}"))
-                cells.append((line, row[1:]))
-    except (UnicodeDecodeError, csv.Error):
-        raise ValueError(f"{path} is no CSV file in UTF-8; expected time,STATION,... and a row for each time") from None
+    path, texts = source_name(source), split_missing(missing)[2]
+    rows, separator = rows_of_table(source, "time,STATION,... and a row for each time")
+    rows = _without_row_numbers(rows)
+    header = rows[0][1] if rows else []
+    if len(rows) > 2 and _is_row_of_units(rows[1][1]):
+        _log.warning("%s, line %d: %s passed over as units", path, rows[1][0], listed(rows[1][1]))
+        del rows[1]
     names = tuple(header[1:])
-    if not names or not cells:
+    if not names or len(rows) < 2:
         raise ValueError(f"{path} has no rows or no stations; expected a header time,STATION,... and a row a time")
     if _is_time(header[0]):
         raise ValueError(f"{path} begins with the time {header[0]}; expected a header time,STATION,... above it")
     if len({*header}) != len(header) or "" in names:
         raise ValueError(f"{path} names two columns alike, or one not at all; give every station a name of its own")
-    decimal = separator != "," and has_decimal_commas(cell for _, row in cells for cell in row)
+    wrong = next(((line, row) for line, row in rows if len(row) != len(header)), None)
+    if wrong:
+        raise ValueError(f"{path}, line {wrong[0]}: {len(wrong[1])} cells, but the header has {len(header)}")
+    times = [parse_time(row[0], f"{path}, line {line}") for line, row in rows[1:]]
+    cells = [cell for _, row in rows[1:] for cell in row[1:]]
+    decimal = has_quoted_decimals(cells) if separator == "," else has_decimal_commas(cells)
     if decimal:
         _log.warning("%s: its commas are taken for decimal ones", path)
-    rows = [_parse_values(row, names, path, line, decimal) for line, row in cells]
-    return np.array(times, "datetime64[s]"), np.array(rows, np.float64), names
+    values = [_parse_values(row[1:], names, f"{path}, line {line}", decimal, texts) for line, row in rows[1:]]
+    return np.array(times, "datetime64[s]"), np.array(values, np.float64), names
 
 
-def read_stations(source: str | os.PathLike | EncodedFile, names: Sequence[str], step: int) -> Series:
+def _without_row_numbers(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Rows without their first cells if these are the numbers that pandas writes, of which the times come after."""
+    numbered = len(rows) > 1 and rows[0][1][0] in ("", "Unnamed: 0") and len(rows[0][1]) > 2
+    if numbered and all(len(row) > 1 and row[0].isdecimal() and _is_time(row[1]) for _, row in rows[1:]):
+        return [(line, row[1:]) for line, row in rows]
+    return rows
+
+
+def _is_row_of_units(row: Sequence[str]) -> bool:
+    """Whether a row has texts alone, and no time."""
+
+    def is_number(cell: str) -> bool:
+        try:
+            return np.isfinite(number(cell, True))
+        except ValueError:
+            return False
+
+    texts = [cell for cell in row[1:] if cell.lower() not in MISSING]
+    return bool(texts) and not _is_time(row[0]) and not any(map(is_number, row))
+
+
+def read_stations(
+    source: str | os.PathLike | EncodedFile, names: Sequence[str], step: int, missing: str = AUTO
+) -> Series:
     """The stations of a model, found by their names in a CSV file with a row every `step` seconds.
 
+    Names are compared as a person reads them (`classes.places_among`). missing: as in `read_table`.
     Raises ValueError, one sentence, for another kind of source and for a file that misses a station or has other steps.
     """
     path = file_name(source, "a table of stations, CSV")
     if not (isinstance(source, EncodedFile) or Path(path).is_file()):
         raise ValueError(f"there is no file {path}; expected a CSV with time,STATION,... and a row for each time.")
-    times, values, found = read_table(source)
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(
-            f"{path} has no column for {listed(missing)}; expected the {len(names)} stations of the model."
-        )
-    series = checked(path, times, values[:, [found.index(name) for name in names]], names)
+    times, values, found = read_table(source, missing)
+    columns = places_among(found, names)
+    absent = [name for name, column in zip(names, columns, strict=True) if column is None]
+    if absent:
+        raise ValueError(f"{path} has no column for {listed(absent)}; expected the {len(names)} stations of the model.")
+    series = checked(path, times, values[:, [*columns]], names, missing)
     if series.step != step:
         raise ValueError(f"{path} has a row every {series.step} s; the model expects one every {step} s.")
     return series
@@ -182,11 +214,13 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _parse_values(cells: Sequence[str], names: Sequence[str], path: str, line: int, decimal: bool) -> list[float]:
+def _parse_values(
+    cells: Sequence[str], names: Sequence[str], where: str, decimal: bool, missing: Sequence[str]
+) -> list[float]:
     try:
-        return [number(cell, decimal) for cell in cells]
+        return [number(cell, decimal, missing) for cell in cells]
     except ValueError as error:
-        raise ValueError(f"{path}, line {line}: {error}; expected numbers for {listed(names)}") from None
+        raise ValueError(f"{where}: {error}; expected numbers for {listed(names)}") from None
 
 
 def without_gaps(values: np.ndarray, first: np.ndarray | float) -> np.ndarray:

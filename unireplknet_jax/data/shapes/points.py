@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.files import EncodedFile, file_name, opened
+from unireplknet_jax.data.arrays import read_array, read_only_array
+from unireplknet_jax.data.files import EncodedFile, file_name, misplaced, opened
 from unireplknet_jax.data.tables import rows_of_numbers
+from unireplknet_jax.data.text import lines_of
 
 MESHES = (".off", ".ply", ".obj", ".stl")
 CLOUDS = (".npy", ".npz", ".txt", ".xyz", ".csv", ".pts")
@@ -36,7 +38,7 @@ def read_points(source: str | os.PathLike | EncodedFile, count: int, rng: np.ran
 
     source: the path of a file, or its bytes with a name, whose ending tells their format.
     Meshes (OFF, PLY, OBJ, STL) are read by trimesh, of clouds NPY and NPZ (one array) and texts with one point a line
-    (`tables.rows_of_numbers`); what follows the first three columns (normals, colours) is left out.
+    (`tables.rows_of_numbers`), whose columns are x, y, z and others, such as normals, or have a header that names them.
     Raises FileNotFoundError where there is no file, ImportError without trimesh, and ValueError, one sentence, for a
     file that cannot be read or holds no shape.
     """
@@ -46,6 +48,10 @@ def read_points(source: str | os.PathLike | EncodedFile, count: int, rng: np.ran
         raise ValueError(f"{path} is no shape that can be read; expected a file that ends in {', '.join(SUFFIXES)}")
     if not (isinstance(source, EncodedFile) or os.path.isfile(path)):
         raise FileNotFoundError(f"there is no file {path}")
+    with opened(source) as file:
+        what = misplaced(file.read(512))
+    if what:
+        raise ValueError(f"{path} is {what}; expected a shape")
     if suffix in MESHES:
         return _mesh_points(source, path, suffix, count, rng)
     return checked(_array_points(source, path, suffix), path)
@@ -117,16 +123,22 @@ def _mesh_points(source, path, suffix, count, rng):
 
 
 def _in_triangles(data):
-    """An OFF file whose faces of more than four corners are fans of triangles, which trimesh does not make of them."""
+    """An OFF file whose faces of more than four corners are fans of triangles, which trimesh does not make of them.
+
+    Raises ValueError for one that ends in the midst of its faces, which trimesh passes over if they are no triangles.
+    """
     lines = [line for line in (re.sub(rb"#.*", b"", line).strip() for line in data.splitlines()) if line]
     lines = re.sub(rb"^C?OFF\s*", b"", b"\n".join(lines)).split(b"\n")
     try:
         vertices, faces = map(int, lines[0].split()[:2])
         corners = [line.split() for line in lines[1 + vertices : 1 + vertices + faces]]
-        corners = [line[1 : 1 + int(line[0])] for line in corners]
+        sizes = [int(line[0]) for line in corners]
+        corners = [line[1 : 1 + size] for size, line in zip(sizes, corners, strict=True)]
     except (IndexError, ValueError):  # damaged, which trimesh says
         return data
-    if max(map(len, corners), default=0) < 5:
+    if sizes != [*map(len, corners)] or (len(sizes) < faces and max(sizes, default=0) > 3):
+        raise ValueError("it ends in the midst of its faces")
+    if max(sizes, default=0) < 5:
         return data
     fans = [[b"3", face[0], *pair] for face in corners for pair in itertools.pairwise(face[1:])]
     head = f"OFF\n{vertices} {len(fans)} 0".encode()
@@ -147,26 +159,28 @@ def _declared(source, suffix):
 def _array_points(source, path, suffix):
     try:
         if suffix in (".npy", ".npz"):
-            found = np.load(opened(source) if isinstance(source, EncodedFile) else path, allow_pickle=False)
-            if suffix == ".npy":
-                return found
-            with found:
-                if len(found.files) != 1:
-                    raise ValueError(f"it has {len(found.files)} arrays, not one")
-                return found[found.files[0]]
-        with io.TextIOWrapper(opened(source), encoding="utf-8-sig") as file:
-            lines = [line for line in map(str.strip, file) if line and not line.startswith("#")]
-        if suffix == ".pts" and lines and lines[0].isdigit():
-            del lines[0]  # the number of points
-        return np.array(rows_of_numbers(lines, path, 3) if lines else np.zeros((0, 3)))
+            with opened(source) as file:
+                found = read_array(file) if suffix == ".npy" else read_only_array(file)
+            fields = found.dtype.names or ()
+            return np.stack([found[axis] for axis in "xyz"], axis=-1) if {*"xyz"} <= {*fields} else found
+        return _points_in_text(source, path)
     except OSError:
         raise
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as points ({_reason(error)})") from error
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as points ({str(error).rstrip('.')})") from error
 
 
-def _reason(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _points_in_text(source, path):
+    """(N, 3) of a text with one point a line, after comments, the number of points and a header, if there are any."""
+    lines = [line.removeprefix("//").strip() for line in lines_of(source, "one point a line")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if lines and lines[0].isdecimal() and (int(lines[0]) == len(lines) - 1 or path.lower().endswith(".pts")):
+        del lines[0]
+    columns, header = range(3), re.split(r"[\s;,]+", lines[0].replace('"', "").lower()) if lines else []
+    if {*"xyz"} <= {*header}:
+        columns = [header.index(axis) for axis in "xyz"]
+        del lines[0]
+    return np.array(rows_of_numbers(lines, path, columns) if lines else np.zeros((0, 3)))
 
 
 def points_of(example: Mapping[str, Any], count: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.shapes.points import SUFFIXES, UPWARDS
 from unireplknet_jax.data.shapes.solids import solids_folder
+from unireplknet_jax.data.text import lines_of
 
 SOURCES = ("modelnet40", "scanobjectnn", "scanobjectnn_objects", "shape_folder", "solids")
 _SCANS = {"scanobjectnn": "objectdataset_augmentedrot_scale75", "scanobjectnn_objects": "objectdataset"}
@@ -128,7 +129,7 @@ def _meshes(folder):
 
 
 def _open_listing(listing, labels):
-    ids = [line.strip() for line in listing.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    ids = [line.strip() for line in lines_of(listing, "one CLASS_0001 a line") if line.strip()]
     classes = [name.rpartition("_")[0] for name in ids]
     unknown = sorted({*classes} - {*labels})
     if unknown or not ids:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -15,18 +17,51 @@ _BITRATES = (
 )
 _RATES = (44_100, 48_000, 32_000)  # of MPEG 1; half of it in MPEG 2, a quarter in 2.5
 _LARGEST = 1441  # bytes of a frame
+_FORMS: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # with the head of its first block, which is of one size
+_TELLING = ("mov", "matroska", "asf")  # containers that tell how long they are, and do not guess it
 _LEAST_FRAMES = 3  # that follow each other in what is taken for an MP3
 
 
 def parts_of(data: bytes) -> list[bytes]:
-    """A file as the files that were put one after the other into it, of Ogg and MP3; any other one is a single part."""
-    if data[:4] == b"OggS":
+    """A file as the files that were put one after the other into it, of Ogg, MP3, FLAC, WAV and AIFF.
+
+    Any other one is a single part. A tag of an MP3 before a file of another kind is left out.
+    """
+    data = _without_tag(data)
+    if data[:4] == b"fLaC":
+        starts = [match.start() for match in _FLAC.finditer(data)]
+    elif data[:4] in _FORMS:
+        starts = list(_form_starts(data, _FORMS[data[:4]]))
+    elif data[:4] == b"OggS":
         starts = list(_ogg_starts(data))
     elif is_mp3(data):
         starts = _mp3_starts(data)
     else:
-        return [data]
-    return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)] or [data]
+        starts = []
+    ends = [*starts[1:], len(data)]
+    return [data[start:end] for start, end in zip(starts, ends, strict=False)] or [data]
+
+
+def _without_tag(data: bytes) -> bytes:
+    if data[:3] != b"ID3":
+        return data
+    rest = data[_end_of_tag(data, 0) :]
+    return rest if rest[:4] in (b"fLaC", b"OggS", *_FORMS) else data
+
+
+def _form_starts(data: bytes, order: Literal["little", "big"]) -> Iterator[int]:
+    """Where a RIFF or FORM begins, and those that follow it."""
+    start, kind = 0, data[:4]
+    while data[start : start + 4] == kind and start + 12 <= len(data):
+        yield start
+        size = int.from_bytes(data[start + 4 : start + 8], order)
+        start += 8 + size + size % 2
+
+
+def _end_of_tag(data: bytes, start: int) -> int:
+    sizes = zip(data[start + 6 : start + 10], (21, 14, 7, 0), strict=True)
+    return start + 10 + sum((byte & 0x7F) << shift for byte, shift in sizes)
 
 
 def is_mp3(data: bytes) -> bool:
@@ -71,8 +106,7 @@ def _mp3_frames(data: bytes, strict: bool = False) -> Iterator[tuple[int, int]]:
     start = 0
     while start + 4 <= len(data):
         if data[start : start + 3] == b"ID3" and start + 10 <= len(data):
-            sizes = zip(data[start + 6 : start + 10], (21, 14, 7, 0), strict=True)
-            start += 10 + sum((byte & 0x7F) << shift for byte, shift in sizes)
+            start = _end_of_tag(data, start)
             continue
         size = _frame_size(data[start : start + 4])
         if size:
@@ -113,10 +147,40 @@ def _stated_frames(data: bytes, start: int, size: int) -> int:
     return 0
 
 
-def decoded_by_ffmpeg(data: bytes) -> tuple[np.ndarray, int] | None:
-    """((samples, channels) float64, samples a second) of the first sound in a file; None where FFmpeg finds none in it.
+def states_no_length(data: bytes) -> bool:
+    """Whether a WAV says that it has no samples, but goes on with something that is no chunk."""
+    start = _samples_of_wav(data)
+    if not start or data[start - 4 : start] != bytes(4) or len(data) - start < 8:
+        return False
+    size = int.from_bytes(data[start + 4 : start + 8], "little")
+    return not (data[start : start + 4].isalnum() and start + 8 + size <= len(data) + 1)
 
-    Raises ImportError without PyAV.
+
+def with_length(data: bytes) -> bytes:
+    """A WAV whose samples go on to its end."""
+    start = _samples_of_wav(data)
+    lengths = struct.pack("<I", len(data) - 8), struct.pack("<I", len(data) - start)
+    return b"".join([data[:4], lengths[0], data[8 : start - 4], lengths[1], data[start:]])
+
+
+def _samples_of_wav(data: bytes) -> int:
+    """Where the samples of a WAV begin; 0 of another file."""
+    start = 12 if data[:4] == b"RIFF" and data[8:12] == b"WAVE" else len(data)
+    while start + 8 <= len(data):
+        if data[start : start + 4] == b"data":
+            return start + 8
+        size = int.from_bytes(data[start + 4 : start + 8], "little")
+        start += 8 + size + size % 2
+    return 0
+
+
+def decoded_by_ffmpeg(
+    data: bytes, joined: Callable[[Iterator[np.ndarray]], np.ndarray]
+) -> tuple[np.ndarray, int, int] | None:
+    """((samples, channels) float64, samples a second, how many its container tells) of the first sound in a file.
+
+    joined: of blocks (n, channels) the array of all. None where FFmpeg finds no sound in it. Raises ImportError without
+    PyAV.
     """
     import av
 
@@ -126,7 +190,21 @@ def decoded_by_ffmpeg(data: bytes) -> tuple[np.ndarray, int] | None:
                 return None
             stream = container.streams.audio[0]
             resampler = av.AudioResampler(format="dblp")
-            frames = [part.to_ndarray() for frame in container.decode(stream) for part in resampler.resample(frame)]
-            return (np.concatenate(frames, axis=1).T, stream.rate) if frames else None
+            rates: list[int] = []
+
+            def blocks() -> Iterator[np.ndarray]:
+                for frame in container.decode(stream):
+                    rates.append(frame.sample_rate)  # the stream's own may be half of it, as of HE-AAC
+                    for part in resampler.resample(frame):
+                        yield part.to_ndarray().T
+
+            samples = joined(blocks())
+            if not rates:
+                return None
+            told = stream.duration * stream.time_base if stream.duration else None
+            if told is None and len(container.streams) == 1 and container.duration:
+                told = container.duration / 1e6
+            told = told if container.format.name.startswith(_TELLING) else None
+            return samples, rates[0], int(rates[0] * (0.95 * float(told) - 0.1)) if told else 0
     except av.error.FFmpegError:
         return None

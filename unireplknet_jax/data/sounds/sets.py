@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import tarfile
@@ -19,6 +18,8 @@ from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.data.sounds.speech_synthesis import render_commands
 from unireplknet_jax.data.sounds.waveforms import SUFFIXES
+from unireplknet_jax.data.tables import rows_of_table
+from unireplknet_jax.data.text import read_text
 
 SOURCES = ("speech_commands", "synthetic_commands", "folder", "csv", "tones")
 ARCHIVE = "speech_commands_v0.02.tar.gz"
@@ -123,7 +124,7 @@ def open_commands(split: str, root: Path | None) -> SoundFiles:
     for part, file in _SPLITS.items():
         if not (root / file).is_file():
             raise ValueError(f"{root} has no {file}; expected Speech Commands V2 as {ARCHIVE} unpacks it")
-        lists[part] = set((root / file).read_text(encoding="utf-8").split())
+        lists[part] = set(read_text(root / file, "a list of sounds, one a line").split())
     missing = [word for word in COMMANDS if not (root / word).is_dir()]
     folders = [path.name for path in root.iterdir() if path.is_dir() and not is_left_behind(path.name)]
     unknown = sorted(name for name in {*folders} - {*COMMANDS} if not name.startswith("_"))  # "_background_noise_"
@@ -181,9 +182,9 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
             there[file] = there[Path(file).stem] = file
     names, classes, absent = [], [], []
     for line, row in _rows(table):
-        if len(row) < 2 or not row[0].strip():
+        if len(row) < 2 or not row[0]:
             raise ValueError(f"{table}, line {line}: expected a file's name and its classes, found {','.join(row)!r}")
-        whole = row[-1].strip()  # a display name may hold commas
+        whole = row[-1]  # a display name may hold commas
         own = [whole] if whole in numbers else [label.strip() for label in whole.split(",") if label.strip()]
         unknown = [label for label in own if label not in numbers]
         if unknown or not own:
@@ -191,9 +192,9 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
             raise ValueError(
                 f"{table}, line {line}: {what}; expected some of the {len(labels)} in class_labels_indices.csv"
             )
-        file = there.get(row[0].strip())
+        file = there.get(row[0])
         if file is None:
-            absent.append(row[0].strip())
+            absent.append(row[0])
             continue
         names.append(file)
         classes.append(tuple(sorted({numbers[label] for label in own})))
@@ -207,25 +208,21 @@ def _open_csv(split: str, root: Path | None) -> SoundFiles:
 
 def _read_labels(path: Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """(display names in the order of their indices, {mid or display name: index})."""
-    rows = [(line, row) for line, row in _rows(path) if row[0].strip() != "index"]
+    rows = [(line, row) for line, row in _rows(path) if row[0] != "index"]
     labels, numbers = [], {}
     for line, row in rows:
-        if len(row) < 3 or row[0].strip() != str(len(labels)):
+        if len(row) < 3 or row[0] != str(len(labels)):
             raise ValueError(f"{path}, line {line}: expected {len(labels)},mid,display_name, found {','.join(row)!r}")
-        numbers |= {row[1].strip(): len(labels), row[2].strip(): len(labels)}
-        labels.append(row[2].strip())
+        numbers |= {row[1]: len(labels), row[2]: len(labels)}
+        labels.append(row[2])
     if not labels:
         raise ValueError(f"{path} names no classes; expected rows index,mid,display_name")
     return tuple(labels), numbers
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line, fields) of a CSV file's rows; those that are empty or begin with # are left out."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, skipinitialspace=True)
-            return [(reader.line_num, row) for row in reader if any(map(str.strip, row)) and not row[0].startswith("#")]
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ValueError(f"there is no {path}; expected a CSV file as of AudioSet") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file ({error})") from error
+    """(line, cells) of a table's rows; those that are empty or begin with # are left out."""
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; expected a CSV file as of AudioSet")
+    rows, _ = rows_of_table(path, "a CSV file as of AudioSet")
+    return [(line, row) for line, row in rows if not row[0].startswith("#")]

@@ -9,16 +9,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+import itertools
 import logging
 import math
 import os
-import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.files import EncodedFile, read_file
-from unireplknet_jax.data.sounds.containers import decoded_by_ffmpeg, is_estimated, parts_of
+from unireplknet_jax.data.files import EncodedFile, misplaced, read_file
+from unireplknet_jax.data.sounds.containers import (
+    decoded_by_ffmpeg,
+    is_estimated,
+    parts_of,
+    states_no_length,
+    with_length,
+)
 
 FFMPEG_SUFFIXES = (".m4a", ".m4b", ".aac", ".mp4", ".3gp", ".amr", ".wma", ".webm", ".mka", ".ac3")
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", *FFMPEG_SUFFIXES)
@@ -28,18 +35,23 @@ RATES = (100, 1_000_000)  # samples a second of a file; resampling others would 
 
 LOUDEST = 16.0  # of a waveform: beyond what clips, and far below 16-bit numbers that nobody divided
 CHANNELS = ("mean", "first", "loudest")
+_BLOCK = 1 << 20  # frames that are decoded at a time
+_MOST_BYTES, _MOST_BYTES_A_BYTE = 1 << 27, 256  # of decoded sound: silence can be packed a million to one
 CANCELLED = 0.05  # of the loudest channel: what the mean of channels of opposite polarity falls below
 _EXPECTED = "a WAV, FLAC, Ogg or MP3 file, or with PyAV an M4A, AAC, WMA or WebM file"
 _log = logging.getLogger(__name__)
 
 
-def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int, channels: str = "mean") -> np.ndarray:
+def read_sound(
+    source: str | os.PathLike | EncodedFile | np.ndarray, rate: int, channels: str = "mean", scale: float = 1.0
+) -> np.ndarray:
     """The waveform (samples,) float64 of a file of any rate, channels and length at `rate` samples a second.
 
     source: a path, the bytes of a file, or a waveform (samples,) of floats that has the rate already. Other rates are
     resampled by a windowed-sinc polyphase filter, where the original reads the samples as if they had its rate.
     channels: what becomes of several, "mean", "first" (the original) or "loudest"; the loudest takes the place of a
     mean in which channels of opposite polarity cancel, which is said in the log.
+    scale: what samples in files of floats are divided by: 32768 where they hold 16-bit numbers.
 
     Raises ValueError with the file's name where it holds no readable, finite, non-empty sound, or samples far outside
     of -1..1, ImportError without the package soundfile.
@@ -49,7 +61,7 @@ def read_sound(source: str | os.PathLike | EncodedFile | np.ndarray, rate: int, 
     file = read_file(source, "a sound file")
     parts = [
         _resample(_one_channel(samples, channels, file.name), found, rate)
-        for samples, found in _decode(file, file.name)
+        for samples, found in _decode(file, file.name, scale)
     ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -79,27 +91,32 @@ def _checked_waveform(samples: np.ndarray, rate: int) -> np.ndarray:
     return samples.astype(np.float64, copy=False)
 
 
-def _decode(data: bytes, name: str) -> list[tuple[np.ndarray, int]]:
+def _decode(data: bytes, name: str, scale: float = 1.0) -> list[tuple[np.ndarray, int]]:
     """((samples, channels) float64, samples a second) of each of the sounds that follow each other in a file."""
-    if not data:
-        raise ValueError(f"{name} is empty; expected {_EXPECTED}")
-    return [_decode_part(part, name) for part in parts_of(data)]
+    what = misplaced(data)
+    if what:
+        raise ValueError(f"{name} is {what}; expected {_EXPECTED}")
+    return [_decode_part(part, name, scale) for part in parts_of(data)]
 
 
-def _decode_part(data: bytes, name: str) -> tuple[np.ndarray, int]:
+def _decode_part(data: bytes, name: str, scale: float) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
         raise ImportError(
             'reading sounds needs soundfile, which is missing: pip install "unireplknet_jax[audio]"'
         ) from error
+    if states_no_length(data):
+        _log.warning("%s states no length, as a recording that was interrupted: all of it is read", name)
+        data = with_length(data)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            expected, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float64", always_2d=True)
-    except (soundfile.SoundFileError, ValueError, TypeError) as error:
-        samples, rate = _decode_otherwise(data, name, error)
-        expected = len(samples)
+        with soundfile.SoundFile(_Bytes(data)) as file:
+            expected, rate, of_floats = file.frames, file.samplerate, file.subtype in ("FLOAT", "DOUBLE")
+            blocks = (file.read(_BLOCK, dtype="float64", always_2d=True) for _ in itertools.count())
+            samples = _joined(blocks, len(data), name)
+    except (soundfile.SoundFileError, TypeError) as error:
+        samples, rate, expected = _decode_otherwise(data, name, error)
+        of_floats = False
     if not len(samples):
         raise ValueError(f"{name} holds no samples; expected a sound of some length")
     # Where the length was not known, as in a pipe, it is written as about the largest there is.
@@ -110,28 +127,52 @@ def _decode_part(data: bytes, name: str) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} states {rate:,} samples a second; expected {RATES[0]:,} to {RATES[1]:,}")
     if not np.all(np.isfinite(samples)):
         raise ValueError(f"{name} holds samples that are not finite; expected numbers from -1 to 1")
+    if of_floats and scale != 1:
+        samples /= scale
     largest = float(np.max(np.abs(samples)))
     if largest > LOUDEST:  # in files of floats only; libsndfile divides whole numbers
         raise ValueError(
             f"{name} holds samples up to {largest:g}; expected numbers from -1 to 1, so divide them, by 32,768 if they "
-            "were 16-bit numbers"
+            "were 16-bit numbers, or give that as task.options.scale"
         )
     return samples, rate
 
 
-def _decode_otherwise(data: bytes, name: str, error: Exception) -> tuple[np.ndarray, int]:
-    """As `_decode_part`, by FFmpeg: what libsndfile refuses, such as AAC."""
-    reason = re.sub(r"^Error opening <.*>: ", "", " ".join(str(error).split())).rstrip(".")
+class _Bytes(io.BytesIO):
+    """Bytes whose damaged headers may ask for places that are not there: an error in `seek` would be printed."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return super().seek(0)
+
+
+def _joined(blocks: Iterable[np.ndarray], size: int, name: str) -> np.ndarray:
+    """Blocks (n, channels) as one array, up to an empty one; ValueError for more than a file of `size` bytes may be."""
+    found, most = [], _MOST_BYTES + _MOST_BYTES_A_BYTE * size
+    for block in blocks:
+        most -= block.nbytes
+        if most < 0:
+            raise ValueError(f"{name} holds far more sound than a file of {size:,} bytes should; cut it into parts")
+        found.append(block)
+        if not len(block):
+            break
+    return np.concatenate(found) if found else np.zeros((0, 1))
+
+
+def _decode_otherwise(data: bytes, name: str, error: Exception) -> tuple[np.ndarray, int, int]:
+    """(samples, rate, how many were expected at least), by FFmpeg: what libsndfile refuses, such as AAC."""
     if name.lower().endswith(FFMPEG_SUFFIXES):
         try:
-            found = decoded_by_ffmpeg(data)
+            found = decoded_by_ffmpeg(data, lambda blocks: _joined(blocks, len(data), name))
         except ImportError:
             raise ValueError(
                 f'{name} is read with PyAV, which is missing: pip install "unireplknet_jax[video]"'
             ) from error
         if found is not None:
             return found
-    raise ValueError(f"{name} cannot be read as sound ({reason}); expected {_EXPECTED}") from error
+    raise ValueError(f"{name} cannot be read as sound, or is damaged; expected {_EXPECTED}") from error
 
 
 def _end_of_samples(data: bytes) -> int:
@@ -317,11 +358,11 @@ def window_starts(samples: int, size: int) -> list[int]:
     return [0] if last <= 0 else [*range(0, last, max(size // 2, 1)), last]
 
 
-def why_broken(example: dict[str, Any]) -> str | None:
+def why_broken(example: dict[str, Any], scale: float = 1.0) -> str | None:
     """The sentence that names the file of an example and says why it cannot be read as sound; None where it can."""
     if not isinstance(example["sound"], np.ndarray):
         try:
-            _decode(example["sound"], example["path"])
+            _decode(example["sound"], example["path"], scale)
         except ValueError as error:
             return str(error)
     return None

@@ -62,6 +62,7 @@ class Split(NamedTuple):
     data: str
     name: str
     broken: str = "refuse"  # what training does with files that cannot be decoded, as `data.broken`
+    baseline: Any = None  # what predictions are compared with, of `Task.compared`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,14 @@ class Task:
         """The task with what only the data know (classes, stations); ValueError for two that do not belong together."""
         del train, evaluation
         return self
+
+    def compared(self, split: Split, open_train: Callable[[], Split]) -> tuple[Split, list[str]]:
+        """(the split of an evaluation with its `baseline`, fitted on the training split, notes on why there is none).
+
+        open_train: opens the training split, where a task needs it.
+        """
+        del open_train
+        return split, []
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         """Examples of the shapes of `specs`, each with an "id". Training: endless, shuffled and augmented by the seed.

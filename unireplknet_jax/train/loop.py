@@ -51,6 +51,8 @@ def _train(config, workdir, profile, preemption):
     split = task.open(data, data["train_split"], train=True)
     test = task.open(data, data["eval_split"]) if data["eval_split"] else None
     task = task.fitted_to(split, test)
+    if test is not None:
+        test = _compared(task, test, split)
     mesh = make_mesh(config.mesh.fsdp)
     stream = task.examples(split, train=True, seed=config.seed)
     examples = len(task.examples(split, train=False))
@@ -155,6 +157,14 @@ def _facts(config, task, examples):
     facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
     facts |= {f"data.{name}": config.data[name] for name in ("name", "train_split")}
     return facts | {"training examples": examples, "labels": list(task.labels)}
+
+
+def _compared(task, split, train):
+    """The split of the evaluations with what predictions are compared with; why there is nothing of that is logged."""
+    split, notes = task.compared(split, lambda: train)
+    for note in notes:
+        _log.warning("%s", note)
+    return split
 
 
 def _batches(config, task, stream, step):

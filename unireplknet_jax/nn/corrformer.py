@@ -148,10 +148,11 @@ class Corrformer(nn.Module):
     "tokens_nchw", a reshape of the map in PyTorch's order, which mixes positions and channels. The original's released
     code crashes at this place, so the paper's choice is not known. A map of another width than `width` goes through a
     linear layer, which the original does not have.
-    normalization: "window", each series to mean 0 and variance 1 over its history, undone in the forecast, as the
-        original (RevIN, arXiv 2107.13435 and Non-stationary Transformers, arXiv 2205.14415, do the same), or "none".
-    residual: the history is given as departures from a start, and the forecast is the departure from it: nothing is
-        added of the history's mean, "window" divides by the root mean square alone, and the untrained network says 0.
+    normalization: "window", each series by the mean and the deviation of its own history, undone in the forecast, as in
+        the original (instance normalization: RevIN, Kim et al., ICLR 2022; Non-stationary Transformers, arXiv
+        2205.14415), or "none".
+    residual: the history is departures from a start, and the forecast is the departure from it: the mean of the window
+        stays in it and is added to nothing, and the untrained network says 0.
     The weights belong to one label + horizon; history and tree are free.
     """
 

@@ -46,6 +46,7 @@ def train_on_a_laptop(name, folder):
         jax.config.update("jax_disable_most_optimizations", False)
     assert bool(metrics) == bool(config.data.eval_split)
     assert np.all(np.isfinite(list(metrics.values())))
+    assert ("skill_ridge" in metrics) == (config.task.name == "forecasting")
     rows = read_metrics(folder / "metrics.jsonl")
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))

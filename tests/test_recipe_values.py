@@ -76,13 +76,21 @@ STATIONS = {
     "model": SMALL_NETWORK | {"dims": (8, 16, 24, 32)},
     "decoder": {
         **{"width": 32, "heads": 4, "hidden": 64, "layers": 1},
-        **{"moving_average": 25, "dropout": 0.1, "readout": "tokens"},
+        **{"moving_average": 25, "dropout": 0.1, "readout": "tokens", "normalization": "window"},
     },
-    **{"tree": (3,), "stations": 0, "history": 48, "label": 24, "horizon": 24, "scaling": "station"},
+    **{"tree": (3,), "stations": 0, "history": 48, "label": 24, "horizon": 24, "scaling": "station", "start": "none"},
+}
+FROM_REGRESSION = STATIONS | {
+    **{"start": "regression", "label": 12},
+    "decoder": STATIONS["decoder"] | {"width": 20, "hidden": 40, "dropout": 0.2},
 }
 WEATHER = {
     **{"task.name": "forecasting", "data.eval_split": "val", "batch_size": 32, "eval_batch_size": 64},
     **{"log_every": 50, "epochs": 6, "stop.patience": 3, "optim.lr": 2e-3},
+}
+SMALL_WEATHER = WEATHER | {
+    **{"batch_size": 64, "eval_batch_size": 256, "log_every": 20, "epochs": 3, "eval_every_epochs": 0.5},
+    "optim.lr": 1e-3,
 }
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
@@ -217,11 +225,19 @@ RECIPES = {
             **{"epochs": 40, "eval_every_epochs": 2, "ema.decay": 0.998},
         },
     ),
-    "station_weather:airports": (STATIONS, WEATHER | {"data.name": "airports", "data.train_examples": 6040}),
-    "station_weather:irish_wind": (
-        STATIONS | {"tree": (2, 2), "label": 14, "horizon": 2},
-        WEATHER | {"data.name": "irish_wind", "data.train_examples": 4552, "epochs": 4},
+    "station_weather:airports": (
+        FROM_REGRESSION,
+        SMALL_WEATHER | {"data.name": "airports", "data.train_examples": 6040},
     ),
+    "station_weather:irish_wind": (
+        FROM_REGRESSION
+        | {
+            **{"tree": (2, 2), "history": 14, "label": 7, "horizon": 2},
+            "decoder": FROM_REGRESSION["decoder"] | {"moving_average": 5},
+        },
+        SMALL_WEATHER | {"data.name": "irish_wind", "data.train_examples": 4586},
+    ),
+    "station_weather:small": (FROM_REGRESSION | {"tree": (1,)}, SMALL_WEATHER | {"data.name": "csv"}),
     "station_weather:csv": (STATIONS | {"tree": (1,)}, WEATHER | {"data.name": "csv"}),
     "station_weather:runlocal": (
         STATIONS | {"tree": (2, 3), "label": 10, "horizon": 6},
@@ -281,9 +297,10 @@ WARM_UP = {
     "small_images:digits": 2 * 22,
     "small_images:fashion_mnist": 937,
     "small_images:fashion_mnist_full": 2 * 234,
-    "station_weather:airports": 94,
-    "station_weather:irish_wind": 71,
+    "station_weather:airports": 47,
+    "station_weather:irish_wind": 36,
     "station_weather:csv": 100,
+    "station_weather:small": 50,
     "station_weather:runlocal": 31,
     "kinetics400:synthetic": 30,
     "speech_commands:synthetic": 154,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.cli.evaluate import _data
+from unireplknet_jax.cli.evaluate import _data, _parts
 from unireplknet_jax.tasks.base import Split
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
@@ -146,3 +146,25 @@ def test_what_is_asked_for_reaches_the_evaluation(form, small, tmp_path, monkeyp
     assert flags == expected | {"outcomes": []}
     assert defaults | {"num_threads": 3} == flags | {"workers": 0, "predictions": None}
     assert 1 <= defaults["num_threads"] <= 16
+
+
+def test_metrics_of_parts_are_tables_and_a_missing_baseline_is_a_note(small, monkeypatch, capsys):
+    metrics = {
+        "mse": 2.5,
+        "mse/lead 1": 1.0,
+        "skill/lead 1": 0.5,
+        "mse/lead 2": 4.0,
+        "skill/lead 2": -0.25,
+        "mse/a": 3.0,
+    }
+    tables = {("mse", "skill"): {"lead 1": (1.0, 0.5), "lead 2": (4.0, -0.25)}, ("mse",): {"a": (3.0,)}}
+    assert _parts(metrics) == tables
+    monkeypatch.setattr(evaluation, "evaluate", lambda *arguments, **options: metrics)
+    monkeypatch.setattr(Classification, "compared", lambda self, split, open_train: (split, [open_train().name]))
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "note: train\n"
+    assert out.splitlines()[1:] == [
+        *("metric  value  unit", "mse       2.5"),
+        *("", "of      mse  skill", "lead 1    1    0.5", "lead 2    4  -0.25", "", "of  mse", "a     3"),
+    ]

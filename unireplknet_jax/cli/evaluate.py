@@ -75,6 +75,9 @@ def run(args):
     print_notes(with_image_size(checkpoint, checkpoint.path)[1])
     data = _data(args, checkpoint.data)
     split = checkpoint.task.open(data, data["split"])
+    own = (checkpoint.data or {}).get("train_split", "train")
+    split, notes = checkpoint.task.compared(split, lambda: checkpoint.task.open(data, own))
+    print_notes(notes)
     examples, keys = checkpoint.task.examples(split, train=False), checkpoint.task.shape_keys(split)
     checkpoint = in_form(checkpoint, args.form)  # once the data are there: it takes a while
     outcomes = [] if checkpoint.task.has_outcomes else None
@@ -103,14 +106,27 @@ def run(args):
         print_json(document | ({"classes": [row._asdict() for row in confusion.classes()]} if confusion else {}))
         return
     print(f"{args.checkpoint}, {form} form, on {data['name']}, split {data['split']}")
-    units = checkpoint.task.units
-    print_table(
-        ["metric", "value", "unit"], [[name, f"{value:.6g}", units.get(name)] for name, value in metrics.items()]
-    )
+    units, whole = checkpoint.task.units, {name: value for name, value in metrics.items() if "/" not in name}
+    print_table(["metric", "value", "unit"], [[name, f"{value:.6g}", units.get(name)] for name, value in whole.items()])
+    for columns, rows in _parts(metrics).items():
+        print()
+        print_table(["of", *columns], [[part, *(f"{value:.4g}" for value in row)] for part, row in rows.items()])
     if confusion:
         _print_classes(confusion.classes())
     for name in args.confusion:
         print(f"wrote {name}", file=sys.stderr)
+
+
+def _parts(metrics):
+    """{("mse", "rmse"): {"lead 1": (1.0, 1.0), ...}, ...}: the metrics of parts, "mse/lead 1", as tables."""
+    parts, tables = {}, {}
+    for name, value in metrics.items():
+        metric, _, part = name.partition("/")
+        if part:
+            parts.setdefault(part, {})[metric] = value
+    for part, own in parts.items():
+        tables.setdefault(tuple(own), {})[part] = tuple(own.values())
+    return tables
 
 
 def _labels(task):

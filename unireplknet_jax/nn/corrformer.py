@@ -17,6 +17,7 @@ from unireplknet_jax.ops.layers import gelu
 
 _COUNTS = ("width", "heads", "hidden", "layers", "causal_layers", "moving_average", "factor_temporal", "factor_spatial")
 READOUTS = ("tokens", "pool", "tokens_nchw")
+NORMALIZATIONS = ("window", "none")
 _INPUT_EPS, _AFFINE_EPS, _NORM_EPS = 1e-5, 1e-10, 1e-5
 _value_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
@@ -27,6 +28,27 @@ def decompose(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     padded = jnp.pad(x, ((0, 0), (edge, edge), (0, 0)), mode="edge")
     trend = nn.avg_pool(padded, (window,), (1,))
     return x - trend, trend
+
+
+def normalized(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, normalization: str, residual: bool
+) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+    """x: (n, t, c) -> (x of mean 0 and deviation 1 over each window, then times `scale` plus `bias`, (1, 1, c); the
+    function that undoes both, (n, any, c) -> the same shape).
+
+    Of departures (residual) the mean stays, and the root mean square is 1. normalization "none": the affine map alone.
+    """
+    mean, std = jnp.zeros_like(x[:, :1]), jnp.ones_like(x[:, :1])
+    if normalization == "window" and not residual:
+        mean = jax.lax.stop_gradient(jnp.mean(x, axis=1, keepdims=True))
+        std = jnp.sqrt(jnp.var(x - mean, axis=1, keepdims=True) + _INPUT_EPS)
+    elif normalization == "window":
+        std = jnp.sqrt(jnp.mean(jnp.square(x), axis=1, keepdims=True) + _INPUT_EPS)
+
+    def restore(y: jax.Array) -> jax.Array:
+        return (y - bias) / (scale + _AFFINE_EPS) * std + mean
+
+    return (x - mean) / std * scale + bias, restore
 
 
 class Embedding(nn.Module):
@@ -47,13 +69,17 @@ class Embedding(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Correlation with itself, with the encoder's tokens, a feed-forward layer; each gives its trend away."""
+    """Correlation with itself, with the encoder's tokens, a feed-forward layer; each gives its trend away.
+
+    from_zero: untrained, its share of the trend is zero.
+    """
 
     channels: int
     hidden: int
     moving_average: int
     correlation: dict[str, Any]
     dropout: float
+    from_zero: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, tokens: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +96,8 @@ class DecoderLayer(nn.Module):
         y = nn.Conv(self.hidden, (1,), use_bias=False, kernel_init=fan_in_uniform, name="conv1")(x)
         y = nn.Conv(x.shape[-1], (1,), use_bias=False, kernel_init=fan_in_uniform, name="conv2")(drop(gelu(y)))
         x, third = decompose(x + drop(y), self.moving_average)
-        return x, _circular(self.channels, fan_in_uniform, "projection")(first + second + third)
+        init = nn.initializers.zeros if self.from_zero else fan_in_uniform
+        return x, _circular(self.channels, init, "projection")(first + second + third)
 
 
 class Decoder(nn.Module):
@@ -94,6 +121,9 @@ class Decoder(nn.Module):
             x, more = layer(self.channels, **dict(self.layer), name=f"layers_{i}")(x, tokens, train)
             trend = trend + more
         x = centred_norm("norm")(x)
+        if dict(self.layer).get("from_zero"):
+            zeros = nn.initializers.zeros
+            return nn.Dense(self.channels, kernel_init=zeros, bias_init=zeros, name="projection")(x), trend
         return _linear(self.channels, x.shape[-1], "projection")(x), trend
 
 
@@ -118,6 +148,11 @@ class Corrformer(nn.Module):
     "tokens_nchw", a reshape of the map in PyTorch's order, which mixes positions and channels. The original's released
     code crashes at this place, so the paper's choice is not known. A map of another width than `width` goes through a
     linear layer, which the original does not have.
+    normalization: "window", each series by the mean and the deviation of its own history, undone in the forecast, as in
+        the original (instance normalization: RevIN, Kim et al., ICLR 2022; Non-stationary Transformers, arXiv
+        2205.14415), or "none".
+    residual: the history is departures from a start, and the forecast is the departure from it: the mean of the window
+        stays in it and is added to nothing, and the untrained network says 0.
     The weights belong to one label + horizon; history and tree are free.
     """
 
@@ -136,12 +171,16 @@ class Corrformer(nn.Module):
     dropout: float = 0.05
     readout: str = "tokens"
     lag_sign: int = 1
+    normalization: str = "window"
+    residual: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "tree", tuple(self.tree))
         if self.readout not in READOUTS:
             raise ValueError(f"readout is {self.readout!r}; expected one of {', '.join(READOUTS)}.")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization is {self.normalization!r}; expected one of {', '.join(NORMALIZATIONS)}.")
         for name in _COUNTS:
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be a whole number, 1 or more.")
@@ -185,8 +224,12 @@ class Corrformer(nn.Module):
         if not 0 <= self.label <= steps:
             raise ValueError(f"label={self.label} must be from 0 to the {steps} steps of the history.")
         channels = series // nodes
-        x, restore = self._normalized(x, channels)
-        mean = jnp.broadcast_to(jnp.mean(x, axis=1, keepdims=True), (examples, self.horizon, series))
+        scale = self.param("affine_scale", nn.initializers.ones, (1, 1, channels), jnp.float32)
+        bias = self.param("affine_bias", nn.initializers.zeros, (1, 1, channels), jnp.float32)
+        scale, bias = (jnp.tile(value, (1, 1, nodes)) for value in (scale, bias))
+        x, restore = normalized(x, scale, bias, self.normalization, self.residual)
+        mean = bias if self.residual else jnp.mean(x, axis=1, keepdims=True)
+        mean = jnp.broadcast_to(mean, (examples, self.horizon, series))
         seasonal, trend = decompose(x, self.moving_average)
         first = steps - self.label
         seasonal = jnp.concatenate([seasonal[:, first:], jnp.zeros_like(mean)], axis=1)
@@ -203,20 +246,8 @@ class Corrformer(nn.Module):
         y = Embedding(self.width, self.dropout, name="dec_embedding")(by_node(seasonal), future_marks, places, train)
         seasonal, trend = self._decoder(channels)(y, tokens, by_node(trend), train)
         y = (seasonal + trend)[:, self.label :].reshape(examples, nodes, self.horizon, channels)
-        return restore(jnp.swapaxes(y, 1, 2).reshape(examples, self.horizon, series))
-
-    def _normalized(self, x: jax.Array, channels: int) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """(x with mean 0 and variance 1 over each window, then an affine map; the function that undoes both)."""
-        scale = self.param("affine_scale", nn.initializers.ones, (1, 1, channels), jnp.float32)
-        bias = self.param("affine_bias", nn.initializers.zeros, (1, 1, channels), jnp.float32)
-        scale, bias = (jnp.tile(value, (1, 1, x.shape[-1] // channels)) for value in (scale, bias))
-        mean = jax.lax.stop_gradient(jnp.mean(x, axis=1, keepdims=True))
-        std = jnp.sqrt(jnp.var(x - mean, axis=1, keepdims=True) + _INPUT_EPS)
-
-        def restore(y: jax.Array) -> jax.Array:
-            return (y - bias) / (scale + _AFFINE_EPS) * std + mean
-
-        return (x - mean) / std * scale + bias, restore
+        y = jnp.swapaxes(y, 1, 2).reshape(examples, self.horizon, series)
+        return restore(y)
 
     def _tokens(self, embedded: jax.Array, train: bool) -> jax.Array:
         """(r, t, width) -> (r, s, width): the embedding as a picture through the trunk."""
@@ -247,6 +278,7 @@ class Corrformer(nn.Module):
             "moving_average": self.moving_average,
             "correlation": correlation,
             "dropout": self.dropout,
+            "from_zero": self.residual,
         }
         return Decoder(channels, self.layers, layer, getattr(self.backbone, "remat", False), name="decoder")
 

@@ -77,6 +77,7 @@ class Split(NamedTuple):
     data: str
     name: str
     broken: str = "refuse"  # what training does with files that cannot be decoded, as `data.broken`
+    baseline: Any = None  # what predictions are compared with, of `Task.compared`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,14 @@ class Task:
         """The task with what only the data know (classes, stations); ValueError for two that do not belong together."""
         del train, evaluation
         return self
+
+    def compared(self, split: Split, open_train: Callable[[], Split]) -> tuple[Split, list[str]]:
+        """(the split of an evaluation with its `baseline`, fitted on the training split, notes on why there is none).
+
+        open_train: opens the training split, where a task needs it.
+        """
+        del open_train
+        return split, []
 
     def identity(self, split: Split) -> dict[str, Any]:
         """{name: JSON-able value}: what has to be the same of a split where a run is resumed on it, classes apart.

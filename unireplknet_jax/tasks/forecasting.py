@@ -7,7 +7,7 @@ to be decided.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -17,13 +17,15 @@ from PIL import Image
 
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pipeline import training_stream
+from unireplknet_jax.data.series.ridge import Ridge
 from unireplknet_jax.data.series.sets import open_series
+from unireplknet_jax.data.series.starts import STARTS, fit_statistics, start_curves
 from unireplknet_jax.data.series.stations import check_same_stations, check_tree, standardized
-from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of, season_basis, time_features
+from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
 from unireplknet_jax.data.series.windows import Series, Windows, check_measured, continued, read_stations
 from unireplknet_jax.data.tables import AUTO
 from unireplknet_jax.nn.corrformer import Corrformer
-from unireplknet_jax.tasks import forecast_errors
+from unireplknet_jax.tasks import forecast_errors, forecast_records
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task, apply_training
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
 
@@ -40,10 +42,15 @@ class Forecasting(Task):
     tree: children on every level; the stations, in their order, fill its leaves equally. label: the last steps of the
         history that the decoder starts from.
     scaling: "station", each station to mean 0 and deviation 1 of the training data, or "none", as the original.
+    start: what the network's numbers are added to: "none", as the original; the "last" value; the "climatology"; or the
+        "regression", a ridge regression of the departures from the climatology (`data.series.starts`). Of all but
+        "none" the network sees the history's departures, and its numbers are in units of the start's own errors,
+        `spread`, so that an untrained one forecasts the start.
     The rest is what `fitted_to` learns of the data: stations, their number (0: not known yet), and labels, their names;
     step, seconds; a value times `scale` is in `unit`; places, (stations, 3) latitude, longitude, elevation, or empty;
     mean and std of each station; the climatology, harmonics of year and day: their orders `seasons`, and coefficients
-    (basis, stations); missing, what stood for missing values (`data.tables.split_missing`).
+    (basis, stations); regression, the weights of `fit_ridge`, and spread, (horizon, stations), of the start; missing,
+    what stood for missing values (`data.tables.split_missing`).
     """
 
     model: Mapping[str, Any]
@@ -54,6 +61,7 @@ class Forecasting(Task):
     label: int = 24
     horizon: int = 24
     scaling: str = "station"
+    start: str = "none"
     stations: int = 0
     step: int = 3600
     unit: str = ""
@@ -63,6 +71,8 @@ class Forecasting(Task):
     std: tuple[float, ...] = ()
     seasons: tuple[int, int] = (0, 0)
     climatology: tuple[tuple[float, ...], ...] = ()
+    regression: tuple[tuple[float, ...], ...] = ()
+    spread: tuple[tuple[float, ...], ...] = ()
     missing: str = AUTO
 
     name: ClassVar[str] = "forecasting"
@@ -85,6 +95,8 @@ class Forecasting(Task):
             raise ValueError(f"label={self.label} must not exceed history={self.history}, whose last steps it counts.")
         if self.scaling not in ("station", "none"):
             raise ValueError(f"scaling is {self.scaling!r}; expected 'station' or 'none'.")
+        if self.start not in STARTS:
+            raise ValueError(f"start is {self.start!r}; expected one of {', '.join(STARTS)}.")
         if self.stations:
             check_tree(self.stations, self.tree)
             for field in ("labels", "places", "mean", "std"):
@@ -97,7 +109,7 @@ class Forecasting(Task):
     def units(self) -> Mapping[str, str]:  # type: ignore[override]  # they depend on the data here
         skill = "1 - MSE / MSE of it"
         own = {"mse": f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
-        return own | {"skill_persistence": skill, "skill_climatology": skill}
+        return own | {f"skill_{name}": skill for name in forecast_errors.BASELINES}
 
     def fitted_to(self, train: Split, evaluation: Split | None) -> Forecasting:
         """The task with the stations, scaling and climatology of the training data; coefficients that it has stay.
@@ -111,10 +123,7 @@ class Forecasting(Task):
         check_tree(len(found.names), self.tree)
         if self.labels:
             return self
-        known = np.isfinite(found.values)
         check_measured(f"the {train.name} part of {train.data}", found.values, found.names)
-        mean, std = (np.asarray(f(found.values, axis=0, where=known, dtype=np.float64)) for f in (np.mean, np.std))
-        orders, coefficients = fit_seasons(found.times, found.values)
         return dataclasses.replace(
             self,
             labels=found.names,
@@ -124,16 +133,13 @@ class Forecasting(Task):
             scale=found.scale,
             missing=found.missing,
             places=() if found.places is None else found.places.tolist(),
-            mean=mean.tolist(),
-            std=np.where(std > 0, std, 1).tolist(),
-            seasons=orders,
-            climatology=coefficients.astype(np.float32).tolist(),
+            **fit_statistics(found, self.start, self.history, self.horizon),
         )
 
     def identity(self, split: Split) -> dict[str, Any]:
         return {"rows": " to ".join(str(time) for time in split.source.times[[0, -1]])}
 
-    def _check_stations(self, split: Split) -> None:
+    def _check_stations(self, split: Split) -> Series:
         names = split.source.names
         if self.stations and len(names) != self.stations:
             raise ValueError(
@@ -141,10 +147,12 @@ class Forecasting(Task):
             )
         if self.labels:
             check_same_stations(self.labels, names, split.data)
+        return split.source
 
     def _network(self, deploy: bool) -> Corrformer:
         trunk = self.trunk(num_classes=None, in_chans=1, deploy=deploy)
-        return Corrformer(trunk, self.tree, self.label, self.horizon, **dict(self.decoder))
+        options = {"residual": self.start != "none", **dict(self.decoder)}
+        return Corrformer(trunk, self.tree, self.label, self.horizon, **options)
 
     def module(self, deploy: bool = False) -> Corrformer:
         if not self.stations:
@@ -152,24 +160,24 @@ class Forecasting(Task):
         return self._network(deploy)
 
     def specs(self, train: bool) -> tuple[Spec, ...]:
-        del train
-
         def shape(*sizes: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
+        basis = len(self._climatology())
         inputs = {
             "history": shape(self.history, self.stations),
             "history_marks": shape(self.history, self._marks),
             "future_marks": shape(self.label + self.horizon, self._marks),
-            "seasons": shape(self.horizon, (1 + 2 * self.seasons[0]) * (1 + 2 * self.seasons[1])),
+            "seasons": shape(self.horizon, basis),
         }
+        if self.start != "none":
+            inputs["history_seasons"] = shape(self.history, basis)
         future = shape(self.horizon, self.stations)
-        return (Spec(inputs, {"future": future, "known": future}),)
+        return (Spec(inputs, {"future": future, "known": future} | ({} if train else {"ridge": future})),)
 
     def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
-        offset, factor = self._scaling()
         places = standardized(np.array(self.places) if self.places else None, self.stations).astype(np.float32)
-        history = (batch["history"] - offset) / factor
+        history = (batch["history"] - self._from(batch)[0]) / self._scaling()[1]
         return history, batch["history_marks"], batch["future_marks"], jnp.asarray(places)
 
     @property
@@ -184,6 +192,11 @@ class Forecasting(Task):
         facts = data.get("dir") or None, data.get("missing", self.missing)
         return Split(open_series(data["name"], split, *facts), data["name"], split)
 
+    def compared(self, split: Split, open_train: Callable[[], Split]) -> tuple[Split, list[str]]:
+        sizes = self.history, self.horizon
+        ridge, notes = forecast_errors.fitted_ridge(lambda: self._check_stations(open_train()), *sizes)
+        return split._replace(baseline=ridge), notes
+
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:
         import grain
 
@@ -196,11 +209,11 @@ class Forecasting(Task):
                 f"{split.data}, split {split.name}, has {rows} rows; expected {least} or more, "
                 f"history={self.history} and horizon={self.horizon}."
             )
-        windows = self._windows(split.source)
+        windows = self._windows(split.source, split.baseline)
         return training_stream(windows, _unchanged, seed) if train else grain.MapDataset.source(windows)
 
-    def _windows(self, series: Series) -> Windows:
-        return Windows(series, self.history, self.label, self.horizon, self.seasons, np.array(self.mean))
+    def _windows(self, series: Series, ridge: Ridge | None = None) -> Windows:
+        return Windows(series, self.history, self.label, self.horizon, self.seasons, np.array(self.mean), ridge)
 
     def read(self, source: Any) -> list[Example]:
         """The window that ends a CSV file, to forecast what comes after it, and, if the file is long enough, the one
@@ -215,14 +228,9 @@ class Forecasting(Task):
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):
             starts.append(steps - self.history - self.horizon)
-        return [
-            windows[start] | {"id": source_name(source), "times": self._times(windows, start), "series": series}
-            for start in starts
-        ]
-
-    def _times(self, windows: Windows, start: int) -> list[str]:
-        now = start + self.history
-        return [str(time) for time in windows.series.times[now : now + self.horizon]]
+        times = [list(map(str, windows.series.times[start + self.history :][: self.horizon])) for start in starts]
+        facts = {"id": source_name(source), "series": series}
+        return [windows[start] | facts | {"times": ahead} for start, ahead in zip(starts, times, strict=True)]
 
     def _read_series(self, source: Any) -> Series:
         if not self.labels:
@@ -237,26 +245,47 @@ class Forecasting(Task):
             return np.zeros(self.stations, np.float32), np.ones(self.stations, np.float32)
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
+    def _from(self, batch: Batch) -> tuple[Any, Any, Any]:
+        """(what the history departs from, what the forecast starts from, the unit of the network's numbers): arrays
+        that broadcast to (n, history or horizon, stations).
+        """
+        if self.start == "none":
+            offset, factor = self._scaling()
+            return offset, offset, factor
+        deviation = np.array(self.std or np.ones(self.stations), np.float32)
+        weights = np.array(self.regression or np.zeros((self.history + 1, self.horizon)), np.float32)
+        curves = batch["history_seasons"], batch["seasons"], self._climatology(), deviation, weights
+        with jax.default_matmul_precision("highest"):
+            before, after = start_curves(self.start, batch["history"], *curves)
+        return before, after, np.array(self.spread or np.ones((self.horizon, self.stations)), np.float32)
+
+    def _climatology(self) -> np.ndarray:
+        """(basis, stations), zeros where it is not known."""
+        basis = (1 + 2 * self.seasons[0]) * (1 + 2 * self.seasons[1])
+        return np.array(self.climatology or np.zeros((basis, self.stations)), np.float32)
+
     def loss(
         self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, dict[str, Any]]:
         out, batch_stats = apply_training(apply, variables, self.inputs(batch), rng)
-        offset, factor = self._scaling()
-        squared = jnp.square(out - (batch["future"] - offset) / factor) * batch["known"]
+        _, start, spread = self._from(batch)
+        squared = jnp.square(out - (batch["future"] - start) / spread) * batch["known"]
         total, count = jnp.sum(squared), jnp.sum(batch["known"])
         scalars = {"loss": (total, count)}
         return total / jnp.maximum(count, 1), {"batch_stats": batch_stats, "scalars": scalars}
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
-        """(n, horizon, stations) each, in `unit`: the forecast, the last value and the climatology."""
-        offset, factor = self._scaling()
-        forecast = apply(variables, *self.inputs(inputs)) * factor + offset
-        coefficients = np.array(self.climatology) if self.climatology else np.zeros((1, self.stations))
-        pred = {
-            "forecast": forecast,
-            "persistence": jnp.broadcast_to(inputs["history"][:, -1:], forecast.shape),
-            "climatology": jnp.einsum("npk,ks->nps", inputs["seasons"], jnp.asarray(coefficients, jnp.float32)),
-        }
+        """(n, horizon, stations) each, in `unit`: the forecast, the last value and the climatology; the regression that
+        it starts from, if it does.
+        """
+        _, start, spread = self._from(inputs)
+        forecast = apply(variables, *self.inputs(inputs)) * spread + start
+        with jax.default_matmul_precision("highest"):
+            climatology = inputs["seasons"] @ self._climatology()
+        last = jnp.broadcast_to(inputs["history"][:, -1:], forecast.shape)
+        pred = {"forecast": forecast, "persistence": last, "climatology": climatology}
+        if self.start == "regression":
+            pred["start"] = start
         return {name: self.scale * value for name, value in pred.items()}
 
     def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
@@ -271,14 +300,11 @@ class Forecasting(Task):
         def summed(values: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(weight > 0, values, 0.0), axis=0)
 
-        error = {name: pred[name] - truth for name in ("forecast", "persistence", "climatology")}
-        return {
-            "squared": summed(jnp.square(error["forecast"])),
-            "absolute": summed(jnp.abs(error["forecast"])),
-            "persistence": summed(jnp.square(error["persistence"])),
-            "climatology": summed(jnp.square(error["climatology"])),
-            "count": jnp.sum(weight, axis=0),
-        }
+        shown = {"squared": pred["forecast"], "ridge": self.scale * batch["ridge"]}
+        shown |= {name: pred[name] for name in forecast_errors.BASELINES if name in pred}
+        squared = {name: summed(jnp.square(value - truth)) for name, value in shown.items()}
+        absolute = summed(jnp.abs(pred["forecast"] - truth))
+        return {**squared, "absolute": absolute, "count": jnp.sum(weight, axis=0)}
 
     # ---- host, afterwards
 
@@ -286,32 +312,13 @@ class Forecasting(Task):
         return np.where(np.asarray(example["known"]) > 0, self.scale * np.asarray(example["future"]), np.nan)
 
     def saved(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
-        return {**pred, "truth": self._truth(batch)}
+        return {**pred, "ridge": self.scale * np.asarray(batch["ridge"]), "truth": self._truth(batch)}
 
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
-        if "times" not in example:
-            return None
-        shown = {**pred, "truth": self._truth(example)}
-        shown = {name: np.asarray(value, np.float64) for name, value in shown.items()}
-        return {"id": example["id"], "known": bool(np.any(example["known"])), "times": example["times"], **shown}
+        return forecast_records.record({**pred, "truth": self._truth(example)}, example) if "times" in example else None
 
     def combined(self, records: list[Record]) -> list[Record]:
-        """One record of a file: the forecast, a row for each time; the hindcast with its truth, if there is one."""
-        merged = {"id": records[0]["id"], "unit": self.unit} if records else {}
-        for record in records:
-            name = "hindcast" if record["known"] else "forecast"
-            merged[name] = self._rows(record, "forecast")
-            if record["known"]:
-                merged["truth"] = self._rows(record, "truth")
-                error = np.square(record["forecast"] - record["truth"])
-                merged["rmse of the hindcast"] = _short(np.sqrt(np.nanmean(error)))
-        return [merged] if records else []
-
-    def _rows(self, record: Record, name: str) -> list[dict[str, Any]]:
-        return [
-            {"time": time, **dict(zip(self.labels, map(_short, row), strict=True))}
-            for time, row in zip(record["times"], record[name], strict=True)
-        ]
+        return forecast_records.combined(records, self.labels, self.unit)
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         return ("station", "time", "variable", "value")
@@ -342,8 +349,3 @@ class Forecasting(Task):
 def _unchanged(example: Example, rng: np.random.Generator) -> Example:
     del rng
     return example
-
-
-def _short(value: float) -> float:
-    """Six digits: more than any forecast knows."""
-    return float(f"{value:.6g}")

@@ -56,6 +56,7 @@ def _train(config, workdir, profile, command, preemption, held):
     task = task.fitted_to(split, test)
     if test is not None:
         check_stop(config, task)
+        test = _compared(task, test, split)
     mesh = make_mesh(config.mesh.fsdp)
     stream = task.examples(split, train=True, seed=config.seed)
     examples = len(task.examples(split, train=False))
@@ -168,6 +169,14 @@ def _facts(config, task, examples, split, test):
         identity = {} if opened is None else task.identity(opened)
         facts |= {f"{role} {name}": value for name, value in identity.items()}
     return facts
+
+
+def _compared(task, split, train):
+    """The split of the evaluations with what predictions are compared with; why there is nothing of that is logged."""
+    split, notes = task.compared(split, lambda: train)
+    for note in notes:
+        _log.warning("%s", note)
+    return split
 
 
 def _batches(config, task, stream, step):

@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,13 @@ def check_measured(name: str, values: np.ndarray, names: Sequence[str]) -> None:
     empty = [names[column] for column in np.flatnonzero(~np.isfinite(values).any(axis=0))]
     if empty:
         raise ValueError(f"{name} has no value at all for {listed(empty)}; leave out what was never measured")
+
+
+def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the deviation of known values (t, stations), in double precision; 1 for a deviation of 0."""
+    known = np.isfinite(values)
+    mean, std = (np.asarray(f(values, axis=0, where=known, dtype=np.float64)) for f in (np.mean, np.std))
+    return mean, np.where(std > 0, std, 1)
 
 
 def _check_places(name: str, places: np.ndarray, names: Sequence[str]) -> None:
@@ -240,7 +247,8 @@ class Windows:
 
     Example i, for n stations: {"history": (history, n) without gaps, "future": (horizon, n), 0 where missing, "known":
     (horizon, n) 1 where it is not, "history_marks": (history, m) and "future_marks": (label + horizon, m) features of
-    time, "seasons": (horizon, k) the basis of the climatology of orders `seasons`, "id": i}.
+    time, "history_seasons": (history, k) and "seasons": (horizon, k) the basis of the climatology of orders `seasons`,
+    "ridge": (horizon, n) what `ridge` forecasts of the history, NaN without one, "id": i}.
     """
 
     series: Series
@@ -249,6 +257,7 @@ class Windows:
     horizon: int
     seasons: tuple[int, int]
     first: np.ndarray
+    ridge: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self):
         rows = len(self.series.times)
@@ -273,14 +282,16 @@ class Windows:
         index = range(len(self))[index]
         now = index + self.history
         future = self.series.values[now : now + self.horizon]
-        known = np.isfinite(future)
+        known, history = np.isfinite(future), self._filled[index:now]
         return {
-            "history": self._filled[index:now],
+            "history": history,
             "future": np.where(known, future, np.float32(0)),
             "known": known.astype(np.float32),
             "history_marks": self._marks[index:now],
             "future_marks": self._marks[now - self.label : now + self.horizon],
+            "history_seasons": self._basis[index:now],
             "seasons": self._basis[now : now + self.horizon],
+            "ridge": np.full_like(future, np.nan) if self.ridge is None else self.ridge(history),
             "id": index,
         }
 

@@ -287,7 +287,7 @@ def get_task(name: str, **options: Any) -> Task:
     fields = [field.name for field in dataclasses.fields(known)]
     unknown = [option for option in options if option not in fields and option not in retired]
     if unknown:
-        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
+        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], fields)}")
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:

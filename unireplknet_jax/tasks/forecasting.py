@@ -7,7 +7,7 @@ to be decided.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -23,15 +23,16 @@ from unireplknet_jax.data.series.time_features import fit_seasons, frequency_of,
 from unireplknet_jax.data.series.windows import Series, Windows, check_measured, continued, read_stations
 from unireplknet_jax.nn.corrformer import Corrformer
 from unireplknet_jax.tasks import forecast_errors
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
+from unireplknet_jax.tasks.forecast_table import LongTable
 
 if TYPE_CHECKING:
     import grain
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecasting(Task):
+class Forecasting(LongTable):
     """Forecast `horizon` steps of every station from `history` steps of all.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override. decoder: those of
@@ -304,19 +305,6 @@ class Forecasting(Task):
         return [
             {"time": time, **dict(zip(self.labels, map(_short, row), strict=True))}
             for time, row in zip(record["times"], record[name], strict=True)
-        ]
-
-    def table_columns(self, top: int) -> tuple[str, ...]:
-        return ("station", "time", "variable", "value")
-
-    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
-        """A row for each station, time and variable: the forecast, and a hindcast with its truth where there is one."""
-        return [
-            (station, row["time"], name, row[station])
-            for record in records
-            for name in ("forecast", "hindcast", "truth")
-            for station in self.labels
-            for row in record.get(name, ())
         ]
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:

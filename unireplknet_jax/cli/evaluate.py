@@ -93,7 +93,7 @@ def run(args):
         )
     if jax.process_index():  # what all processes would print process 0 prints
         return
-    confusion = None if outcomes is None else Confusion(outcomes, _labels(checkpoint.task))
+    confusion = None if outcomes is None else Confusion(outcomes, checkpoint.task.labels or split.source.labels)
     for name in args.confusion:
         (confusion.draw if name.lower().endswith(".png") else confusion.write_csv)(name)
     form = "merged" if checkpoint.merged else "training"
@@ -110,10 +110,6 @@ def run(args):
         _print_classes(confusion.classes())
     for name in args.confusion:
         print(f"wrote {name}", file=sys.stderr)
-
-
-def _labels(task):
-    return task.labels or tuple(f"class {number}" for number in range(task.classes))
 
 
 def _print_classes(classes):

@@ -174,6 +174,7 @@ def test_a_missing_root_is_refused(tmp_path):
         ("data/train", "val", "{}/data/train lies in {}/data, which has the split 'val'; give that folder"),
         ("data/train/cat", "train", "{}/data/train/cat lies in {}/data, which has the split 'train'; give that folder"),
         (".", "train", "{} has no split 'train', but {}/data has; give that folder"),
+        ("..", "train", "{}/.. has no split 'train', but {}/../data and {}/../more have; give one of them"),
         ("data", "test", "{}/data has no split 'test'; the folders in it are: train, val"),
         (
             "my pets",
@@ -188,6 +189,9 @@ def test_a_folder_too_deep_too_high_or_unsplit_says_which_one_to_give(given, spl
     names = ["data/train/cat/1.png", "data/train/dog/1.png", "data/val/cat/1.png", "data/val/dog/1.png"]
     names += ["my pets/cat/1.png", "my pets/dog/deep/1.png", "other/a/x.txt", "other/b/.1.png"]
     write(tmp_path, **dict.fromkeys(names, b""))
+    if given == "..":
+        write(tmp_path, **{"more/train/cat/1.png": b"", "in/a.txt": b""})
+        tmp_path /= "in"
     with pytest.raises(ValueError, match=rf"^{re.escape(sentence.replace('{}', str(tmp_path)))}$"):
         open_source("folder", split, tmp_path / given)
 

@@ -155,6 +155,16 @@ def test_a_push_that_fails_leaves_nothing_in_the_repository(hub, folder, before,
     assert not [name for name, _ in hub.calls if name == "upload_folder"][1:]
 
 
+def test_a_push_without_a_network_is_refused_at_once(hub, folder, monkeypatch):
+    hub.reachable = False
+    assert told(push, folder, "me/net") == (
+        "ConnectionError: nothing was uploaded to me/net (the server cannot be reached)."
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert told(push, folder, "me/net") == "ConnectionError: nothing was uploaded to me/net (HF_HUB_OFFLINE is set)."
+    assert hub.calls == []
+
+
 def test_a_push_offline_speaks_of_no_cache(hub, folder, monkeypatch):
     hub.before = no_network
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -51,7 +51,7 @@ def test_a_number_that_cannot_be_is_refused_by_its_field(field, value):
 @pytest.mark.parametrize(
     ("metric", "decay", "hint"),
     [
-        ("zzz", 0, "choose top1, top5, loss, count."),
+        ("zzz", 0, "choose top1, top5, loss, count"),
         ("Top1", 0, "did you mean top1"),
         ("ema/top1", 0, "did you mean top1"),
         ("ema/los", 0.9, "did you mean ema/loss"),

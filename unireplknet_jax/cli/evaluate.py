@@ -97,7 +97,7 @@ def run(args):
         )
     if jax.process_index():  # what all processes would print process 0 prints
         return
-    confusion = None if outcomes is None else Confusion(outcomes, _labels(checkpoint.task))
+    confusion = None if outcomes is None else Confusion(outcomes, checkpoint.task.labels or split.source.labels)
     for name in args.confusion:
         (confusion.draw if name.lower().endswith(".png") else confusion.write_csv)(name)
     form = "merged" if checkpoint.merged else "training"
@@ -127,10 +127,6 @@ def _parts(metrics):
     for part, own in parts.items():
         tables.setdefault(tuple(own), {})[part] = tuple(own.values())
     return tables
-
-
-def _labels(task):
-    return task.labels or tuple(f"class {number}" for number in range(task.classes))
 
 
 def _print_classes(classes):

@@ -66,13 +66,16 @@ def _no_split(root: Path, split: str, suffixes: tuple[str, ...], kind: str) -> s
     below = [name for name in folders if (root / name / split).is_dir()] if split else []
     above = [folder for folder in here.parents[:2] if split and (folder / split).is_dir()]
     divided = any(name.casefold() in SPLITS for name in folders)
-    if len(below) == 1:
-        return f"{root} has no split {split!r}, but {root / below[0]} has; give that folder"
+    if below and not divided:
+        places = " and ".join(str(root / name) for name in below[:3])
+        which = "has; give that folder" if len(below) == 1 else "have; give one of them"
+        return f"{root} has no split {split!r}, but {places} {which}"
     # A class folder may be called like a split, so that `above` is not enough.
     if above and not divided and (here.name in SPLITS or here.parent.name in SPLITS):
         return f"{root} lies in {above[0]}, which has the split {split!r}; give that folder"
     if not divided and any(_has_file(str(root / name), suffixes) for name in folders[:10]):
-        command = shlex.join(["unireplknet", "split", str(root), f"{here}_split", "--val", "0.2"])
+        target = f"{root if root.name not in ('', '..') else here}_split"
+        command = shlex.join(["unireplknet", "split", str(root), target, "--val", "0.2"])
         classes = f"its folders are classes with {kind}s ({listed(folders)})"
         return f"{root} has no split {split!r}: {classes}; `{command}` makes splits of them"
     return f"{root} has no split {split!r}; the folders in it are: {listed(folders) or 'none'}"

@@ -80,6 +80,9 @@ def push(folder: Path, repository: str, overwrite: bool = False, private: bool =
     """
     repository = writable(repository)
     hub = library(f"pushing to {repository}")
+    if not answers(hub):
+        why = "HF_HUB_OFFLINE is set" if _is_offline() else "the server cannot be reached"
+        raise ConnectionError(f"nothing was uploaded to {repository} ({why}).")
     there = _asked(repository, lambda: _files(hub, repository))
     taken = [path.name for path in sorted(folder.iterdir()) if path.name in (there or ())]
     if taken and not overwrite:
@@ -135,13 +138,17 @@ def _fetched(hub: ModuleType, name: str, repository: str, file: str, revision: s
         ) from error
 
 
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
 def reason(error: Exception, missing: str = " and the file is not in the cache") -> str:
     """Why something that was asked of the hub failed, in a few words.
 
     missing: what is added where the hub was not reached, "" where no cache would have helped.
     """
     errors = library("the hub").errors
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+    if _is_offline():
         return f"HF_HUB_OFFLINE is set{missing}"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return f"the server cannot be reached{missing}"

@@ -1,4 +1,4 @@
-"""What `predict` prints of forecasts: rows of times and stations."""
+"""What `predict` says of forecasts: rows of times and stations, or a long table, as data frames like it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.tasks.base import Example, Record
+
+TABLE_COLUMNS = ("station", "time", "variable", "value")
 
 
 def record(pred: Mapping[str, np.ndarray], example: Example) -> Record:
@@ -25,6 +27,17 @@ def combined(records: Sequence[Record], stations: Sequence[str], unit: str) -> l
             error = np.square(found["forecast"] - found["truth"])
             merged["rmse of the hindcast"] = _short(np.sqrt(np.nanmean(error)))
     return [merged] if records else []
+
+
+def table_rows(records: Sequence[Record], stations: Sequence[str]) -> list[tuple[Any, ...]]:
+    """A row of `TABLE_COLUMNS` for each station, time and variable: the forecast, and a hindcast with its truth."""
+    return [
+        (station, row["time"], name, row[station])
+        for found in records
+        for name in ("forecast", "hindcast", "truth")
+        for station in stations
+        for row in found.get(name, ())
+    ]
 
 
 def _rows(found: Record, name: str, stations: Sequence[str]) -> list[dict[str, Any]]:

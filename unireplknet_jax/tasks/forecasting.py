@@ -321,17 +321,10 @@ class Forecasting(Task):
         return forecast_records.combined(records, self.labels, self.unit)
 
     def table_columns(self, top: int) -> tuple[str, ...]:
-        return ("station", "time", "variable", "value")
+        return forecast_records.TABLE_COLUMNS
 
     def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
-        """A row for each station, time and variable: the forecast, and a hindcast with its truth where there is one."""
-        return [
-            (station, row["time"], name, row[station])
-            for record in records
-            for name in ("forecast", "hindcast", "truth")
-            for station in self.labels
-            for row in record.get(name, ())
-        ]
+        return forecast_records.table_rows(records, self.labels)
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         del records

@@ -32,17 +32,20 @@ class Confusion:
 
     def row(self, number):
         """(classes,): how often the examples of a class were taken for each; one row of the matrix at a time."""
-        said = self._said(number)
-        return np.bincount(said[said >= 0], minlength=len(self.labels))
+        return np.bincount(self._said(number), minlength=len(self.labels))
+
+    def _examples(self, number):
+        return self._starts[number + 1] - self._starts[number]
 
     def _said(self, number):
-        return self._pairs[self._starts[number] : self._starts[number + 1], 1]
+        said = self._pairs[self._starts[number] : self._starts[number + 1], 1]
+        return said[said >= 0]
 
     def classes(self):
         """The `ClassOutcome` of every class of which there are examples, in the order of the classes."""
         found = []
         for number, label in enumerate(self.labels):
-            if examples := len(self._said(number)):
+            if examples := int(self._examples(number)):
                 row = self.row(number)
                 hits, row[number] = row[number], 0
                 other = int(np.argmax(row))
@@ -64,7 +67,7 @@ class Confusion:
         cell = np.arange(count) * cells // count
         counts = np.zeros((cells, cells))
         for number in range(count):
-            np.add.at(counts[cell[number]], cell, self.row(number))
+            counts[cell[number]] += np.bincount(cell[self._said(number)], minlength=cells)
         return counts
 
     def draw(self, path):

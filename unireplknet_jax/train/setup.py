@@ -78,7 +78,7 @@ def make_task(config):
     for name in evaluation_options(config):
         if name not in known:
             hint = nearest(name, known)
-            raise ValueError(f"config.eval has {name!r}, which is no option of the task {config.task.name}; {hint}.")
+            raise ValueError(f"config.eval has {name!r}, which is no option of the task {config.task.name}; {hint}")
     options = config.task.options.to_dict() | {"labels": tuple(config.task.get("labels", ()))}
     get_task(config.task.name, **options | evaluation_options(config))  # so that wrong ones are refused now
     return get_task(config.task.name, **options)
@@ -90,9 +90,8 @@ def check_stop(config, task):
     forms = ("", "ema/") if config.ema.decay > 0 else ("",)
     known = [f"{form}{name}" for form in forms for name in names]
     if known and metric not in known:
-        raise ValueError(
-            f"stop.metric={metric} is not measured; {nearest(metric, known, f'choose {listed(known, 20)}')}."
-        )
+        hint = nearest(metric, known, f"choose {listed(known, 20)}")
+        raise ValueError(f"stop.metric={metric} is not measured; {hint}")
 
 
 def set_up(config, task, mesh, examples):

@@ -68,13 +68,16 @@ def test_small_inputs_say_that_nothing_tells_where(seen, pictures, tmp_path, cap
     assert (tmp_path / "a.png").exists()
 
 
-def test_a_failure_leaves_what_was_there(seen, pictures, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("failing", ["drawing", "writing"])
+def test_a_failure_leaves_what_was_there(seen, pictures, tmp_path, monkeypatch, capsys, failing):
     from unireplknet_jax.tasks import see_plot
 
-    def fail(*_):
+    def fail(picture, path, *_):
+        if failing == "writing":
+            Path(path).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(see_plot, "draw_field", fail)
+    monkeypatch.setattr(*((see_plot, "draw_field") if failing == "drawing" else (Image.Image, "save")), fail)
     (tmp_path / "a.png").write_bytes(b"earlier")
     for output in ("a.png", "folder"):
         words = ["see", seen, pictures[0], "--image-size", "64", "--output", str(tmp_path / output)]

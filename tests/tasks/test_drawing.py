@@ -91,7 +91,7 @@ def test_a_text_is_cut_to_what_fits(text, keep, expected):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a\nb\tc", "a b c"), (os.fsdecode(b"caf\xe9.png"), "caf?.png"), ("$x_1$ \\alpha_{", "$x_1$ \\alpha_{")],
+    [("a\nb\tc", "a b c"), (os.fsdecode(b"caf\xe9.png"), "caf?.png"), ("$x_{1$ \\alpha_{", "$x_{1$ \\alpha_{")],
 )
 def test_any_name_of_a_file_is_one_line_of_text(text, expected):
     assert printable(text) == expected
@@ -117,13 +117,13 @@ def test_letters_of_other_scripts_are_drawn_by_a_font_that_has_them(monkeypatch,
     ]
     assert not caplog.messages
     with figure(200, texts=["\u1d81"]) as drawn:
+        assert matplotlib.rcParams["font.family"] == ["DejaVu Sans", "STIXGeneral"]
         drawn.subplots().set_title("\u1d81")
         rendered(drawn)
 
 
 def test_letters_that_no_font_has_are_boxes_and_told_once(monkeypatch, caplog):
     monkeypatch.setattr(drawing, "_font_of", {})
-    monkeypatch.setattr(drawing, "_unknown_letters", set())
     monkeypatch.setattr(drawing, "_other_fonts", tuple)
     for _ in range(2):
         assert ink(written("花子.png"))[3] > 40

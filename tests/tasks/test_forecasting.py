@@ -17,7 +17,7 @@ from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
-from unireplknet_jax.tasks import convert, forecast_errors
+from unireplknet_jax.tasks import convert, forecast_errors, forecast_plot
 from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
@@ -479,6 +479,35 @@ def test_rows_without_any_value_at_the_end_of_a_file_have_no_hindcast(fitted, va
     after = series.times[-1] + np.timedelta64(3600, "s")
     assert prediction.records[0]["forecast"][0]["time"] == str(after)
     fitted.draw(prediction.examples, prediction.records)
+
+
+def test_a_forecast_is_drawn_with_its_file_units_and_years(monkeypatch):
+    figures, render = [], forecast_plot.rendered
+    monkeypatch.setattr(forecast_plot, "rendered", lambda figure: figures.append(figure) or render(figure))
+    times = np.datetime64("2023-12-30T20:00:00", "s") + np.arange(40) * np.timedelta64(3600, "s")
+    names = ("Z\u00fcrich", "$x_{$", "c" * 200, "d", "e")
+    record = {
+        "id": "logs/" + "long_" * 40 + "winter.csv",
+        "forecast": [{"time": "2024-01-01T12:00:00", **dict.fromkeys(names, 1.0)}] * 2,
+        "hindcast": [{"time": "2024-01-01T11:00:00", **dict.fromkeys(names, 1.0)}] * 2,
+    }
+    picture = draw_forecast(record, times, np.ones((40, 5)), np.ones((42, 5)), names, 40, "\u00b0C")
+    assert picture.width <= 800
+    (figure,) = figures
+    assert figure.get_suptitle().endswith("(the first 4 of 5 stations)")
+    panels = figure.axes
+    assert [axes.get_title(loc="left")[:7] for axes in panels] == ["Z\u00fcrich", "$x_{$", "ccccccc", "d"]
+    assert {axes.get_ylabel() for axes in panels} == {"\u00b0C"}
+    assert panels[-1].get_xlabel() == "time, from 2023-12-30 20:00 to 2024-01-01 12:00"
+    days = [text.get_text() for text in panels[-1].get_xticklabels()]
+    assert {"2023-12-31", "2024"} & {*days}  # a new year has its number
+    (legend,) = figure.legends
+    entries = ["measured", "forecast", "persistence", "climatology", "a forecast begins"]
+    assert [text.get_text() for text in legend.get_texts()] == entries
+    frame = legend.get_window_extent()
+    assert not any(frame.overlaps(axes.get_tightbbox()) for axes in panels)
+    assert frame.x0 >= 0
+    assert frame.x1 <= picture.width
 
 
 def test_persistence_is_drawn_from_the_last_known_value():

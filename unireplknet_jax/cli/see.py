@@ -21,7 +21,7 @@ _MOST_DRAWN = 100  # in one picture: all of them have to be in memory
 
 def add_arguments(parser):
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help=f"any checkpoint of pictures, sounds or clips: {NAMES}"
+        "checkpoint", metavar="CHECKPOINT", help=f"any checkpoint whose network sees an input as one picture: {NAMES}"
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs_help)
     parser.add_argument(

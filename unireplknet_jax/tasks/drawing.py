@@ -29,7 +29,6 @@ LETTERS = 15  # pixels of the font: capitals of 11
 LINE = 21
 _DPI = 100
 _INK, _BAR = (20, 20, 20), (198, 219, 239)
-_unknown_letters: set[str] = set()  # which have been told
 
 
 # ---- text
@@ -81,12 +80,11 @@ def _find_fonts(text: str) -> None:
         _font_of.update(dict.fromkeys(found, path))
         missing -= found
     _font_of.update(dict.fromkeys(missing, _default_font()))
-    unknown = {letter for letter in missing if letter.isalnum()} - _unknown_letters
+    unknown = "".join(sorted(letter for letter in missing if letter.isalnum()))
     if unknown:
-        _unknown_letters.update(unknown)
         _log.warning(
             "no font of this machine has %s: they are drawn as boxes; a font such as Noto Sans CJK has most letters.",
-            ascii("".join(sorted(unknown)))[1:-1],
+            ascii(unknown)[1:-1],
         )
 
 

@@ -18,6 +18,9 @@ _USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError, MemoryErro
 
 def main(argv=None):
     """Run a command; returns the exit code, see `_run`, unless the compiler still works at what nobody waits for."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may be no text, or of letters that a terminal has not
+            stream.reconfigure(errors="backslashreplace")
     code = _run(argv)
     program = sys.modules.get("unireplknet_jax.models.program")
     if program is not None and program.is_compiling():  # it would keep the process for minutes

@@ -1,11 +1,15 @@
-"""Where a command is to write is looked at before it opens or computes anything."""
+"""Where a command is to write is looked at before it opens or computes anything; what it prints can be printed."""
 
+import io
 import os
+import sys
+import types
 
 import pytest
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli import output
+from unireplknet_jax.cli.output import print_file_error
 
 COMMANDS = [
     (["predict", "unopened", "a.png"], "--draw", ".png"),
@@ -43,3 +47,14 @@ def test_progress_is_told_every_few_seconds(monkeypatch, capsys):
         "160 of 1,000 pictures, 8 per second, 2 minutes left",
         "240 of 1,000 pictures, 8 per second, 2 minutes left",
     ]
+
+
+def test_names_of_files_may_be_no_text_and_have_line_ends(monkeypatch, capsys):
+    """Such names come from drives of other systems; a terminal may not know their letters."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["predict", "nowhere.pth", "a.png"]) == 1
+    print("caf\udce9 \u00e9", file=sys.stdout, flush=True)
+    assert stream.buffer.getvalue() == b"caf\\udce9 \\xe9\n"
+    print_file_error("predict", types.SimpleNamespace(source="a\nb.png", error="a\nb.png is empty"))
+    assert capsys.readouterr().err.splitlines()[-1] == "unireplknet predict: error: a b.png is empty"

@@ -50,7 +50,7 @@ def test_a_file_as_the_destination_is_one_line(root, tmp_path, capsys):
 
 def test_broken_pictures_are_refused_listed_or_left_out(root, tmp_path, capsys):
     (root / "train/a/1.png").write_bytes(b"no picture")
-    (root / "train/b/4.png").write_bytes(b"")
+    (root / "train/b/4.png").write_bytes(b"none")
     arguments = ["shards", "--data-dir", str(root), "--shards", "2"]
     assert main([*arguments, str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err

@@ -258,7 +258,13 @@ def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     before = evaluated(model, capsys, "--form", "training")
     assert before["form"] == "training"
-    assert before["data"] == {"name": "digits", "dir": None, "split": "test", "broken": "refuse"}
+    assert before["data"] == {
+        "name": "digits",
+        "dir": None,
+        "split": "test",
+        "broken": "refuse",
+        "class_order": "numbers",
+    }
     assert before["metrics"]["count"] == 360
     assert before["metrics"]["top1"] == pytest.approx(rows[-2]["eval/top1"])
     assert before["metrics"]["top1"] > 50  # 10 is chance

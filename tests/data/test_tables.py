@@ -120,6 +120,7 @@ def test_words_that_stand_for_missing_values():
         "t,a,b\n1,2,3\n",
         "sep=;\nt;a;b\n1;2;3\n",
         '"sep=\t"\nt\ta\tb\n1\t2\t3\n',
+        "sep=|\nt|a|b\n1|2|3\n",
         "# a station\n\n# another line\nt,a,b\n1,2,3\n",
         "t,a,b,\n1,2,3,\n",
         "t,a,b\n1,2,3,,\n,,\n",
@@ -129,7 +130,7 @@ def test_words_that_stand_for_missing_values():
 def test_tables_as_programs_write_them(text):
     rows, separator = rows_of_table(EncodedFile(text.encode(), "x"), "a table")
     assert [row for _, row in rows] == [["t", "a", "b"], ["1", "2", "3"]]
-    assert separator in ",;\t"
+    assert separator in ",;\t|"
     assert text.replace("\r\n", "\n").split("\n")[rows[1][0] - 1].startswith("1")
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_files import assert_equal, leaves, make_state, write
+from official_files import TINY, assert_equal, leaves, make_state, write
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.models import bucket
-from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_checkpoint
+from unireplknet_jax.tasks.classification import Classification
 
 
 @pytest.fixture
@@ -71,3 +72,26 @@ def test_without_its_package_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"^gs://b/a needs the extra gcs: pip install 'unireplknet_jax\[gcs\]'"):
         open_checkpoint("gs://b/a")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "gs://b/gone", "a.png"],
+        ["evaluate", "gs://b/gone"],
+        ["embed", "gs://b/gone", "a.png", "--out", "a.npz"],
+        ["convert", "gs://b/gone", "a.pth"],
+        ["reparameterize", "gs://b/gone", "a.pth"],
+    ],
+)
+def test_every_command_takes_an_address(remote, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"unireplknet {words[0]}: error: gs://b/gone does not exist.\n"
+
+
+def test_training_starts_from_an_address(remote):
+    (remote / "b").mkdir()
+    write(remote / "b" / "a.pth", make_state())
+    found = initial_variables(Classification(TINY), "gs://b/a.pth")
+    assert_equal(leaves(found), leaves(open_checkpoint(remote / "b" / "a.pth").variables))

@@ -85,6 +85,16 @@ def changed(document, path, value):
     return copy
 
 
+OTHERS = {  # tasks, and options of cards whose tensors are others
+    "audio": {"model": {"num_classes": 10}, "frames": 16, "seconds": 0.0},
+    "points": {"model": {"num_classes": 10, "graph_dim": 8, "trans_dim": 8}, "points": 64, "raw_points": 64},
+    "forecasting": {
+        "tree": [2, 3],
+        "decoder": {"width": 8, "heads": 2, "hidden": 16},
+        "stations": 6,
+        "seasons": [0, 1],
+    },
+}
 VALUES = st.one_of(
     st.sampled_from([None, True, -1, 0, 1, 3, 7, 1000, 2**31, 10**12, 1e308, -0.5, 1.5, float("nan"), float("inf")]),
     st.sampled_from(["", "a", "bfloat16", "float8", "unireplknet_a", {}, {"name": "unireplknet_xl"}, [], [0]]),
@@ -94,14 +104,16 @@ VALUES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("task", ["classification", "video", "audio"])
+@pytest.mark.parametrize("task", ["classification", "video", *OTHERS])
 def test_cards(task, tmp_path):
     write_state_dict(tmp_path / "a.pth", make_state(deploy=True))
-    checkpoint = open_checkpoint(tmp_path / "a.pth", task=None if task == "audio" else task)
+    checkpoint = open_checkpoint(tmp_path / "a.pth", task=None if task in OTHERS else task)
     save_checkpoint(tmp_path / "saved", checkpoint)
     card = json.loads((tmp_path / "saved" / "card.json").read_text())
-    if task == "audio":
-        card |= {"task": "audio", "options": {"model": {"num_classes": 10}, "frames": 16, "seconds": 0.0}}
+    if task in OTHERS:
+        model = {"depths": [1, 1, 1, 1], "dims": [4, 4, 4, 8], "kernel_sizes": [[3], [7], [3], [3]]}
+        card |= {"task": task, "options": {**OTHERS[task], "model": model | OTHERS[task].get("model", {})}}
+        card["labels"] = []
     (tmp_path / "net").mkdir()
     save_torch_checkpoint(tmp_path / "net" / "model.safetensors", checkpoint.variables)
     spots = [*places(card)]

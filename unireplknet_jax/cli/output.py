@@ -100,7 +100,7 @@ def print_notes(notes):
 def print_file_error(command, result):
     """Print why a file has no result; `result` has its name, `source`, and its `error`."""
     sentence = result.error if result.source in result.error else f"{result.source}: {result.error}"
-    print(f"unireplknet {command}: error: {sentence}", file=sys.stderr)
+    print(f"unireplknet {command}: error: {' '.join(sentence.split())}", file=sys.stderr)  # names may hold line ends
 
 
 def print_json(document):

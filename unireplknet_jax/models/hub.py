@@ -163,5 +163,4 @@ def reason(error: Exception, missing: str = " and the file is not in the cache")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403):
         return f"the server wants `hf auth login` with an account that may {'read it' if missing else 'write there'}"
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__
+    return f"the server's answer was {status}" if status else "the transfer failed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # Far above any state dict (some 40 instructions a tensor), low enough that hostile bytes cannot exhaust the memory.
@@ -49,15 +49,23 @@ def load(
     machine = _Machine(functions, persistent_load)
     position: int | None = 0
     try:
-        for count, (opcode, argument, begin) in enumerate(pickletools.genops(data)):
+        for count, (opcode, argument, begin) in enumerate(_instructions(data)):
             position = begin
             if count == MAX_INSTRUCTIONS:
                 raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
             machine.execute(opcode.name, argument)
-    except (ValueError, Warning) as error:  # pickletools warns of bad escapes, and warnings can be made errors
+    except ValueError as error:
         problem = f"{error!s:.200} (about byte {position} of its pickle)"
         raise ValueError(f"{problem}; it is damaged or no state dict, so download or save it again") from error
     return machine.pop(), machine.foreign
+
+
+def _instructions(data: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """Those of `pickletools.genops`, whose own errors are one of ours."""
+    try:
+        yield from pickletools.genops(data)
+    except (ValueError, Warning) as error:  # it warns of bad escapes, and warnings can be made errors
+        raise ValueError("an instruction is unknown, or cut short") from error
 
 
 class _Machine:

@@ -104,9 +104,7 @@ def test_damaged_archives_are_named(tmp_path, offline):
     flipped[len(whole) // 2] ^= 1  # noise is stored uncompressed: nothing but the checksum notices
     for part in (whole[: len(whole) // 2], b"no archive", b"", bytes(flipped)):
         archive.write_bytes(part)
-        with pytest.raises(
-            ValueError, match=r"100-binary\.tar\.gz is not a whole \.tar\.gz file .*; fetch it"
-        ) as raised:
+        with pytest.raises(ValueError, match=r"100-binary\.tar\.gz is not a whole \.tar\.gz file; fetch it") as raised:
             open_source("cifar100", "train", tmp_path)
         assert "\n" not in str(raised.value)
     with tarfile.open(archive, "w:gz") as tar:

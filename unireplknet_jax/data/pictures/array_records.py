@@ -140,9 +140,7 @@ class ArrayRecordSource:
             self.labels[label]
         except (ValueError, TypeError, LookupError) as error:
             shard, row = self._shard(index)
-            raise ValueError(
-                f"record {row} of {shard} is no picture record ({error}); write the split again"
-            ) from error
+            raise ValueError(f"record {row} of {shard} is no picture record; write the split again") from error
         return {"image": image, "label": label, "id": identity}
 
     def _shard(self, index: int) -> tuple[str, int]:
@@ -203,7 +201,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         known = card["format"] == FORMAT
         whole = known and len(card["records"]) == len(card["bytes"]) and sum(card["records"]) > 0 and card["labels"]
     except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error!r}); write the split again") from error
+        raise ValueError(f"{path} cannot be read; write the split again") from error
     if not whole:
         raise ValueError(f"{path} does not describe picture records; write the split again")
     if card["version"] != VERSION:

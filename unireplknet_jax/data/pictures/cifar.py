@@ -114,7 +114,7 @@ def _unpack(archive: Path, wanted: tuple[str, ...]) -> dict[str, bytes]:
             while tar.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
                 pass
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{archive} is not a whole .tar.gz file ({first_line(error)}); fetch it again") from error
+        raise ValueError(f"{archive} is not a whole .tar.gz file; fetch it again") from error
     missing = [name for name in wanted if name not in content]
     if missing:
         raise ValueError(f"{archive} has no {', '.join(missing)}; expected the binary version")

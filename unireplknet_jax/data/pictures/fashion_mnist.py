@@ -62,7 +62,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist; expected a gzipped IDX file") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file ({error}); fetch it again") from error
+        raise ValueError(f"{path} is not a whole gzip file; fetch it again") from error
     rank = data[3] if len(data) >= 4 else 0
     if data[:3] != b"\x00\x00\x08" or not rank or len(data) < 4 + 4 * rank:
         raise ValueError(f"{path} does not begin with an IDX header of unsigned bytes; expected a file like MNIST's")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import check_split, first_line, listed, nearest
+from unireplknet_jax.data.base import check_split, listed, nearest
 from unireplknet_jax.data.files import LabelledFiles, Names, is_left_behind
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
@@ -141,10 +141,14 @@ def _open_listing(listing, labels):
     return PointSource(str(listing.parent), Names(names), targets, labels, "y")
 
 
+class _RefusedError(pickle.UnpicklingError):
+    """A pickle names something that is not read."""
+
+
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only NumPy arrays are read")
+            raise _RefusedError(f"it asks for {module}.{name}, and only NumPy arrays are read")
         return super().find_class(module, name)
 
 
@@ -156,9 +160,8 @@ def _read_pickle(path):
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as a pickled pair (list of arrays, list of labels): {first_line(error)}"
-        ) from error
+        why = str(error) if isinstance(error, _RefusedError) else "it is damaged, or holds something else"
+        raise ValueError(f"{path} cannot be read as a pickled pair (list of arrays, list of labels): {why}") from error
     return _from_arrays(str(path), clouds, targets, read_labels("modelnet40"))
 
 
@@ -186,7 +189,7 @@ def _read_h5(path):
         with h5py.File(path, "r") as file:
             clouds, targets = file["data"][()], file["label"][()].reshape(-1)
     except (OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no whole HDF5 file with data and label ({first_line(error)})") from error
+        raise ValueError(f"{path} is no whole HDF5 file with data and label; fetch it again") from error
     if clouds.ndim != 3 or clouds.shape[2] < 3 or clouds.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} has {clouds.dtype} data of shape {clouds.shape}; expected (shapes, points, 3) numbers"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.base import check_split, first_line, listed, nearest
+from unireplknet_jax.data.base import check_split, listed, nearest
 from unireplknet_jax.data.files import ListedFiles, Names, contents_of, is_left_behind, staging
 from unireplknet_jax.data.folder import open_folder
 from unireplknet_jax.data.label_names import read_labels
@@ -165,7 +165,7 @@ def _unpacked(root: Path) -> Path:
         with staging(target) as folder, tarfile.open(archive) as file:
             file.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
-        reason = first_line(error).rstrip(":")
+        reason = getattr(error, "strerror", None) or "it is damaged"
         raise ValueError(f"{archive} cannot be unpacked ({reason}); fetch it again, or unpack it by hand") from error
     return target
 

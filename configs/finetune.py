@@ -16,11 +16,11 @@ fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU c
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.configs.common import run_locally
+from unireplknet_jax.configs.common import run_locally, train_small
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config, parse_argument
 
-SIZES = ("a", "f", "p", "n", "t", "s", "b", "l", "xl")
+SIZES = ("a", "f", "p", "n", "t", "s", "b", "l", "xl", "small")
 TAGS = {"b": "in22k_224", "l": "in22k_192", "xl": "in22k_192"}
 OPTIONS = ("runlocal",)
 
@@ -29,7 +29,8 @@ def get_config(arg="a"):
     """The recipe for "SIZE[,OPTION...]"."""
     size, options = parse_argument(arg, SIZES, OPTIONS, "configs/finetune.py")
     config = base_config()
-    config.init = find_weights(f"unireplknet_{size}", TAGS.get(size, "in1k_224")).file
+    if size != "small":
+        config.init = find_weights(f"unireplknet_{size}", TAGS.get(size, "in1k_224")).file
     config.task.options = {
         "model": {
             "name": f"unireplknet_{size}",
@@ -59,4 +60,7 @@ def get_config(arg="a"):
     config.optim.warmup_epochs = 1
     config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
+    if size == "small":
+        mild = {"crop_scale": (0.5, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
+        config = train_small(config, image_size=64, **mild)
     return run_locally(config) if "runlocal" in options else config

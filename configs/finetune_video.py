@@ -20,11 +20,11 @@ batch are ours. Not trained by us yet. Hardware: one GPU or TPU chip; a clip cos
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.configs.common import run_on_moving_shapes
+from unireplknet_jax.configs.common import run_on_moving_shapes, train_small
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config, parse_argument
 
-SIZES = ("a", "f", "p", "n", "t", "s", "b")
+SIZES = ("a", "f", "p", "n", "t", "s", "b", "small")
 OPTIONS = ("uniform", "runlocal")
 
 
@@ -32,7 +32,8 @@ def get_config(arg="a"):
     """The recipe for "SIZE[,OPTION...]"."""
     size, options = parse_argument(arg, SIZES, OPTIONS, "configs/finetune_video.py")
     config = base_config()
-    config.init = find_weights(f"unireplknet_{size}", "in22k_224" if size == "b" else "in1k_224").file
+    if size != "small":
+        config.init = find_weights(f"unireplknet_{size}", "in22k_224" if size == "b" else "in1k_224").file
     config.task.name = "video"
     config.task.options = {
         "model": {
@@ -70,4 +71,7 @@ def get_config(arg="a"):
     config.optim.warmup_epochs = 1
     config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
+    if size == "small":
+        mild = {"crop_scale": (0.5, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
+        config = train_small(config, frames=8, image_size=32, segments=2, crops=1, **mild)
     return run_on_moving_shapes(config, epochs=2) if "runlocal" in options else config

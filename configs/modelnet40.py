@@ -24,12 +24,12 @@ Hardware: one GPU, as released, or a TPU slice.
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.configs.common import run_on_solids, train_on_solids
+from unireplknet_jax.configs.common import run_on_solids, train_on_solids, train_small
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.nn.projection import DISTINCT, ORIGINAL
 from unireplknet_jax.train.recipe import base_config
 
-ARGUMENTS = ("distinct", "published", "folder", "solids", "runlocal")
+ARGUMENTS = ("distinct", "published", "folder", "small", "solids", "runlocal")
 
 
 def get_config(arg="distinct"):
@@ -69,7 +69,7 @@ def get_config(arg="distinct"):
     config.epochs = 300
     config.eval_every_epochs = 5
     config.optim.update({"lr": 5e-4, "decay_rule": "all"})
-    changes = {"folder": _folder, "solids": train_on_solids, "runlocal": run_on_solids}
+    changes = {"folder": _folder, "small": _small, "solids": train_on_solids, "runlocal": run_on_solids}
     return changes[arg](config) if arg in changes else config
 
 
@@ -78,4 +78,14 @@ def _folder(config):
     config.task.labels = ()
     config.task.options.model.num_classes = 0  # as many as the data has
     config.data.update({"name": "shape_folder", "eval_split": "val", "train_examples": 0})
+    return config
+
+
+def _small(config):
+    """The settings of "folder" with a small network of fewer points, in smaller views."""
+    config = train_small(
+        _folder(config), points=512, raw_points=1024, view_size=42, object_size=42, neighbours=16, votes=8
+    )
+    config.task.options.model.graph_dim = 16
+    config.eval.votes = 1
     return config

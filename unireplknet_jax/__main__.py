@@ -19,6 +19,7 @@ COMMANDS = {
     "embed": "write the pooled features of files, before the classifier",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
+    "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",
     "push": "upload a checkpoint to the Hugging Face hub",
     "stations": "order the stations of a table into a tree of neighbours",
     "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",

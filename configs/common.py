@@ -35,6 +35,7 @@ def train_small(config, **options):
     config.epochs = 40
     config.eval_every_epochs = 4
     config.log_every = 20
+    config.recalibrate = 16
     config.optim.update({"lr": 2e-3, "warmup_epochs": 2.0, "weight_decay": 0.05, "layer_decay": 1.0})
     return config
 

@@ -52,5 +52,5 @@ def test_groups_of_what_is_no_example_do_not_count():
 
 
 def test_too_few_examples_for_any_batch_are_refused():
-    with pytest.raises(ValueError, match="the batch of 64 is larger than the training set of 7 examples.* one is 8;"):
+    with pytest.raises(ValueError, match=r"the batch of 64 is larger than the training set of 7 examples.* one is 8;"):
         fitted(7, 1, devices=8)

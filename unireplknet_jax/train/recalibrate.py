@@ -1,10 +1,10 @@
 """Batch norm's running statistics, estimated anew: the averages over training batches, with the weights as they are.
 
-Training moves its running statistics by a tenth of each batch, from mean 0 and variance 1, while the weights change: for
-some hundred steps they are far from what the weights as they are would give. The averages here are those of "precise"
-batch norm (fvcore, pycls) and of the paper on batch norm: of the batches' means, and of their variances. As there, the
-batches are what training sees, augmentation and drop path included, so that only the lag goes; batch norms that training
-leaves alone (`bn_frozen`) keep what they have.
+Training moves its running statistics by a tenth for each batch, from mean 0 and variance 1, while the weights change.
+For some hundred steps they are far from what belongs to the weights. The averages here are those of "precise" batch
+norm (fvcore, pycls) and of the paper on batch norm: of the batches' means, and of their variances. As there, batches
+are what training sees, with augmentation and drop path, so that the lag goes and nothing else; a batch norm that
+training leaves alone (`bn_frozen`) keeps what it has.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import math
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.models.program import AheadOfTime, announced
@@ -79,8 +80,8 @@ def recalibrate(task, variables, batches, *, mesh=None, statistics_step=None):
     found, k = jax.device_put(found, replicated(mesh)), 0
     with announced("estimating the statistics of batch norm"), jax.set_mesh(mesh):
         for k, batch in enumerate(batches, 1):
-            number = jax.device_put(jnp.int32(k - 1), replicated(mesh))
-            found = statistics_step(variables["params"], found, number, to_devices(batch_sharding(mesh), batch))
+            rows = to_devices(batch_sharding(mesh), batch)
+            found = statistics_step(variables["params"], found, np.int32(k - 1), rows)
     if not k:
         raise ValueError("there are no training batches to estimate the statistics of batch norm from.")
     return {**variables, "batch_stats": jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), found, stored)}

@@ -47,8 +47,8 @@ def base_config():
     config.eval_every_percent = 0.0  # of the run
     config.log_every = 100  # steps
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
-    # From how many training batches the statistics of batch norm are estimated before each evaluation, which, as `model/`
-    # and `best/`, has them in place of the running ones; 0: the running ones; None: `recalibration` decides.
+    # Evaluations, best/ and model/ have statistics of batch norm that are estimated from so many training batches with
+    # the weights as they are; 0: the running ones of the training; None: `recalibration` decides.
     config.recalibrate = placeholder(int)
     config.mesh = ConfigDict({"fsdp": 1})  # over how many devices parameters and moments are split
     config.ema = ConfigDict(

@@ -6,12 +6,17 @@ The folder holds a class per folder below train/ and val/ (flowers/train/rose/1.
 the model. Pictures that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Any other
 labelled set works alike: --config.data.name=tfds:oxford_flowers102 --config.data.eval_split=test.
 
-Sizes a f p n t s start from the ImageNet-1K weights at 224 pixels, b l xl from ImageNet-22K. Option after the size:
+Sizes a f p n t s start from the ImageNet-1K weights at 224 pixels, b l xl from ImageNet-22K. Instead of a size:
+- small: a network of 0.6 M parameters from scratch on 64 pixels, for a hundred to a few thousand pictures on a CPU.
+  Pictures are cropped and no more, as mirroring or other colours may make another class of them; where they do not,
+  --config.task.options.flip=True helps.
+Option after the size:
 - runlocal: a minute on a CPU, with a small network and the digits bundled with scikit-learn.
 
 There is no published recipe for this; optimizer, layer decay, RandAugment and the scaled new head are those of the
 published fine-tuning at 384 pixels (configs/imagenet1k_384.py); learning rate, warm-up, epochs and batch are ours. With
-fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU chip; size a also on a CPU with patience.
+fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU chip; size a also on a CPU with patience,
+small on any laptop.
 """
 
 from ml_collections.config_dict import placeholder

@@ -8,7 +8,9 @@ is cut, or filled up, to `frames` frames of 10 ms: --config.task.options.frames=
 be read end the run, or are passed over with --config.data.broken=skip. Starting from a network for sounds instead:
 --config.init=runs/words/best, if its sizes are the same.
 
-Sizes a f p n t s. Option after the size:
+Sizes a f p n t s. Instead of a size:
+- small: a network of 0.6 M parameters from scratch on 64 mels, for a hundred to a few thousand sounds on a CPU.
+Option after the size:
 - runlocal: a minute on a CPU: a small network and ten tones in noise, made up on the spot.
 
 There is no published recipe for this: augmentation as for Speech Commands without mixup, optimizer and layer decay as

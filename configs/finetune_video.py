@@ -7,7 +7,10 @@ the model. With --config.data.name=video_csv it holds train.csv and val.csv inst
 Videos that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Needs PyAV:
 pip install 'unireplknet_jax[video]'.
 
-Sizes a f p n t s start from the ImageNet-1K weights, b from ImageNet-22K. Options after the size:
+Sizes a f p n t s start from the ImageNet-1K weights, b from ImageNet-22K. Instead of a size:
+- small: a network of 0.6 M parameters from scratch on 8 frames of 32 pixels, for a hundred to a few thousand videos on a
+  CPU. Clips are cropped and no more: mirrored, a motion is another one.
+Options after the size:
 - uniform: the frames of a clip spread over the whole video (for Something-Something; there not mirrored either, so add
   --config.task.options.flip=False).
 - runlocal: a minute on a CPU, with a small network and videos of moving shapes.

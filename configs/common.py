@@ -21,7 +21,7 @@ SMALL = {
 }
 
 
-def train_small(config, **options):
+def train_small(config, epochs, **options):
     """Turn a recipe for one's own files into one from scratch, for a hundred to a few thousand files on a CPU.
 
     Reader, task, losses and loop stay those of the recipe. options: of the task, {name: value}; its augmentation has to
@@ -32,8 +32,8 @@ def train_small(config, **options):
     config.task.options.update(options)
     config.batch_size = 16
     config.eval_batch_size = 64
-    config.epochs = 40
-    config.eval_every_epochs = 4
+    config.epochs = epochs
+    config.eval_every_epochs = epochs / 10
     config.log_every = 20
     config.recalibrate = 16
     config.optim.update({"lr": 2e-3, "warmup_epochs": 2.0, "weight_decay": 0.05, "layer_decay": 1.0})

@@ -66,7 +66,7 @@ def get_config(arg="a"):
     config.log_every = 10
     config.optim.update({"lr": 1e-4, "warmup_epochs": 1.0, "weight_decay": 1e-8, "layer_decay": 0.8})
     if size == "small":
-        config = train_small(config, mels=64, freq_mask=8, time_mask=16)
+        config = train_small(config, 60, mels=64, freq_mask=8, time_mask=16)
     return _run_locally(config) if "runlocal" in options else config
 
 

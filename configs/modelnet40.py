@@ -86,7 +86,7 @@ def _folder(config):
 def _small(config):
     """The settings of "folder" with a small network of fewer points, in smaller views."""
     config = train_small(
-        _folder(config), points=256, raw_points=512, view_size=28, object_size=28, neighbours=8, votes=8
+        _folder(config), 15, points=256, raw_points=512, view_size=28, object_size=28, neighbours=8, votes=8
     )
     config.task.options.model.update({"graph_dim": 16, "fusion": False})  # whose attention has 0.7 M parameters
     config.eval.votes = 1

@@ -8,8 +8,8 @@ Videos that cannot be decoded end the run, or are passed over with --config.data
 pip install 'unireplknet_jax[video]'.
 
 Sizes a f p n t s start from the ImageNet-1K weights, b from ImageNet-22K. Instead of a size:
-- small: a network of 0.6 M parameters from scratch on 8 frames of 32 pixels, for a hundred to a few thousand videos on a
-  CPU. Clips are cropped and no more: mirrored, a motion is another one.
+- small: a network of 0.6 M parameters from scratch on 8 frames of 32 pixels, for a hundred to a few thousand videos on
+  a CPU. Clips are cropped and no more: mirrored, a motion is another one.
 Options after the size:
 - uniform: the frames of a clip spread over the whole video (for Something-Something; there not mirrored either, so add
   --config.task.options.flip=False).

@@ -69,6 +69,18 @@ def test_the_network_has_half_a_million_parameters_and_its_sizes_stand_in_one_pl
     assert (trunk.depths, trunk.dims) == (SMALL["depths"], SMALL["dims"])
 
 
+@pytest.mark.parametrize("recipe", sorted({*RECIPES.values()}))
+def test_small_recipes_are_trained_alike_and_leave_alone_what_may_tell_classes_apart(recipe):
+    config = load_config(recipe, [])
+    assert (config.batch_size, config.eval_batch_size, config.recalibrate) == (16, 64, 16)
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.layer_decay) == (2e-3, 0.05, 1.0)
+    assert config.epochs == 10 * config.eval_every_epochs
+    options = config.task.options
+    assert not any(options.get(name) for name in ("flip", "rand_augment", "random_erasing", "mixup", "cutmix"))
+    if recipe == "finetune.py:small":
+        assert (options.resize, options.image_size) == ("warp", 96)  # the whole picture is looked at
+
+
 @pytest.mark.parametrize("kind", separable_files.KINDS)
 def test_the_files_are_the_same_every_time_and_those_of_the_splits_are_not(kind, tmp_path):
     first, again = (separable_files.write(tmp_path / name, kind, {"train": 2, "val": 1}) for name in ("first", "again"))

@@ -6,6 +6,39 @@ from ml_collections.config_dict import placeholder
 from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
 from unireplknet_jax.data.shapes.solids import KINDS
 
+# The network of every `small` recipe: 0.6 M parameters, from scratch.
+SMALL = {
+    "depths": (1, 1, 2, 1),
+    "dims": (20, 40, 80, 160),
+    "kernel_sizes": ((3,), (13,), (13, 3), (13,)),
+    "layer_scale_init": 1.0,  # 1e-6 is for many thousands of steps
+    "num_classes": 0,  # as many as the data has
+    "drop_path_rate": 0.0,
+    "bn_group": placeholder(int),  # all examples of the batch share statistics
+    "dtype": "float32",
+    "impl": "auto",
+    "remat": False,
+}
+
+
+def train_small(config, epochs, **options):
+    """Turn a recipe for one's own files into one from scratch, for a hundred to a few thousand files on a CPU.
+
+    Reader, task, losses and loop stay those of the recipe. options: of the task, {name: value}; its augmentation has to
+    leave alone what may tell classes apart: sides, directions, colours.
+    """
+    config.init = ""
+    config.task.options.model = ConfigDict(SMALL)
+    config.task.options.update(options)
+    config.batch_size = 16
+    config.eval_batch_size = 64
+    config.epochs = epochs
+    config.eval_every_epochs = epochs / 10
+    config.log_every = 20
+    config.recalibrate = 16
+    config.optim.update({"lr": 2e-3, "warmup_epochs": 2.0, "weight_decay": 0.05, "layer_decay": 1.0})
+    return config
+
 
 def run_locally(config):
     """Shrink an image recipe to a minute on a CPU: a small network on the digits bundled with scikit-learn.

@@ -6,21 +6,26 @@ The folder holds a class per folder below train/ and val/ (flowers/train/rose/1.
 the model. Pictures that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Any other
 labelled set works alike: --config.data.name=tfds:oxford_flowers102 --config.data.eval_split=test.
 
-Sizes a f p n t s start from the ImageNet-1K weights at 224 pixels, b l xl from ImageNet-22K. Option after the size:
+Sizes a f p n t s start from the ImageNet-1K weights at 224 pixels, b l xl from ImageNet-22K. Instead of a size:
+- small: a network of 0.6 M parameters from scratch on 96 pixels, for a hundred to a few thousand pictures on a CPU.
+  Pictures are cropped and no more, as mirroring or other colours may make another class of them; where they do not,
+  --config.task.options.flip=True helps.
+Option after the size:
 - runlocal: a minute on a CPU, with a small network and the digits bundled with scikit-learn.
 
 There is no published recipe for this; optimizer, layer decay, RandAugment and the scaled new head are those of the
 published fine-tuning at 384 pixels (configs/imagenet1k_384.py); learning rate, warm-up, epochs and batch are ours. With
-fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU chip; size a also on a CPU with patience.
+fewer than a few thousand pictures lengthen `epochs`. Hardware: one GPU or TPU chip; size a also on a CPU with patience,
+small on any laptop.
 """
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.configs.common import run_locally
+from unireplknet_jax.configs.common import run_locally, train_small
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config, parse_argument
 
-SIZES = ("a", "f", "p", "n", "t", "s", "b", "l", "xl")
+SIZES = ("a", "f", "p", "n", "t", "s", "b", "l", "xl", "small")
 TAGS = {"b": "in22k_224", "l": "in22k_192", "xl": "in22k_192"}
 OPTIONS = ("runlocal",)
 
@@ -29,7 +34,8 @@ def get_config(arg="a"):
     """The recipe for "SIZE[,OPTION...]"."""
     size, options = parse_argument(arg, SIZES, OPTIONS, "configs/finetune.py")
     config = base_config()
-    config.init = find_weights(f"unireplknet_{size}", TAGS.get(size, "in1k_224")).file
+    if size != "small":
+        config.init = find_weights(f"unireplknet_{size}", TAGS.get(size, "in1k_224")).file
     config.task.options = {
         "model": {
             "name": f"unireplknet_{size}",
@@ -60,4 +66,7 @@ def get_config(arg="a"):
     config.optim.warmup_epochs = 1
     config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
+    if size == "small":
+        mild = {"crop_scale": (0.5, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
+        config = train_small(config, 70, image_size=96, resize="warp", **mild)
     return run_locally(config) if "runlocal" in options else config

@@ -7,7 +7,10 @@ the model. With --config.data.name=video_csv it holds train.csv and val.csv inst
 Videos that cannot be decoded end the run, or are passed over with --config.data.broken=skip. Needs PyAV:
 pip install 'unireplknet_jax[video]'.
 
-Sizes a f p n t s start from the ImageNet-1K weights, b from ImageNet-22K. Options after the size:
+Sizes a f p n t s start from the ImageNet-1K weights, b from ImageNet-22K. Instead of a size:
+- small: a network of 0.6 M parameters from scratch on 8 frames of 32 pixels, for a hundred to a few thousand videos on
+  a CPU. Clips are cropped and no more: mirrored, a motion is another one.
+Options after the size:
 - uniform: the frames of a clip spread over the whole video (for Something-Something; there not mirrored either, so add
   --config.task.options.flip=False).
 - runlocal: a minute on a CPU, with a small network and videos of moving shapes.
@@ -20,11 +23,11 @@ batch are ours. Not trained by us yet. Hardware: one GPU or TPU chip; a clip cos
 
 from ml_collections.config_dict import placeholder
 
-from unireplknet_jax.configs.common import run_on_moving_shapes
+from unireplknet_jax.configs.common import run_on_moving_shapes, train_small
 from unireplknet_jax.models.zoo import find_weights
 from unireplknet_jax.train.recipe import base_config, parse_argument
 
-SIZES = ("a", "f", "p", "n", "t", "s", "b")
+SIZES = ("a", "f", "p", "n", "t", "s", "b", "small")
 OPTIONS = ("uniform", "runlocal")
 
 
@@ -32,7 +35,8 @@ def get_config(arg="a"):
     """The recipe for "SIZE[,OPTION...]"."""
     size, options = parse_argument(arg, SIZES, OPTIONS, "configs/finetune_video.py")
     config = base_config()
-    config.init = find_weights(f"unireplknet_{size}", "in22k_224" if size == "b" else "in1k_224").file
+    if size != "small":
+        config.init = find_weights(f"unireplknet_{size}", "in22k_224" if size == "b" else "in1k_224").file
     config.task.name = "video"
     config.task.options = {
         "model": {
@@ -71,4 +75,7 @@ def get_config(arg="a"):
     config.optim.warmup_epochs = 1
     config.optim.weight_decay = 1e-8
     config.optim.layer_decay = 0.8
+    if size == "small":
+        mild = {"crop_scale": (0.5, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
+        config = train_small(config, 60, frames=8, image_size=32, segments=2, crops=1, **mild)
     return run_on_moving_shapes(config, epochs=2) if "runlocal" in options else config

@@ -51,7 +51,7 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
     assert config.epochs > config.optim.warmup_epochs
     if recipe in ("station_weather:csv", "station_weather:small"):
         assert (config.data.train_examples, config.task.options.stations) == (0, 0)
-    elif recipe.startswith(("finetune", "modelnet40:folder")) and "runlocal" not in recipe:
+    elif recipe.startswith(("finetune", "modelnet40:folder", "modelnet40:small")) and "runlocal" not in recipe:
         assert config.data.train_examples == 0
         assert config.task.options.model.num_classes == 0
     else:
@@ -89,6 +89,7 @@ TRAIN_EXAMPLES = {
     "kinetics400:runlocal": 960,
     "modelnet40": 9843,
     "modelnet40:folder": 0,
+    "modelnet40:small": 0,
     "modelnet40:solids": 600,
     "modelnet40:runlocal": 600,
     "scanobjectnn": 11_416,
@@ -334,7 +335,7 @@ def test_two_sizes_are_one_too_many():
 def test_starting_weights_are_published_ones_of_the_same_size(recipe):
     config = load(recipe)
     name, _, size = recipe.partition(":")
-    if name not in STARTED or size == "scratch" or recipe == "cifar100":
+    if name not in STARTED or size.split(",")[0] in ("scratch", "small") or recipe == "cifar100":
         assert config.init == ""
         return
     model = config.task.options.model.name

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.cli.evaluate import _data, _parts
+from unireplknet_jax.cli.evaluate import _parts
 from unireplknet_jax.tasks.base import Split
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.classification import Classification
@@ -34,7 +34,7 @@ def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expe
     args = argparse.Namespace(
         **{"data": None, "data_dir": None, "split": None, "broken": None, "class_order": None, **flags}
     )
-    assert tuple(_data(args, OWN).values()) == expected
+    assert tuple(data_of(args, OWN, "eval_split", "test").values()) == expected
 
 
 @pytest.fixture

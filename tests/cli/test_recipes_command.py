@@ -22,7 +22,8 @@ def test_json_lists_the_same(capsys):
     assert {*listed} == {*shipped_recipes()}
     entry = listed["finetune_video.py"]
     assert entry["summary"] == "Fine-tuning of published image weights on one's own videos."
-    assert (entry["arguments"], entry["options"]) == (["a", "f", "p", "n", "t", "s", "b"], ["uniform", "runlocal"])
+    assert entry["arguments"] == ["a", "f", "p", "n", "t", "s", "b", "small"]
+    assert entry["options"] == ["uniform", "runlocal"]
     assert entry["path"].endswith("configs/finetune_video.py")
 
 

@@ -19,7 +19,7 @@ from unireplknet_jax.tasks import base
 from unireplknet_jax.tasks.base import Spec, Split, Task, get_task
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 from unireplknet_jax.tasks.predict import predict_files
-from unireplknet_jax.train import evaluations, loop
+from unireplknet_jax.train import batches, evaluations
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
@@ -186,7 +186,7 @@ def test_a_training_evaluates_with_the_threads_and_workers_of_its_recipe(tmp_pat
         return evaluate(*args, **options)
 
     monkeypatch.setattr(evaluations, "evaluate", noted)
-    monkeypatch.setattr(loop, "train_batches", lambda *args, **options: train_batches(*args[:-1], 0, **options))
+    monkeypatch.setattr(batches, "train_batches", lambda *args, **options: train_batches(*args[:-1], 0, **options))
     config = ConfigDict({**RECIPE, "epochs": 1, "data": {**RECIPE["data"], "num_threads": 3, "workers": 2}})
     config.optim.warmup_epochs = 0
     # As if the network had a merged form.

@@ -5,6 +5,7 @@ import errno
 import filecmp
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -22,12 +23,13 @@ from orbax.checkpoint.handlers import JsonCheckpointHandler
 from unireplknet_jax.data.pictures import sets as pictures
 from unireplknet_jax.tasks import classification
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
-from unireplknet_jax.train import evaluations, loop
+from unireplknet_jax.train import batches, evaluations, loop
 from unireplknet_jax.train import workdir as workdir_module
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.history import History
 from unireplknet_jax.train.loop import train
 from unireplknet_jax.train.metrics import read_metrics
+from unireplknet_jax.train.recalibrate import recalibrate
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
 
 RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
@@ -45,6 +47,7 @@ def make_config(**fields):
     config.task.options.image_size = 16
     config.optim.update({"lr": 4e-3, "min_lr": 1e-6, "warmup_epochs": 1})
     config.update({"batch_size": 240, "eval_batch_size": 120, "epochs": 2, "eval_every_epochs": 1, "log_every": 2})
+    config.update({"recalibrate": 0})
     config.ema.decay = 0.5
     config.update(fields)
     return config
@@ -178,6 +181,32 @@ def test_its_metrics_are_those_of_one_run(finished, resumed):
     assert rows_of(resumed[0]) == rows_of(finished[0])
 
 
+def test_statistics_that_are_estimated_anew_are_those_of_evaluations_alone(finished, tmp_path, monkeypatch, caplog):
+    """The run is stopped and goes on; its training is that of a run with the running statistics."""
+    caplog.set_level(logging.INFO, "unireplknet_jax")
+    config = make_config(recalibrate=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path)
+    metrics = train(config, tmp_path)
+    assert "the statistics of batch norm of 2 training batches, as the recipe says" in caplog.text
+    trained = [[row for row in rows_of(folder) if "train/loss" in row] for folder in (tmp_path, finished[0])]
+    assert trained[0] == trained[1]
+    merged = [row for row in rows_of(tmp_path) if "eval/merged/loss" in row]
+    assert merged[-1]["eval/merged/loss"] == pytest.approx(metrics["loss"], rel=1e-5) != finished[1]["loss"]
+    task = open_checkpoint(finished[0] / "model").task
+    data = {**config.data.to_dict(), "seed": 0}
+    stream = task.examples(task.open(data, "train", train=True), train=True, seed=0)
+    parts = list(itertools.islice(batches.micro_batches(config, task, stream), 2))
+    for name in ("model", "model_ema"):
+        before = open_checkpoint(finished[0] / name).variables
+        expected = recalibrate(task, before, parts)
+        jax.tree.map(np.testing.assert_array_equal, open_checkpoint(tmp_path / name).variables, expected)
+        first = [tree["batch_stats"]["stages_1_1"]["norm"]["var"] for tree in (before, expected)]
+        assert np.all(first[0] > 2 * first[1])  # which have come down from 1 by ten tenths
+
+
 def test_a_finished_run_only_measures_again(finished):
     workdir, metrics = finished
     before = {path: path.read_bytes() for path in (workdir / "best" / "card.json", workdir / "model" / "card.json")}
@@ -208,7 +237,7 @@ def test_threads_and_workers_read_the_micro_batches(monkeypatch):
     config, asked = make_config(accumulate=2), []
     config.data.update({"num_threads": 5, "workers": 3})
     task = loop.make_task(config)
-    monkeypatch.setattr(loop, "train_batches", lambda stream, *args, arrays: asked.append((stream, args, arrays)))
+    monkeypatch.setattr(batches, "train_batches", lambda stream, *args, arrays: asked.append((stream, args, arrays)))
     loop._batches(config, task, "a stream", 3)
     assert asked == [("a stream", (120, 6, 0, 1, 5, 3), {"image", "label"})]
 
@@ -518,6 +547,22 @@ def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_best(tmp_path):
     assert [history.is_best("", {"top1": 50.0, "loss": loss}) for loss in (6.9, 7.0, 8.0)] == [True, False, False]
 
 
+def test_of_many_evaluations_with_one_accuracy_the_one_with_the_smallest_loss_is_best(tmp_path):
+    history, best = History(tmp_path, 0), []
+    for step, loss in enumerate([1.4, 1.5, math.nan, 1.3, 1.35, 1.2, 1.25], 1):
+        found = {"accuracy": 25.0, "mAP": 50.0 + step, "loss": loss}
+        best += [step] if history.is_best("", found) else []
+        history.add(step, {"": found})
+    assert best == [1, 4, 6]
+    assert history.since_best() == 1
+
+
+def test_an_evaluation_without_a_loss_is_beaten_by_an_equal_one_that_has_it(tmp_path):
+    history = History(tmp_path, 0)
+    history.add(1, {"": {"accuracy": 25.0, "loss": math.nan}})
+    assert history.is_best("", {"accuracy": 25.0, "loss": 9.0})
+
+
 def test_after_an_evaluation_that_is_not_a_number_there_is_a_best_again(tmp_path):
     rows = [{"step": 5, "eval/top1": 50.0}, {"step": 10, "eval/top1": math.nan}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -648,7 +693,6 @@ def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
         ({"log_every": 0}, "log_every=0 must be 1 or more"),
         ({"batch_size": 100}, "batch_size=100 is not a multiple of the 8 devices"),
         ({"eval_batch_size": 100}, "eval_batch_size=100 is not a multiple of the 8 devices"),
-        ({"batch_size": 2000}, "batch_size=2000 is larger than the training set of 1437 examples"),
         ({"mesh": {"fsdp": 3}}, r"mesh\.fsdp=3 does not divide the 8 devices"),
         ({"accumulate": 4}, "batch_size=240 is not a multiple of accumulate=4 times the 8 devices"),
         ({"ema": {"decay": 1.5}}, r"ema\.decay=1\.5 must be 0 or more and below 1"),

@@ -163,9 +163,13 @@ def ids_by_step(workdir, processes):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "processes"), [("8 devices", 1), ("4 x 2", 1), ("2 processes", 2)])
 def test_the_same_run_on_every_mesh(runs, name, processes):
-    one, other = ({row["step"]: row for row in read_metrics(runs(n) / "metrics.jsonl")} for n in ("1 device", name))
+    files = [read_metrics(runs(n) / "metrics.jsonl") for n in ("1 device", name)]
+    one, other = ({row["step"]: row for row in rows if "train/loss" in row} for rows in files)
     for step, tolerance in ((1, 1e-5), (2, 1e-5), (3, 1e-5), (10, 1e-4)):
         assert other[step]["train/loss"] == pytest.approx(one[step]["train/loss"], rel=tolerance)
+    (first, *_), (second, *_) = ([row for row in rows if "eval/loss" in row] for rows in files)
+    for column in ("eval/loss", "eval/ema/loss"):  # with the statistics of training batches
+        assert second[column] == pytest.approx(first[column], rel=1e-3)
     assert one[1]["train/loss"] != pytest.approx(one[2]["train/loss"], rel=1e-4)
     ids = ids_by_step(runs(name), processes)
     assert ids == ids_by_step(runs("1 device"), 1)

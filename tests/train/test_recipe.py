@@ -1,4 +1,4 @@
-"""The section `eval` of a recipe, and the place where its fields were before."""
+"""The section `eval` of a recipe, the place where its fields were before, and the rule about batch norm."""
 
 import argparse
 
@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from unireplknet_jax.cli.train import load_config
-from unireplknet_jax.train.recipe import base_config, completed, evaluation_options
+from unireplknet_jax.train.recipe import SHORT_RUN, base_config, completed, evaluation_options, recalibration
 from unireplknet_jax.train.setup import make_task
 
 
@@ -63,3 +63,24 @@ def test_options_that_cannot_hold_in_evaluations_are_refused_at_the_start(option
     config.eval = options
     with pytest.raises(ValueError, match=message):
         make_task(config)
+
+
+def test_short_runs_alone_take_the_statistics_of_training_batches_unless_the_recipe_decides():
+    config = base_config()
+    assert recalibration(config, SHORT_RUN, 4) == (0, "as the run has 500 steps or more")
+    assert recalibration(config, SHORT_RUN - 1, 100) == (16, "as the run has fewer than 500 steps")
+    config.accumulate = 3
+    assert recalibration(config, 60, 4)[0] == 12  # an epoch's micro-batches
+    for asked in (0, 30):
+        config.recalibrate = asked
+        assert recalibration(config, 60, 4) == recalibration(config, 6000, 4) == (asked, "as the recipe says")
+
+
+def test_small_recipes_ask_for_such_statistics_and_published_ones_do_not():
+    for recipe in ("finetune.py:small", "finetune_sounds.py:small", "finetune_video.py:small", "modelnet40.py:small"):
+        assert recalibration(load_config(recipe, []), 10_000, 10)[0] == 16
+    for recipe in ("imagenet1k.py:a", "imagenet1k_384.py:s", "kinetics400.py:s", "modelnet40.py:published"):
+        config = load_config(recipe, [])
+        steps_per_epoch = config.data.train_examples // config.batch_size
+        assert recalibration(config, round(config.epochs * steps_per_epoch), steps_per_epoch)[0] == 0
+    assert load_config("imagenet1k.py:a", ["--config.recalibrate=200"]).recalibrate == 200

@@ -23,7 +23,7 @@ WRONG = {
     **dict.fromkeys(("epochs", "eval_every_epochs", "optim.lr", "optim.eps"), (0.0, -1.0, NAN, INF)),
     **dict.fromkeys(("steps", "examples", "eval_every_steps", "eval_every_examples"), (-1,)),
     **dict.fromkeys(("eval_every_percent", "optim.warmup_percent"), (-0.1, NAN, INF)),
-    **dict.fromkeys(("optim.warmup_steps", "optim.warmup_examples"), (-1,)),
+    **dict.fromkeys(("optim.warmup_steps", "optim.warmup_examples", "recalibrate"), (-1,)),
     **dict.fromkeys(("optim.layer_groups", "ema.ramp_steps"), (0, -1)),
     "optim.power": (0.0, -1.0, NAN, INF),
     "optim.warmup_ratio": (-0.1, 1.1, NAN, INF),
@@ -95,7 +95,7 @@ def test_every_number_of_a_recipe_is_checked():
     for name, value in base_config().items():
         fields = {f"{name}.{key}": part for key, part in value.items()} if hasattr(value, "items") else {name: value}
         numbers |= {field for field, part in fields.items() if isinstance(part, int | float)}
-    no_numbers_yet = {"optim.weight_decay_end", "optim.warmup_ratio"}
+    no_numbers_yet = {"optim.weight_decay_end", "optim.warmup_ratio", "recalibrate"}
     assert numbers - {"seed"} == set(WRONG) - no_numbers_yet  # `training_stream` checks the seed
 
 

@@ -31,6 +31,7 @@ def main(workdir, wishes):
     config.task.options.model.update(MODEL)
     config.task.options.update({"image_size": 16, "mixup": 0.8, "random_erasing": 0.25})
     config.update({"batch_size": 128, "accumulate": 2, "eval_batch_size": 120, "epochs": 1.0, "log_every": 1})
+    config.update({"recalibrate": 3})
     config.ema.decay = 0.5
     config.checkpoint.every_steps = 2
     config.optim.warmup_epochs = 0.2
@@ -40,18 +41,18 @@ def main(workdir, wishes):
 
 
 def _record(workdir, kill_at):
-    real, micro_batches = loop.train_batches, [0]
+    real, count = loop.micro_batches, [0]
 
-    def train_batches(*args, **options):
-        for batch in real(*args, **options):
-            if kill_at is not None and micro_batches[0] == 2 * kill_at:
+    def micro_batches(*args):
+        for batch in real(*args):
+            if kill_at is not None and count[0] == 2 * kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            micro_batches[0] += 1
+            count[0] += 1
             with open(f"{workdir}/ids_{jax.process_index()}.jsonl", "a") as file:
                 file.write(json.dumps(list(map(int, batch["id"]))) + "\n")
             yield batch
 
-    loop.train_batches = train_batches
+    loop.micro_batches = micro_batches
 
 
 if __name__ == "__main__":

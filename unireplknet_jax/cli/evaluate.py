@@ -1,10 +1,10 @@
 """`evaluate`: the metrics of a checkpoint on a data set."""
 
 import argparse
-import os
 import pathlib
 import sys
 
+from unireplknet_jax.cli.data import add_data_arguments, check_data_arguments, data_of, threads_of
 from unireplknet_jax.cli.form import NAMES, add_form_argument, in_form
 from unireplknet_jax.cli.output import check_output, naming_remedy, print_json, print_notes, print_table
 
@@ -20,14 +20,7 @@ EXAMPLES = (
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")
-    parser.add_argument("--data", metavar="NAME", help="the data set (default: the one the checkpoint was trained on)")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
-    parser.add_argument("--split", metavar="S", help="the split (default: the checkpoint's own, else test)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="examples at a time (default: 32 for each device)")
-    parser.add_argument("--broken", choices=("refuse", "skip"), help="what to do with broken files (default: refuse)")
-    parser.add_argument("--class-order", choices=("numbers", "texts"), help="of classes that are whole numbers")
-    parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")
-    parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that read (default: only this)")
+    add_data_arguments(parser, "test")
     parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
     parser.add_argument(
         "--confusion",
@@ -41,13 +34,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    for flag, value, least in (
-        ("--batch-size", args.batch_size, 1),
-        ("--threads", args.threads, 1),
-        ("--workers", args.workers, 0),
-    ):
-        if value is not None and value < least:
-            raise argparse.ArgumentError(None, f"{flag} must be {least} or more, not {value}.")
+    check_data_arguments(args)
     if args.predictions:
         path = pathlib.Path(args.predictions)
         if path.suffix != ".npz" or not path.absolute().parent.is_dir():
@@ -73,7 +60,7 @@ def run(args):
         name = checkpoint.task.name
         raise ValueError(f"leave out --confusion: the examples of the task {name} do not have one class each.")
     print_notes(with_image_size(checkpoint, checkpoint.path)[1])
-    data = _data(args, checkpoint.data)
+    data = data_of(args, checkpoint.data, "eval_split", "test")
     split = checkpoint.task.open(data, data["split"])
     own = (checkpoint.data or {}).get("train_split", "train")
     split, notes = checkpoint.task.compared(split, lambda: checkpoint.task.open(data, own))
@@ -89,7 +76,7 @@ def run(args):
             examples,
             batch_size,
             deploy=checkpoint.merged,
-            num_threads=args.threads or min(os.cpu_count() or 1, 16),
+            num_threads=threads_of(args),
             workers=args.workers,
             predictions=args.predictions,
             outcomes=outcomes,
@@ -149,19 +136,3 @@ def _print_classes(classes):
             for row in shown
         ],
     )
-
-
-def _data(args, own):
-    """{"name", "dir", "split", "broken"}: the flags, else what the checkpoint says."""
-    if not (args.data or own):
-        raise ValueError(
-            f"{args.checkpoint} does not say which data it belongs to; name it, for example --data fashion_mnist."
-        )
-    own = own if own and args.data in (None, own["name"]) else {}
-    return {
-        "name": args.data or own["name"],
-        "dir": args.data_dir or own.get("dir") or None,
-        "split": args.split or own.get("eval_split", "test"),
-        "broken": args.broken or own.get("broken", "refuse"),
-        "class_order": args.class_order or own.get("class_order", "numbers"),
-    }

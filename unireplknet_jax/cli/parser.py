@@ -19,6 +19,7 @@ COMMANDS = {
     "see": "draw what a checkpoint looks at in files: its receptive field, and what speaks for a class",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
+    "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",
     "push": "upload a checkpoint to the Hugging Face hub",
     "split": "divide a folder of class folders into train and val",
     "stations": "order the stations of a table into a tree of neighbours",

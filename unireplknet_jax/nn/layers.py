@@ -10,6 +10,8 @@ from unireplknet_jax.ops import layers
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
 KERNEL_STDDEV = 0.02
+# A collection of what batch norms found in a training batch, laid out as "batch_stats"; kept where it is mutable.
+BATCH_MOMENTS = "batch_moments"
 kernel_init = nn.initializers.normal(stddev=KERNEL_STDDEV)
 
 
@@ -33,6 +35,7 @@ class BatchNorm(nn.Module):
     In training every `group` consecutive examples share their statistics, whatever device they are on; None: the whole
     (global) batch. The running variance is stored unbiased, as PyTorch does and `flax.linen.BatchNorm` does not;
     running statistics take the mean over groups. `frozen`: training uses the running statistics and leaves them alone.
+    What the running statistics take of a batch is in `BATCH_MOMENTS`, too, for whoever makes that collection mutable.
     """
 
     group: int | None = None
@@ -57,6 +60,8 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             running_mean.value = self._blend(running_mean.value, mean)
             running_var.value = self._blend(running_var.value, var)
+            for name, value in (("mean", mean), ("var", var)):
+                self.sow(BATCH_MOMENTS, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         return y
 
     def _blend(self, running: jax.Array, batch: jax.Array) -> jax.Array:

@@ -67,12 +67,14 @@ class History:
 
     def _value(self, found):
         """What is compared, larger is better; NaN is worse than anything."""
-        first = self._sign * next(iter(found.values()))
-        return first if not math.isnan(first) else -math.inf, -found.get("loss", 0.0)
+        return _or_worst(self._sign * next(iter(found.values()))), _or_worst(-found.get("loss", 0.0))
 
     def since_best(self):
-        """How many evaluations came after the best one by `metric`; ValueError if there are some, and none has it."""
-        since, best = 0, -math.inf
+        """How many evaluations came after the best one by `metric`; ValueError if there are some, and none has it.
+
+        The first metric of a form is told apart by the loss where it ties, as in `is_best`.
+        """
+        since, best = 0, (-math.inf, math.inf)
         for _, found in self._rows:
             known = named({form: own for form, own in found.items() if form != "merged"})
             if not known:
@@ -80,13 +82,19 @@ class History:
             name = self._metric or next(iter(known))
             if name not in known:
                 raise ValueError(f"stop.metric={name} is not measured; choose one of {', '.join(list(known)[:20])}.")
-            value = self._direction(name, known) * known[name]
+            form = "ema" if name.startswith("ema/") else ""
+            is_first = form in found and name == next(iter(named({form: found[form]})))
+            value = self._value(found[form]) if is_first else (self._direction(name, known) * known[name],)
             since, best = (0, value) if value > best else (since + 1, best)
         return since
 
     def _direction(self, name, known):
         plain = name.removeprefix("ema/")
         return self._sign if plain == next(iter(known)) else -1 if plain.split("/")[0] in LOSSES else 1
+
+
+def _or_worst(value):
+    return -math.inf if math.isnan(value) else value
 
 
 def _evaluations(rows, step):

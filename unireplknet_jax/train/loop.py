@@ -8,19 +8,20 @@ import logging
 import jax
 import numpy as np
 
-from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.tasks.checkpoint import initial_variables
+from unireplknet_jax.train.batches import arrays_of, fit_batches, micro_batches
 from unireplknet_jax.train.checkpoint import TrainCheckpoints
 from unireplknet_jax.train.curves import draw_curves
 from unireplknet_jax.train.distributed import Preempted, Preemption, to_host
-from unireplknet_jax.train.evaluations import Evaluations, forms_of
+from unireplknet_jax.train.evaluations import Evaluations
 from unireplknet_jax.train.finite import mean_of_finite
 from unireplknet_jax.train.hardware import chip_of
 from unireplknet_jax.train.history import History, listed, named
 from unireplknet_jax.train.metrics import MetricWriter, Progress
 from unireplknet_jax.train.profile import Profiler
-from unireplknet_jax.train.recipe import completed, evaluation_options
+from unireplknet_jax.train.recalibrate import Recalibration, has_statistics
+from unireplknet_jax.train.recipe import completed, evaluation_options, recalibration
 from unireplknet_jax.train.run_file import write_run
 from unireplknet_jax.train.setup import check_stop, make_task, set_up, training_flops
 from unireplknet_jax.train.sharding import make_mesh, micro_batch_sharding, to_devices
@@ -60,6 +61,8 @@ def _train(config, workdir, profile, command, preemption, held):
     mesh = make_mesh(config.mesh.fsdp)
     stream = task.examples(split, train=True, seed=config.seed)
     examples = len(task.examples(split, train=False))
+    measured = dataclasses.replace(task, **evaluation_options(config))
+    fit_batches(config, task, mesh, examples, 0 if test is None else len(measured.examples(test, train=False)))
 
     # ---- state and steps
     run = set_up(config, task, mesh, examples)
@@ -82,8 +85,8 @@ def _train(config, workdir, profile, command, preemption, held):
         )
     writer = MetricWriter(place.local, step)
     history = History(place.local, step, config.stop.metric, task.higher_is_better)
-    measured = dataclasses.replace(task, **evaluation_options(config))
-    evaluations = Evaluations(config, task, measured, test, mesh, place.local, history, writer)
+    statistics = _recalibration(config, task, stream, mesh, run)
+    evaluations = Evaluations(config, task, measured, test, mesh, place.local, history, writer, statistics)
     progress = Progress(steps, run.steps_per_epoch, config.batch_size, step, _utilization(task))
     profiler = Profiler(place.local / "profile" if profile else None, first)
     eval_steps = run.eval_every
@@ -92,10 +95,10 @@ def _train(config, workdir, profile, command, preemption, held):
     place.publish()
 
     # ---- loop
-    batches, micro_batches = _batches(config, task, stream, step)
+    batches, parts = _batches(config, task, stream, step)
     sharding, programs, pending, scalars, metrics = micro_batch_sharding(mesh), {}, [], {}, {}
     with contextlib.ExitStack() as stack, jax.set_mesh(mesh):
-        for resource in (checkpoints, writer, profiler, micro_batches, batches):
+        for resource in (checkpoints, writer, profiler, parts, batches):
             stack.enter_context(contextlib.closing(resource))
         if preemption.reached(step):
             raise Preempted(_untouched(step, steps))
@@ -152,8 +155,7 @@ def _train(config, workdir, profile, command, preemption, held):
                 metrics = named(evaluations.measure_forms(state))
             if test is not None and (step > first or not history.has(step, "merged")):
                 evaluations.keep_merged(state, step)
-        for form, variables in forms_of(state).items():
-            evaluations.export("model", form, variables, f"{step} steps")
+            evaluations.export_all("model", state, f"{step} steps")
     draw_curves(place.local, task, run.steps_per_epoch)
     place.publish()
     _log.info("wrote %s/model", workdir)
@@ -181,18 +183,20 @@ def _compared(task, split, train):
 
 def _batches(config, task, stream, step):
     """(batches from a step on, {name: (accumulate, n, ...)}, and the micro-batches that they are made of)."""
-    arrays = {name for spec in task.specs(train=True) for part in spec for name in part}
-    micro_batches = train_batches(
-        stream,
-        config.batch_size // config.accumulate,
-        step * config.accumulate,
-        jax.process_index(),
-        jax.process_count(),
-        config.data.num_threads,
-        config.data.workers,
-        arrays=arrays,
-    )
-    return _accumulated(micro_batches, config.accumulate, arrays), micro_batches
+    parts = micro_batches(config, task, stream, step * config.accumulate)
+    return _accumulated(parts, config.accumulate, arrays_of(task)), parts
+
+
+def _recalibration(config, task, stream, mesh, run):
+    """Where evaluations have their statistics of batch norm from, with a note if it is not the training itself."""
+    count, why = recalibration(config, run.steps, run.steps_per_epoch)
+    if count and has_statistics(run.state):
+        _log.info(
+            "note: evaluations, best/ and model/ have the statistics of batch norm of %d training batches, %s; "
+            "--config.recalibrate=0 takes the running ones.",
+            count, why,
+        )  # fmt: skip
+    return Recalibration(config, task, stream, mesh, count)
 
 
 def _out_of_patience(config, history, step):

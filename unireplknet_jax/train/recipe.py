@@ -7,6 +7,8 @@ from ml_collections.config_dict import placeholder
 
 from unireplknet_jax.train.durations import DURATIONS
 
+SHORT_RUN = 500  # steps, below which running statistics of batch norm are not to be trusted
+RECALIBRATION = 16  # training batches, at most those of an epoch, that a short run takes them from instead
 # Fields of older recipes, and where the same is now.
 MOVED = {"data.votes": ("eval.votes",), "data.views": ("eval.segments", "eval.crops")}
 
@@ -47,6 +49,9 @@ def base_config():
     config.eval_every_percent = 0.0  # of the run
     config.log_every = 100  # steps
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
+    # Evaluations, best/ and model/ have statistics of batch norm that are estimated from so many training batches with
+    # the weights as they are; 0: the running ones of the training; None: `recalibration` decides.
+    config.recalibrate = placeholder(int)
     config.mesh = ConfigDict({"fsdp": 1})  # over how many devices parameters and moments are split
     config.ema = ConfigDict(
         {
@@ -120,6 +125,16 @@ def evaluation_options(config):
     if data.get("views"):
         options["segments"], options["crops"] = data["views"]
     return options | config.eval.to_dict()
+
+
+def recalibration(config, steps, steps_per_epoch):
+    """(batches, why): how many training batches give evaluations the statistics of batch norm, and by which rule."""
+    if config.recalibrate is not None:
+        return config.recalibrate, "as the recipe says"
+    if steps >= SHORT_RUN:
+        return 0, f"as the run has {SHORT_RUN} steps or more"
+    batches = min(RECALIBRATION, steps_per_epoch * config.accumulate)
+    return batches, f"as the run has fewer than {SHORT_RUN} steps"
 
 
 def value_of(config, field):

@@ -23,6 +23,7 @@ _NUMBERS = {
     "eval_batch_size": "1 or more",
     **{field: "0 or more" for fields in DURATIONS for field in fields},
     "log_every": "1 or more",
+    "recalibrate": "0 or more",
     "data.train_examples": "0 or more",
     "data.num_threads": "0 or more",
     "data.workers": "0 or more",
@@ -68,7 +69,7 @@ def make_task(config):
     """The task of a recipe; ValueError where the recipe's numbers cannot be."""
     for field, allowed in _NUMBERS.items():
         value = value_of(config, field)
-        if value is not None:  # weight_decay_end, warmup_ratio
+        if value is not None:  # recalibrate, weight_decay_end, warmup_ratio
             check_number(field, value, allowed)
     for fields in DURATIONS:
         duration = _values(config, fields)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import math
-import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -15,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.data.base import nearest
 from unireplknet_jax.models.shapes import abstract_variables, trunk_of
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.tasks.names import Names, names_of_task
+from unireplknet_jax.tasks.options import check_number, check_options, freeze
 
 if TYPE_CHECKING:
     import grain
@@ -27,16 +25,6 @@ if TYPE_CHECKING:
 
     from unireplknet_jax.tasks.drawing import Axes
 
-_LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nextafter(1.0, 0.0)
-_RANGES = {
-    "a number": (-_LARGEST, _LARGEST),
-    "1 or more": (1, _LARGEST),
-    "0 or more": (0, _LARGEST),
-    "above 0": (_SMALLEST, _LARGEST),
-    "from 0 to 1": (0, 1),
-    "0 or more and below 1": (0, _BELOW_1),
-    "above 0 and at most 1": (_SMALLEST, 1),
-}
 TASKS = {
     "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "points": "unireplknet_jax.tasks.points:Points",
@@ -140,10 +128,7 @@ class Task:
         if "dtype" in options:
             options["dtype"] = jnp.dtype(options["dtype"])
         name = options.pop("name", None)
-        fields = [field.name for field in dataclasses.fields(UniRepLKNet) if field.name not in ("parent", "name")]
-        unknown = sorted(options.keys() - {*fields})
-        if unknown:
-            raise ValueError(f"the network has no option {unknown[0]!r}; {nearest(unknown[0], fields)}.")
+        check_options("the network", UniRepLKNet, options.keys(), whole=False)
         return create_model(name, **options) if name else UniRepLKNet(**options)
 
     def specs(self, train: bool) -> tuple[Spec, ...]:
@@ -340,14 +325,7 @@ def get_task(name: str, **options: Any) -> Task:
     """Build a task by name; its file is imported only now. ValueError for an unknown name or option."""
     known = task_class(name)
     retired = {option for option, value in known.retired.items() if option in options and options[option] == value}
-    fields = {field.name: field for field in dataclasses.fields(known)}
-    unknown = sorted(options.keys() - fields.keys() - retired)
-    if unknown:
-        raise ValueError(f"the task {name} has no option {unknown[0]!r}; {nearest(unknown[0], [*fields])}.")
-    defaults = [option for option, field in fields.items() if field.default is not field.default_factory]
-    needed = sorted(fields.keys() - options.keys() - {*defaults})
-    if needed:
-        raise ValueError(f"the task {name} cannot be built: it needs the options {', '.join(needed)}.")
+    check_options(f"the task {name}", known, options.keys() - retired)
     try:
         return known(**{option: value for option, value in options.items() if option not in retired})
     except TypeError as error:
@@ -360,24 +338,6 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
     module, attribute = TASKS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def check_number(name: str, value: float, allowed: str) -> None:
-    """Raise ValueError unless a number is finite and `allowed`, one of `_RANGES`."""
-    low, high = _RANGES[allowed]
-    if not low <= value <= high:  # so written NaN is outside
-        raise ValueError(f"{name}={value} must be {allowed}{'' if math.isfinite(value) else ', and finite'}.")
-
-
-def freeze(value: Any) -> Any:
-    """Hashable, and what JSON can hold: lists to tuples, mappings to sorted tuples of items, dtypes to their names."""
-    if isinstance(value, Mapping):
-        return tuple(sorted((key, freeze(item)) for key, item in value.items()))
-    if isinstance(value, (list, tuple)):
-        return tuple(freeze(item) for item in value)
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if isinstance(value, (str, int, float, type(None))) else jnp.dtype(value).name
 
 
 def apply_training(

@@ -10,7 +10,8 @@ import optax
 
 from unireplknet_jax.data.base import listed, nearest
 from unireplknet_jax.models.complexity import program_macs
-from unireplknet_jax.tasks.base import Task, check_number, get_task, task_class
+from unireplknet_jax.tasks.base import Task, get_task, task_class
+from unireplknet_jax.tasks.options import check_number
 from unireplknet_jax.train.durations import DURATIONS, EVAL_EVERY, RUN, given, steps_of
 from unireplknet_jax.train.optimizer import make_optimizer, make_schedule, parameter_groups
 from unireplknet_jax.train.recipe import evaluation_options, value_of

@@ -54,7 +54,7 @@ def test_the_merged_network_hears_the_same(heard, sounds, tmp_path, capsys):
     assert all(sorted(names) == sorted(TONES) for names in before.values())
     assert open_checkpoint(merged).merged
     with Image.open(tmp_path / "drawn.png") as picture:
-        assert picture.width <= 800  # as wide as a page
+        assert picture.size == (2 * (388 + 8) + 8, 2 * (260 + 90 + 8) + 8)  # spectrograms, names and classes
 
 
 def test_the_originals_file_and_ours_say_the_same(heard, sounds, tmp_path, capsys):

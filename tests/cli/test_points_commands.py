@@ -66,7 +66,7 @@ def test_the_merged_network_sees_the_same(seen, shapes, tmp_path, capsys):
         np.testing.assert_allclose([s for _, s in after[file]], [s for _, s in before[file]], rtol=1e-4)
     assert before[shapes[0]] != before[shapes[1]]
     with Image.open(picture) as drawn:
-        assert drawn.size == (2 * (224 + 8) + 8, 2 * (278 + 8) + 8)
+        assert drawn.size == (2 * (256 + 8) + 8, 2 * (256 + 90 + 8) + 8)  # views, names and classes
 
 
 def test_the_originals_file_says_how_shapes_are_prepared(seen, shapes, tmp_path, capsys):

@@ -200,6 +200,7 @@ def test_the_form_of_the_network_is_chosen():
             return super().module(deploy)
 
     task = Asked(MODEL)
+    assert task.classes == 7  # which is looked up once
     asked.clear()
     evaluate(task, WEIGHT, make_examples(1), 8, deploy=True)
     assert asked == [True]

@@ -70,7 +70,9 @@ def test_a_metric_that_is_not_measured_ends_no_run_and_is_refused_at_its_start(m
 def test_top5_of_few_classes_is_refused_where_others_would_be_taken(tmp_path):
     config = recipe("stop.metric", "top5")
     task = dataclasses.replace(make_task(config), model=dict(make_task(config).model) | {"num_classes": 4}, labels=())
-    with pytest.raises(ValueError, match=r"stop\.metric=top5 is not measured; did you mean top1"):
+    with pytest.raises(
+        ValueError, match=r"measured: of five classes and fewer it would always be 100; did you mean top1"
+    ):
         check_stop(config, task)
 
 

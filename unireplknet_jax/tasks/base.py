@@ -79,6 +79,7 @@ class Task:
 
     name: ClassVar[str]
     units: ClassVar[Mapping[str, str]] = {}  # of the metrics that have one
+    absent: ClassVar[Mapping[str, str]] = {}  # metrics that some data do not have, and why
     makes_records: ClassVar[bool] = False  # in an evaluation; False: sums suffice, predictions stay where they are
     higher_is_better: ClassVar[bool] = True  # of the first metric
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown

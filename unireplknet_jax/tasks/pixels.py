@@ -46,6 +46,7 @@ class PixelClassifier(Labelled):
 
     units: ClassVar[Mapping[str, str]] = {"top1": "%", "top5": "%", "loss": "nats", "count": "examples"}
     augmentations: ClassVar[tuple[str, ...]] = ("crop_scale", "flip", "rand_augment", "random_erasing")
+    absent: ClassVar[Mapping[str, str]] = {"top5": "of five classes and fewer it would always be 100"}
     numbers: ClassVar[Mapping[str, str]] = {
         "image_size": "1 or more",
         "label_smoothing": "0 or more and below 1",
@@ -148,7 +149,6 @@ class PixelClassifier(Labelled):
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         del records
         count = counted(totals)
-        # Of five classes and fewer one is always among the first five.
         percent = {
             name: 100 * float(totals[name]) / count for name in (("top1", "top5") if self.classes > 5 else ("top1",))
         }

@@ -93,7 +93,8 @@ def check_stop(config, task):
     known = [f"{form}{name}" for form in forms for name in names]
     if known and metric not in known:
         hint = nearest(metric, known, f"choose {listed(known, 20)}")
-        raise ValueError(f"stop.metric={metric} is not measured; {hint}")
+        why = task.absent.get(metric.removeprefix("ema/"))
+        raise ValueError(f"stop.metric={metric} is not measured{f': {why}' if why else ''}; {hint}")
 
 
 def set_up(config, task, mesh, examples):

@@ -41,9 +41,9 @@ class Forecasting(Task):
         history that the decoder starts from.
     scaling: "station", each station to mean 0 and deviation 1 of the training data, or "none", as the original.
     The rest is what `fitted_to` learns of the data: stations, their number (0: not known yet), and labels, their names;
-    step, seconds; a value times `scale` is in `unit`; places, (stations, 3) latitude, longitude, elevation, or empty;
-    mean and std of each station; the climatology, harmonics of year and day: their orders `seasons`, and coefficients
-    (basis, stations); missing, what stood for missing values (`data.tables.split_missing`).
+    step, seconds; missing, as of `data.tables.split_missing`; a value times `scale` is in `unit`; places, (stations, 3)
+    latitude, longitude, elevation, or empty; mean and std of each station; the climatology, harmonics of year and day:
+    their orders `seasons`, and coefficients (basis, stations).
     """
 
     model: Mapping[str, Any]
@@ -74,8 +74,8 @@ class Forecasting(Task):
 
     mappings: ClassVar[tuple[str, ...]] = ("model", "decoder")
     numbers: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("history", "horizon", "step"), "1 or more"),
-        **dict.fromkeys(("label", "stations"), "0 or more"),
+        **dict.fromkeys(("history", "horizon"), "from 1 to a million"),
+        **{"step": "1 or more", "label": "0 or more", "stations": "0 or more"},
     }
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class Forecasting(Task):
     def units(self) -> Mapping[str, str]:  # type: ignore[override]  # they depend on the data here
         skill = "1 - MSE / MSE of it"
         own = {"mse": f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
-        return own | {"skill_persistence": skill, "skill_climatology": skill}
+        return own | dict.fromkeys(("skill_persistence", "skill_climatology"), skill)
 
     def fitted_to(self, train: Split, evaluation: Split | None) -> Forecasting:
         """The task with the stations, scaling and climatology of the training data; coefficients that it has stay.
@@ -176,7 +176,6 @@ class Forecasting(Task):
     # ---- host
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
-        del train
         facts = data.get("dir") or None, data.get("missing", self.missing)
         return Split(open_series(data["name"], split, *facts), data["name"], split)
 
@@ -205,8 +204,7 @@ class Forecasting(Task):
         series = self._read_series(source)
         steps = len(series.times)
         if steps < self.history:
-            name = source_name(source)
-            raise ValueError(f"{name} has {steps} rows; expected {self.history} or more, a history of the model.")
+            raise ValueError(f"{source_name(source)} has {steps} rows; expected {self.history} or more, a history.")
         windows = self._windows(continued(series, self.horizon))
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):

@@ -281,7 +281,8 @@ def test_other_stations_are_refused(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"horizon": 0}, "horizon=0 must be 1 or more"),
+        ({"horizon": 0}, "horizon=0 must be from 1 to a million"),
+        ({"horizon": 10**9}, "horizon=1000000000 must be from 1 to a million"),
         ({"label": 13}, "label=13 must not exceed history=12"),
         ({"label": 2.5}, "label=2.5 must be a whole number"),
         ({"step": 0}, "step=0 must be 1 or more"),

@@ -47,10 +47,10 @@ class Forecasting(Task):
         "none" the network sees the history's departures, and its numbers are in units of the start's own errors,
         `spread`, so that an untrained one forecasts the start.
     The rest is what `fitted_to` learns of the data: stations, their number (0: not known yet), and labels, their names;
-    step, seconds; a value times `scale` is in `unit`; places, (stations, 3) latitude, longitude, elevation, or empty;
-    mean and std of each station; the climatology, harmonics of year and day: their orders `seasons`, and coefficients
-    (basis, stations); regression, the weights of `fit_ridge`, and spread, (horizon, stations), of the start; missing,
-    what stood for missing values (`data.tables.split_missing`).
+    step, seconds; missing, as of `data.tables.split_missing`; a value times `scale` is in `unit`; places, (stations, 3)
+    latitude, longitude, elevation, or empty; mean and std of each station; the climatology, harmonics of year and day:
+    their orders `seasons`, and coefficients (basis, stations); regression, the weights of `fit_ridge`, and spread,
+    (horizon, stations), of the start.
     """
 
     model: Mapping[str, Any]
@@ -85,8 +85,8 @@ class Forecasting(Task):
 
     mappings: ClassVar[tuple[str, ...]] = ("model", "decoder")
     numbers: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("history", "horizon", "step"), "1 or more"),
-        **dict.fromkeys(("label", "stations"), "0 or more"),
+        **dict.fromkeys(("history", "horizon"), "from 1 to a million"),
+        **{"step": "1 or more", "label": "0 or more", "stations": "0 or more"},
     }
 
     def __post_init__(self) -> None:
@@ -188,7 +188,6 @@ class Forecasting(Task):
     # ---- host
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
-        del train
         facts = data.get("dir") or None, data.get("missing", self.missing)
         return Split(open_series(data["name"], split, *facts), data["name"], split)
 
@@ -222,8 +221,7 @@ class Forecasting(Task):
         series = self._read_series(source)
         steps = len(series.times)
         if steps < self.history:
-            name = source_name(source)
-            raise ValueError(f"{name} has {steps} rows; expected {self.history} or more, a history of the model.")
+            raise ValueError(f"{source_name(source)} has {steps} rows; expected {self.history} or more, a history.")
         windows = self._windows(continued(series, self.horizon))
         starts, end = [steps - self.history], series.values[-self.horizon :]
         if steps >= self.history + self.horizon and np.any(np.isfinite(end)):

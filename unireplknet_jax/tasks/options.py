@@ -17,6 +17,7 @@ _LARGEST, _SMALLEST, _BELOW_1 = sys.float_info.max, sys.float_info.min, math.nex
 _RANGES = {
     "a number": (-_LARGEST, _LARGEST),
     "1 or more": (1, _LARGEST),
+    "from 1 to a million": (1, 1_000_000),
     "0 or more": (0, _LARGEST),
     "above 0": (_SMALLEST, _LARGEST),
     "from 0 to 1": (0, 1),

@@ -444,8 +444,8 @@ def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
         made.append(real(*args, **options))
         return made[0]
 
-    real, made = loop.train_batches, []
-    monkeypatch.setattr(loop, "train_batches", train_batches)
+    real, made = batches.train_batches, []
+    monkeypatch.setattr(batches, "train_batches", train_batches)
     stop_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         train(make_config(), tmp_path)

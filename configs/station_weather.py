@@ -97,5 +97,6 @@ def _start_from_a_regression(config):
     config.eval_batch_size = 256
     config.epochs = 3
     config.eval_every_epochs = 0.5
+    config.eval_first = True  # untrained, the network forecasts what it starts from
     config.log_every = 20
     config.optim.lr = 1e-3

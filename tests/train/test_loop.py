@@ -540,6 +540,18 @@ def test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint(tmp_path):
     assert not best("", math.nan, 4)
 
 
+def test_what_a_run_starts_from_may_stay_the_best(tmp_path, monkeypatch):
+    measure_nothing(monkeypatch, [30.0, 20.0, 25.0] * 2)
+    config = make_config(eval_first=True)
+    config.ema.decay = 0.0
+    assert train(config, tmp_path)["top1"] == 25
+    rows = [(row["step"], row["eval/top1"]) for row in rows_of(tmp_path) if "eval/top1" in row]
+    assert rows == [(0, 30), (5, 20), (10, 25)]
+    assert open_checkpoint(tmp_path / "best").source == "digits, step 0 of 10, top1 30"
+    train(config, tmp_path)  # nothing is left to do
+    assert [row["step"] for row in rows_of(tmp_path) if "eval/top1" in row] == [0, 5, 10]
+
+
 def test_of_equal_evaluations_the_one_with_the_smaller_loss_is_best(tmp_path):
     rows = [{"step": 5, "eval/top1": 50.0, "eval/loss": 9.0}, {"step": 10, "eval/top1": 50.0, "eval/loss": 7.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -103,8 +103,9 @@ def _train(config, workdir, profile, command, preemption, held):
         if preemption.reached(step):
             raise Preempted(_untouched(step, steps))
         # A state is saved before it is evaluated, so the process may have ended in between.
-        if test is not None and step and (step == steps or step % eval_steps == 0) and not history.has(step, ""):
-            with preemption.at_once(_saved(step, steps, workdir)):
+        measuring = step == steps or step % eval_steps == 0 if step else config.eval_first
+        if test is not None and measuring and not history.has(step, ""):
+            with preemption.at_once(_saved(step, steps, workdir) if step else _untouched(step, steps)):
                 metrics = evaluations.keep(state, step, steps)
         stopping = _out_of_patience(config, history, step)
         while step < steps and not stopping:

@@ -47,6 +47,7 @@ def base_config():
     config.eval_every_steps = 0
     config.eval_every_examples = 0
     config.eval_every_percent = 0.0  # of the run
+    config.eval_first = False  # before the first step, too: best/ is then at least as good as what a run starts from
     config.log_every = 100  # steps
     config.checkpoint = ConfigDict({"every_steps": 1000, "keep": 3})  # besides those after each evaluation
     # Evaluations, best/ and model/ have statistics of batch norm that are estimated from so many training batches with

@@ -96,7 +96,7 @@ def test_every_number_of_a_recipe_is_checked():
     numbers = set()
     for name, value in base_config().items():
         fields = {f"{name}.{key}": part for key, part in value.items()} if hasattr(value, "items") else {name: value}
-        numbers |= {field for field, part in fields.items() if isinstance(part, int | float)}
+        numbers |= {field for field, part in fields.items() if type(part) in (int, float)}
     no_numbers_yet = {"optim.weight_decay_end", "optim.warmup_ratio", "recalibrate"}
     assert numbers - {"seed"} == set(WRONG) - no_numbers_yet  # `training_stream` checks the seed
 

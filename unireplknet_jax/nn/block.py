@@ -17,7 +17,7 @@ from unireplknet_jax.nn.layers import (
     parameter,
 )
 from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
-from unireplknet_jax.ops.layers import gelu, residual
+from unireplknet_jax.ops.layers import residual
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -117,7 +117,7 @@ class UniRepLKNetBlock(nn.Module):
         y = self._spatial(x, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
         y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
-        y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(gelu(y))
+        y = GlobalResponseNorm(use_bias=not self.deploy, gelu=True, name="grn")(y)
         y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
         gamma = None
         if not self.deploy:

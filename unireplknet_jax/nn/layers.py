@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
+from unireplknet_jax.ops.response_norm import gelu_response_norm, global_response_norm
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
 KERNEL_STDDEV = 0.02
@@ -101,16 +102,21 @@ def kernel_and_bias(
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN of ConvNeXt V2: scale each channel by its share of the map's energy. Merged form: no beta (`use_bias`)."""
+    """GRN of ConvNeXt V2: scale each channel by its share of the map's energy. Merged form: no beta (`use_bias`).
+
+    gelu: of the GELU of its input.
+    """
 
     use_bias: bool = True
+    gelu: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; norms in float32."""
         shape = (1, 1, 1, x.shape[-1])  # rank 4 on purpose: weight decay applies to tensors of rank above 1
         names = ("gamma", "beta") if self.use_bias else ("gamma",)
-        return layers.global_response_norm(x, *(parameter(self, name, nn.initializers.zeros, shape) for name in names))
+        norm = gelu_response_norm if self.gelu else global_response_norm
+        return norm(x, *(parameter(self, name, nn.initializers.zeros, shape) for name in names))
 
 
 class _Pointwise(nn.Module):

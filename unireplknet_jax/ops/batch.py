@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,17 @@ def mesh_platform() -> str | None:
     """The platform ("cpu", "gpu", "tpu") of the context mesh's devices; None without such a mesh or its devices."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device and device.platform
+
+
+def by_platform(*operands: jax.Array, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+    """The form for the platform of the lowering ("cpu", "cuda", "tpu"), not of the process, applied to the operands.
+
+    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
+    """
+    known = mesh_platform()
+    if known:
+        return forms.get({"gpu": "cuda"}.get(known, known), default)(*operands)
+    return jax.lax.platform_dependent(*operands, default=default, **forms)
 
 
 def batch_shards(batch: int) -> int:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 BATCH_NORM_EPS = 1e-5
 LAYER_NORM_EPS = 1e-6
-GRN_EPS = 1e-6
 
 
 @jax.jit
@@ -75,20 +74,6 @@ def batch_norm_by_groups(
     unbiased = jnp.mean(var, axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
     y = batch_norm(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
     return y, jnp.mean(mean, axis=(0, 1, 2, 3)), unbiased
-
-
-@jax.jit
-def global_response_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array | None = None) -> jax.Array:
-    """GRN of ConvNeXt V2: x (n, h, w, c), each channel scaled by its share of the map's energy; x's dtype is kept.
-
-    gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
-    """
-    y, gamma = x.astype(jnp.float32), gamma.astype(jnp.float32)
-    energy = jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True)
-    positive = energy > 0  # PyTorch's norm has gradient 0 at 0, where sqrt's is infinite
-    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
-    y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
-    return (y if beta is None else y + beta.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.jit

@@ -1,0 +1,64 @@
+"""GELU and GRN: the form for a GPU against the plain one, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import normal
+
+from unireplknet_jax.ops import response_norm
+from unireplknet_jax.ops.layers import gelu
+
+SHAPE = (2, 3, 5, 6)
+
+
+def arguments(dtype=jnp.float32, beta=True):
+    x, parameters = normal(0, *SHAPE).astype(dtype), normal(1, 2, 1, 1, 1, SHAPE[-1])
+    return (x, *parameters[: 1 + beta])
+
+
+def plain(x, gamma, beta=None):
+    return response_norm.global_response_norm(gelu(x), gamma, beta)
+
+
+def value_and_gradients(function, x, *parameters):
+    def loss(x, *parameters):
+        z = function(x, *parameters).astype(jnp.float32)
+        return jnp.sum(z * normal(2, *SHAPE)), z
+
+    (_, z), gradients = jax.jit(jax.value_and_grad(loss, tuple(range(1 + len(parameters))), has_aux=True))(
+        x, *parameters
+    )
+    return z, *gradients
+
+
+@pytest.mark.parametrize("beta", [True, False])
+def test_the_form_for_a_gpu_gives_the_numbers_of_the_plain_one(beta):
+    x, *parameters = arguments(beta=beta)
+    x = x.at[0, :, :, 2].set(0.0)  # a channel without energy
+    found = value_and_gradients(lambda x, gamma, beta=None: response_norm.on_rows(x, gamma, beta), x, *parameters)
+    expected = value_and_gradients(plain, x, *parameters)
+    assert len(found) == 3 + beta
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
+
+
+def test_in_bfloat16_it_is_off_by_its_rounding_alone():
+    x, *parameters = arguments(jnp.bfloat16)
+    found = value_and_gradients(response_norm.on_rows, x, *parameters)
+    exact = value_and_gradients(plain, x.astype(np.float32), *parameters)
+    for ours, theirs in zip(found, exact, strict=True):
+        ours, theirs = (np.asarray(a, np.float64) for a in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2**-7 * np.abs(theirs).max())
+
+
+def test_only_what_is_compiled_for_cuda_takes_it():
+    def text(platform):
+        traced = jax.jit(response_norm.gelu_response_norm).trace(*arguments())
+        return traced.lower(lowering_platforms=(platform,)).as_text()
+
+    rows = "tensor<30x6xf32>"
+    assert rows in text("cuda")
+    assert rows not in text("cpu")
+    assert rows not in text("tpu")

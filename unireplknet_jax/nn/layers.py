@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
+from unireplknet_jax.ops.batch_norm import batch_norm_by_groups
 from unireplknet_jax.ops.response_norm import gelu_response_norm, global_response_norm
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
@@ -54,7 +55,7 @@ class BatchNorm(nn.Module):
         group = self.group or n
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into groups of bn_group={group} that share statistics.")
-        y, mean, var = layers.batch_norm_by_groups(x, scale, bias, group)
+        y, mean, var = batch_norm_by_groups(x, scale, bias, group)
         if not self.is_initializing():
             running_mean.value = self._blend(running_mean.value, mean)
             running_var.value = self._blend(running_var.value, var)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -99,6 +100,23 @@ def over_batch_shards(
         out_specs=whole if sum_output else split,
         axis_names=set(axes),
     )(*batched, *shared)
+
+
+def rows(x: jax.Array) -> jax.Array:
+    """x: (n, h, w, c) -> (n * h * w, c)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """x (n, h, w, c) as it is, its `rows` one after the other in memory, where XLA might choose another order.
+
+    On a mesh every device does so with its own examples: XLA's partitioner would gather them.
+    """
+
+    def pinned(x: jax.Array) -> jax.Array:
+        return with_layout_constraint(rows(x), Layout((0, 1))).reshape(x.shape)
+
+    return over_batch_shards(pinned, (x,), ())
 
 
 def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -4,7 +4,6 @@ Each is jitted by itself: blocks of the same shapes share one trace, and a call 
 programs instead of one for every operation. Within a larger program XLA sees through them.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -56,24 +55,6 @@ def batch_norm(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, 
     """x: (n, h, w, c) of any dtype, kept; the rest (c,), or what broadcasts against x; computed in float32."""
     mean, var, scale, bias, y = (jnp.asarray(a, jnp.float32) for a in (mean, var, scale, bias, x))
     return ((y - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(x.dtype)
-
-
-@functools.partial(jax.jit, static_argnames="group")
-def batch_norm_by_groups(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, group: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch norm of x (n, h, w, c) where every `group` consecutive examples share their statistics.
-
-    -> (y of x's shape and dtype, mean (c,), unbiased variance (c,)), both averaged over the groups, in float32.
-    """
-    n, h, w, c = x.shape
-    y = x.astype(jnp.float32).reshape(n // group, group, h, w, c)
-    mean = jnp.mean(y, axis=(1, 2, 3), keepdims=True)
-    var = jnp.mean(jnp.square(y - mean), axis=(1, 2, 3), keepdims=True)
-    count = group * h * w
-    unbiased = jnp.mean(var, axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
-    y = batch_norm(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
-    return y, jnp.mean(mean, axis=(0, 1, 2, 3)), unbiased
 
 
 @jax.jit

@@ -8,9 +8,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 
-from unireplknet_jax.ops.batch import by_platform
+from unireplknet_jax.ops.batch import by_platform, row_major, rows
 from unireplknet_jax.ops.layers import gelu
 
 GRN_EPS = 1e-6
@@ -52,9 +51,9 @@ _Residuals = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]
 def _rows_forward(x: jax.Array, gamma: jax.Array, beta: jax.Array | None) -> tuple[jax.Array, _Residuals]:
     n, h, w, c = x.shape
     energy = jnp.sum(jnp.square(gelu(x.reshape(n, h * w, c)).astype(jnp.float32)), axis=1)
-    y = gelu(_rows(x)).astype(jnp.float32) * _on_each_row(_factor(energy, gamma.reshape(c)), h * w)
+    y = gelu(rows(x)).astype(jnp.float32) * _on_each_row(_factor(energy, gamma.reshape(c)), h * w)
     y = y if beta is None else y + beta.reshape(c).astype(jnp.float32)
-    return _row_major(y.astype(x.dtype)).reshape(x.shape), (x, gamma, beta, energy)
+    return row_major(y.astype(x.dtype).reshape(x.shape)), (x, gamma, beta, energy)
 
 
 def _rows_backward(residuals: _Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -65,11 +64,11 @@ def _rows_backward(residuals: _Residuals, g: jax.Array) -> tuple[jax.Array, jax.
     products = g.reshape(maps).astype(jnp.float32) * gelu(x.reshape(maps)).astype(jnp.float32)
     factor, pullback = jax.vjp(_factor, energy, gamma.reshape(c))
     d_energy, d_gamma = pullback(jnp.sum(products, axis=1))
-    y = _rows(x).astype(jnp.float32)
+    y = rows(x).astype(jnp.float32)
     cdf = 0.5 * (1 + jax.lax.erf(y * math.sqrt(0.5)))
     slope = cdf + y * jnp.exp(-0.5 * jnp.square(y)) / math.sqrt(2 * math.pi)
-    dx = _rows(g).astype(jnp.float32) * _on_each_row(factor, h * w) + y * cdf * _on_each_row(2 * d_energy, h * w)
-    dx = _row_major((dx * slope).astype(x.dtype)).reshape(x.shape)
+    dx = rows(g).astype(jnp.float32) * _on_each_row(factor, h * w) + y * cdf * _on_each_row(2 * d_energy, h * w)
+    dx = row_major((dx * slope).astype(x.dtype).reshape(x.shape))
     d_beta = None if beta is None else jnp.sum(g_sums, axis=0).reshape(beta.shape).astype(beta.dtype)
     return dx, d_gamma.reshape(gamma.shape).astype(gamma.dtype), d_beta
 
@@ -84,16 +83,7 @@ def _factor(energy: jax.Array, gamma: jax.Array) -> jax.Array:
     return gamma.astype(jnp.float32) * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1
 
 
-def _rows(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
-
-
 def _on_each_row(values: jax.Array, length: int) -> jax.Array:
     """values: (n, c) -> (n * length, c), each row `length` times."""
     n, c = values.shape
     return jnp.broadcast_to(values[:, None], (n, length, c)).reshape(n * length, c)
-
-
-def _row_major(y: jax.Array) -> jax.Array:
-    """y (rows, c), its rows one after the other in memory: XLA might take the other order for the product behind."""
-    return with_layout_constraint(y, Layout((0, 1)))

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
+from jax.sharding import NamedSharding, PartitionSpec
 
 from unireplknet_jax.ops import response_norm
 from unireplknet_jax.ops.layers import gelu
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 
 SHAPE = (2, 3, 5, 6)
 
@@ -40,7 +42,8 @@ def test_the_form_for_a_gpu_gives_the_numbers_of_the_plain_one(beta):
     expected = value_and_gradients(plain, x, *parameters)
     assert len(found) == 3 + beta
     for ours, theirs in zip(found, expected, strict=True):
-        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
 
 
@@ -54,11 +57,24 @@ def test_in_bfloat16_it_is_off_by_its_rounding_alone():
 
 
 def test_only_what_is_compiled_for_cuda_takes_it():
-    def text(platform):
-        traced = jax.jit(response_norm.gelu_response_norm).trace(*arguments())
-        return traced.lower(lowering_platforms=(platform,)).as_text()
+    traced = jax.jit(response_norm.gelu_response_norm).trace(*arguments())
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
+    assert [name for name, text in texts.items() if "LayoutConstraint" in text] == ["cuda"]
 
-    rows = "tensor<30x6xf32>"
-    assert rows in text("cuda")
-    assert rows not in text("cpu")
-    assert rows not in text("tpu")
+
+def test_on_a_mesh_no_map_is_gathered():
+    mesh = make_mesh()
+    rows, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    x, gamma, beta = (
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+        for shape, sharding in (((8, 2, 2, 4), rows), ((1, 1, 1, 4), whole), ((1, 1, 1, 4), whole))
+    )
+
+    def both_passes(x, gamma, beta, g):
+        z, pullback = jax.vjp(response_norm.on_rows, x, gamma, beta)
+        return z, pullback(g)
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(both_passes).lower(x, gamma, beta, x).compile().as_text()
+    assert "all-reduce" in text  # the parameters' gradients
+    assert "all-gather" not in text

@@ -64,7 +64,7 @@ class _Instruction(NamedTuple):
 
 
 def kernels(text):
-    """The list of `Kernel` that a program runs; text: `compiled.as_text()`. Raises ValueError where it is no program."""
+    """The list of `Kernel` that a program runs; text: `compiled.as_text()`, ValueError where it is no such text."""
     computations, entry = _computations(text)
     if entry is None:
         raise ValueError("this is no text of a compiled program: it has no ENTRY computation.")
@@ -88,7 +88,9 @@ def _run(computations, name, times):
 
 def _kernel(computations, types, one, times):
     body = computations.get(_called(one, "calls"), []) if one.opcode == "fusion" else []
-    moved = _written(one, body) + sum(_read(index, types[name], body) for index, name in enumerate(one.operands) if name in types)
+    moved = _written(one, body) + sum(
+        _read(index, types[name], body) for index, name in enumerate(one.operands) if name in types
+    )
     inner = {other.name: other.type for other in body}
     products = [(other, inner) for other in body if other.opcode in ("dot", "convolution")]
     products += [(one, types)] if one.opcode in ("custom-call", "dot", "convolution") else []
@@ -147,7 +149,9 @@ def _element(name):
 def _written(one, body):
     """Bytes of the results; a library's own scratch memory is none."""
     if one.opcode == "custom-call":
-        return sum(_element(name) * math.prod(sizes) for name, sizes, _ in _shapes(one.type) if name not in ("s8", "u8"))
+        return sum(
+            _element(name) * math.prod(sizes) for name, sizes, _ in _shapes(one.type) if name not in ("s8", "u8")
+        )
     inner = {other.name: other for other in body}
     root = next((other for other in body if other.root), None)
     if root and root.opcode == "dynamic-update-slice":  # in place: nothing but the slice is written
@@ -194,7 +198,9 @@ def _flops(one, types):
     if labels := re.search(r"dim_labels=(\w+)_(\w+)->", one.attributes):
         # Of the map in front, the kernel and the map behind, one is the result: the gradients are convolutions, too.
         backward = re.search(r"convBackward(Filter|Input)", one.attributes)
-        behind, kernel = (result, right) if not backward else (right, result) if backward[1] == "Filter" else (left, right)
+        behind, kernel = (
+            (result, right) if not backward else (right, result) if backward[1] == "Filter" else (left, right)
+        )
         return 2 * math.prod(behind) * math.prod(kernel) // kernel[labels[2].index("o")]
     if found := re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]([",\d]*)', one.attributes):
         return 2 * math.prod(result) * math.prod(left[int(axis)] for axis in re.findall(r"\d+", found[1]))

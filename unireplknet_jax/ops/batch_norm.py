@@ -54,25 +54,26 @@ def _rows_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, group: int) -
     mean = jnp.mean(y, axis=1, keepdims=True)
     var = jnp.mean(jnp.square(y - mean), axis=1, keepdims=True)
     inverse = jax.lax.rsqrt(var + BATCH_NORM_EPS)
-    normed = ((y - mean) * (inverse * scale) + bias).reshape(x.shape).astype(x.dtype)
+    gain, shift = (a.astype(jnp.float32) for a in (scale, bias))
+    normed = ((y - mean) * (inverse * gain) + shift).reshape(x.shape).astype(x.dtype)
     count = y.shape[1]
     unbiased = jnp.mean(var, axis=(0, 1)) * (count / max(count - 1, 1))
-    return (normed, jnp.mean(mean, axis=(0, 1)), unbiased), (x, scale, mean, inverse)
+    return (normed, jnp.mean(mean, axis=(0, 1)), unbiased), (x, scale, bias, mean, inverse)
 
 
 def _rows_backward(group: int, residuals: Any, cotangents: _Outputs) -> tuple[jax.Array, jax.Array, jax.Array]:
-    (x, scale, mean, inverse), (g, d_mean, d_unbiased) = residuals, cotangents
+    (x, scale, bias, mean, inverse), (g, d_mean, d_unbiased) = residuals, cotangents
     y, dy = _groups(x, group), _groups(row_major(g), group)
     groups, count, _ = y.shape
     d_bias = jnp.sum(dy, axis=1, keepdims=True)
     d_scale = jnp.sum(dy * (y - mean), axis=1, keepdims=True) * inverse
     # The statistics are results, too: the mean over the groups of their means and of their unbiased variances.
-    slope = scale * inverse
+    slope = scale.astype(jnp.float32) * inverse
     per_value = (d_mean / groups - slope * d_bias) / count
     per_deviation = 2 / max(count - 1, 1) * d_unbiased / groups - slope * inverse * d_scale / count
     dx = slope * dy + per_deviation * (y - mean) + per_value
     dx = row_major(dx.reshape(x.shape).astype(x.dtype))
-    return dx, *(jnp.sum(a, axis=(0, 1)).astype(scale.dtype) for a in (d_scale, d_bias))
+    return dx, jnp.sum(d_scale, axis=(0, 1)).astype(scale.dtype), jnp.sum(d_bias, axis=(0, 1)).astype(bias.dtype)
 
 
 on_rows.defvjp(_rows_forward, _rows_backward)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.ops.batch import by_platform
+
 BATCH_NORM_EPS = 1e-5
 LAYER_NORM_EPS = 1e-6
 
@@ -42,12 +44,47 @@ def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 @jax.jit
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
-    x, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * (jax.lax.rsqrt(var + LAYER_NORM_EPS) * scale) + bias
+    """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here. On a GPU
+    differentiable in reverse mode alone.
+    """
+    return by_platform(x, scale, bias, default=_layer_norm, cuda=layer_norm_by_statistics)
+
+
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+@jax.custom_vjp
+def layer_norm_by_statistics(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """`layer_norm` in its form for a GPU: the backward pass takes x and two numbers a pixel from the forward one.
+
+    Left to itself XLA keeps and makes several float32 maps, for which the memory is what it waits for.
+    """
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    y, gain, shift = (a.astype(jnp.float32) for a in (x, scale, bias))
+    mean = jnp.mean(y, axis=-1, keepdims=True)
+    centred = y - mean
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPS)
+    return centred * (inverse * gain) + shift, (x, scale, bias, mean, inverse)
+
+
+def _layer_norm_backward(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, bias, mean, inverse = residuals
+    # Or the statistics are computed again in every kernel, and what is made with them is kept in float32 for the sums.
+    g, mean, inverse = jax.lax.optimization_barrier((g.astype(x.dtype), mean, inverse))
+    g = g.astype(jnp.float32)
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    slope = g * scale.astype(jnp.float32)
+    along = jnp.mean(slope * normed, axis=-1, keepdims=True)
+    dx = inverse * (slope - jnp.mean(slope, axis=-1, keepdims=True) - normed * along)
+    d_scale, d_bias = (jnp.sum(a, axis=tuple(range(x.ndim - 1))) for a in (g * normed, g))
+    return dx.astype(x.dtype), d_scale.astype(scale.dtype), d_bias.astype(bias.dtype)
+
+
+layer_norm_by_statistics.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @jax.jit

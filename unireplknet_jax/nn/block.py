@@ -117,7 +117,7 @@ class UniRepLKNetBlock(nn.Module):
         y = self._spatial(x, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
         y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
-        y = GlobalResponseNorm(use_bias=not self.deploy, gelu=True, name="grn")(y)
+        y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
         y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
         gamma = None
         if not self.deploy:

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
 from unireplknet_jax.ops.batch_norm import batch_norm_by_groups
-from unireplknet_jax.ops.response_norm import gelu_response_norm, global_response_norm
+from unireplknet_jax.ops.response_norm import Scaled, gelu_response_factor, gelu_response_norm, linear_of_scaled
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
 KERNEL_STDDEV = 0.02
@@ -84,10 +84,13 @@ class Linear(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: (..., c) -> (..., features) of `dtype`."""
-        values = kernel_and_bias(self, (x.shape[-1], self.features), self.use_bias, self.init_scale)
-        return layers.linear(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))
+    def __call__(self, x: jax.Array | Scaled) -> jax.Array:
+        """x: (..., c), or (n, h, w, c) and a factor of each example -> (..., features) of `dtype`."""
+        y = x.map if isinstance(x, Scaled) else x
+        values = kernel_and_bias(self, (y.shape[-1], self.features), self.use_bias, self.init_scale)
+        values = [value.astype(self.dtype) for value in values]
+        y = y.astype(self.dtype)
+        return linear_of_scaled(x._replace(map=y), *values) if isinstance(x, Scaled) else layers.linear(y, *values)
 
 
 def kernel_and_bias(
@@ -103,21 +106,21 @@ def kernel_and_bias(
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN of ConvNeXt V2: scale each channel by its share of the map's energy. Merged form: no beta (`use_bias`).
+    """GRN of ConvNeXt V2 behind a GELU: scale each channel by its share of the map's energy.
 
-    gelu: of the GELU of its input.
+    Merged form (`use_bias` is False): no beta, and what it multiplies with is left to the linear layer behind.
     """
 
     use_bias: bool = True
-    gelu: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array | Scaled:
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; norms in float32."""
         shape = (1, 1, 1, x.shape[-1])  # rank 4 on purpose: weight decay applies to tensors of rank above 1
-        names = ("gamma", "beta") if self.use_bias else ("gamma",)
-        norm = gelu_response_norm if self.gelu else global_response_norm
-        return norm(x, *(parameter(self, name, nn.initializers.zeros, shape) for name in names))
+        gamma = parameter(self, "gamma", nn.initializers.zeros, shape)
+        if not self.use_bias:
+            return gelu_response_factor(x, gamma)
+        return gelu_response_norm(x, gamma, parameter(self, "beta", nn.initializers.zeros, shape))
 
 
 class _Pointwise(nn.Module):

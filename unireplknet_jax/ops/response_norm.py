@@ -5,12 +5,13 @@ XLA turns every map round for them and back for the products around, which is mo
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.ops.batch import by_platform, row_major, rows
-from unireplknet_jax.ops.layers import gelu
+from unireplknet_jax.ops.layers import gelu, linear
 
 GRN_EPS = 1e-6
 
@@ -22,7 +23,7 @@ def global_response_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array | None 
     gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
     """
     y = x.astype(jnp.float32)
-    y = _factor(jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True), gamma) * y
+    y = _factor(_energy(y), gamma) * y
     return (y if beta is None else y + beta.astype(jnp.float32)).astype(x.dtype)
 
 
@@ -36,6 +37,50 @@ def gelu_response_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array | None = 
         default=lambda x, *parameters: global_response_norm(gelu(x), *parameters),
         cuda=lambda x, gamma, beta=None: on_rows(x, gamma, beta),
     )
+
+
+class Scaled(NamedTuple):
+    """A map (n, h, w, c) and what each channel of each example is yet to be multiplied with, (n, 1, 1, c), float32."""
+
+    map: jax.Array
+    factor: jax.Array
+
+
+@jax.jit
+def gelu_response_factor(x: jax.Array, gamma: jax.Array) -> Scaled:
+    """`gelu_response_norm` in merged form, the product left to `linear_of_scaled`."""
+    n, h, w, c = x.shape
+    y = gelu(x)
+
+    def energy_by_rows(y: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(y.reshape(n, h * w, c).astype(jnp.float32)), axis=1).reshape(n, 1, 1, c)
+
+    return Scaled(y, _factor(by_platform(y, default=_energy, cuda=energy_by_rows), gamma))
+
+
+@jax.jit
+def linear_of_scaled(x: Scaled, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """`linear` of a scaled map, rounded to its own dtype before."""
+    return by_platform(
+        *x,
+        kernel,
+        *([] if bias is None else [bias]),
+        default=lambda y, factor, *parameters: linear((factor * y.astype(jnp.float32)).astype(y.dtype), *parameters),
+        cuda=_linear_of_rows,
+    )
+
+
+def _linear_of_rows(y: jax.Array, factor: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """On a GPU the smaller of both operands is multiplied: the map, or the kernel, once for every example."""
+    n, h, w, c = y.shape
+    factor = factor.reshape(n, c)
+    if c > h * w:
+        y = (rows(y).astype(jnp.float32) * _on_each_row(factor, h * w)).astype(y.dtype).reshape(y.shape)
+        return linear(row_major(y), kernel, bias)
+    kernels = (factor[:, :, None] * kernel.astype(jnp.float32)).astype(y.dtype)
+    y = jax.lax.dot_general(y.reshape(n, h * w, c), kernels, (((2,), (1,)), ((0,), (0,))))
+    y = y.reshape(n, h, w, -1)
+    return y if bias is None else y + bias
 
 
 @jax.custom_vjp
@@ -74,6 +119,11 @@ def _rows_backward(residuals: _Residuals, g: jax.Array) -> tuple[jax.Array, jax.
 
 
 on_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _energy(y: jax.Array) -> jax.Array:
+    """(n, h, w, c) -> (n, 1, 1, c), in float32."""
+    return jnp.sum(jnp.square(y.astype(jnp.float32)), axis=(1, 2), keepdims=True)
 
 
 def _factor(energy: jax.Array, gamma: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """What whole networks cost on a GPU, counted in programs that are compiled for it on a machine without one."""
 
 import collections
+import importlib.metadata
 import importlib.util
 import re
 import time
@@ -81,11 +82,7 @@ def open_gpu(chip):
     """A device to compile for. ImportError without jax's plugin for CUDA, ValueError for an unknown chip."""
     if chip not in GPUS:
         raise ValueError(f"{chip!r} is no GPU whose cost can be counted; expected one of {', '.join(GPUS)}.")
-    if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
-        raise ImportError(
-            "this needs jax's plugin for CUDA, which compiles without a GPU: "
-            f'pip install "jax[cuda13]=={jax.__version__}".'
-        )
+    plugin_version()
     from jax.experimental import topologies
 
     try:
@@ -93,6 +90,17 @@ def open_gpu(chip):
     except Exception as error:  # the plugin refuses in several ways
         raise ValueError(f"jax's plugin for CUDA cannot compile for {chip} ({str(error).splitlines()[0]}).") from error
     return found.devices[0]
+
+
+def plugin_version():
+    """{name: version} of jax's plugin for CUDA; ImportError, with the command that installs it, where there is none."""
+    for name in ("jax_cuda13_plugin", "jax_cuda12_plugin"):
+        if importlib.util.find_spec(name):
+            return {name: importlib.metadata.version(name)}
+    raise ImportError(
+        "this needs jax's plugin for CUDA, the compiler for NVIDIA's GPUs, which runs without one: "
+        f'pip install "jax[cuda13]=={jax.__version__}".'
+    )
 
 
 def compile_for(device, function, *arguments):

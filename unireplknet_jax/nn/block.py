@@ -13,10 +13,11 @@ from unireplknet_jax.nn.layers import (
     GlobalResponseNorm,
     Linear,
     SqueezeExcite,
+    in_dtype,
     kernel_init,
     parameter,
 )
-from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, prepared_conv2d
 from unireplknet_jax.ops.layers import residual
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
@@ -54,14 +55,16 @@ class DepthwiseConv(nn.Module):
         c = x.shape[-1]
         kernel = parameter(self, "kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c))
         x = x.astype(self.dtype)
-        prepared = self.variables.get("prepared")
-        if prepared and self.impl in ("auto", *prepared):
-            y = prepared_conv2d(x, prepared, kernel.shape, dilation=self.dilation)
+        prepared = self.variables.get("prepared", {})
+        forms = {name: prepared[name] for name in prepared if name in IMPLEMENTATIONS}
+        if forms and self.impl in ("auto", *forms):
+            y = prepared_conv2d(x, forms, kernel.shape, dilation=self.dilation)
         else:
-            kernel = kernel.astype(self.dtype)
+            kernel = in_dtype(self, "kernel", kernel, self.dtype)
             y = depthwise_conv2d(x, kernel, dilation=self.dilation, impl=self.impl, beside=self.beside)
         if self.use_bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, (c,)).astype(self.dtype)
+            bias = parameter(self, "bias", nn.initializers.zeros, (c,))
+            y = y + in_dtype(self, "bias", bias, self.dtype)
         return y
 
 

@@ -31,11 +31,27 @@ def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Ar
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
+def lay_out(matrix: jax.Array, platform: str) -> jax.Array:
+    """A matrix that `prepare` gave as the product of a platform takes it."""
+    return _padded(_flat(matrix), _CUBLAS) if platform == "gpu" and matrix.dtype.itemsize <= 2 else matrix
+
+
+def _flat(matrix: jax.Array) -> jax.Array:
+    """(c, window rows, w, tile rows, w) -> (c, window rows * w, tile rows * w); one of three axes stays as it is."""
+    if matrix.ndim == 3:
+        return matrix
+    c, *sides = matrix.shape
+    return matrix.reshape(c, sides[0] * sides[1], sides[2] * sides[3])
+
+
+def _padded(matrix: jax.Array, multiple: int) -> jax.Array:
+    return jnp.pad(matrix, ((0, 0), *((0, -side % multiple) for side in matrix.shape[1:])))
+
+
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
-    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `lay_out` gives."""
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
-    w, c = x.shape[2:]
-    matrix = matrix.astype(x.dtype).reshape(c, tiling.window * w, tiling.tile * w)
+    matrix = _flat(matrix.astype(x.dtype))
     if x.dtype.itemsize > 2:
         return _convolve(x, matrix, tiling)
     # cuBLAS adds up in float32 whatever the result, and takes sides that are multiples of 8.
@@ -50,12 +66,16 @@ def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[in
 def _convolve(
     x: jax.Array, matrix: jax.Array, tiling: "_Tiling", multiple: int = 1, result: DTypeLike = None
 ) -> jax.Array:
-    """x: (n, h, w, c), matrix: (c, window rows * w, tile rows * w) -> (n, h, w, c); `result`: of the product."""
+    """x: (n, h, w, c), matrix: (c, window rows * w, tile rows * w) or padded -> (n, h, w, c); `result`: of the product.
+
+    multiple: of which the sides of the operands are, padded with zeros.
+    """
     n, h, w, c = x.shape
-    rows, columns = (-length % multiple for length in matrix.shape[1:])
-    matrix = jnp.pad(matrix, ((0, 0), (0, rows), (0, columns)))
+    sides = tiling.window * w, tiling.tile * w
+    rows, columns = (-side % multiple for side in sides)
+    matrix = _padded(matrix[:, : sides[0] + rows, : sides[1] + columns], multiple)
     y = _product("cntq,cqp->cntp", _windows(x, tiling, rows), matrix, result).astype(x.dtype)
-    y = y[..., : tiling.tile * w].reshape(c, n, tiling.number * tiling.tile, w)
+    y = y[..., : sides[1]].reshape(c, n, tiling.number * tiling.tile, w)
     return y[:, :, :h].transpose(1, 2, 3, 0)
 
 

@@ -4,6 +4,7 @@ Each is jitted by itself: blocks of the same shapes share one trace, and a call 
 programs instead of one for every operation. Within a larger program XLA sees through them.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -33,12 +34,13 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     return y if bias is None else y + bias
 
 
-@jax.jit
-def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="axes")
+def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, axes: str = "HWIO") -> jax.Array:
     """3x3 convolution of stride 2: x (n, h, w, c), kernel (3, 3, c, d), bias (d,), all of one dtype ->
     (n, h/2, w/2, d), sizes rounded up. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1 on every side.
+    axes: of the kernel; cuDNN takes them as "OHWI".
     """
-    names = ("NHWC", "HWIO", "NHWC")
+    names = ("NHWC", axes, "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=names) + bias
 
 

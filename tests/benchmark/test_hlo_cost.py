@@ -3,9 +3,12 @@
 import re
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.benchmark import gpu_cost, hlo_cost
+from unireplknet_jax.nn.block import UniRepLKNetBlock
 
 # As XLA writes it: a cast, a product with a bias and its scratch memory, a map that is turned round and summed, a
 # gradient of a convolution, a fusion that takes slices alone, and a loop.
@@ -136,23 +139,40 @@ def test_without_the_plugin_it_is_said_what_to_install(monkeypatch):
         gpu_cost.inference_rows("h100", "unireplknet_a", 1)
 
 
-SMALL = dict(depths=(1, 1, 1, 1), dims=(64, 128, 256, 512), kernel_sizes=((3,), (13,), (3,), (7,)), num_classes=8)
-
-
-def bytes_of(rows):
-    return {row["class"]: row["bytes"] for row in rows}
-
-
-def test_compiled_for_an_h100_no_map_is_turned_round_for_grn():
-    """What a later change must not bring back: the maps' bytes beside what each layer reads and writes at least."""
+@pytest.fixture(scope="module")
+def h100():
+    """An H100 to compile for; not here where jax's plugin for CUDA is not installed."""
     try:
-        gpu_cost.plugin_version()
+        return gpu_cost.open_gpu("h100")
     except ImportError as reason:
         pytest.skip(str(reason))
-    rows = gpu_cost.inference_rows("h100", "unireplknet_t", 32, 128, **SMALL)
-    merged, prepared = ([row for row in rows if row["form"] == form] for form in ("merged", "prepared"))
-    trained = gpu_cost.training_rows("h100", "unireplknet_t", 32, 128, **SMALL)
-    turned = {row["class"]: row["turned_bytes"] for row in merged + trained}
-    assert turned.get("GRN", 0) == turned.get("products", 0) == 0
-    assert prepared[-1]["kernels"] < 0.7 * merged[-1]["kernels"]
-    print({form[0]["form"]: (form[-1], bytes_of(form)) for form in (merged, prepared, trained)})
+
+
+def block_rows(h100, n, side, c, deploy):
+    """{class: row} of a block without a depthwise convolution, merged or forward and backward, and bytes of its map."""
+    block, x = UniRepLKNetBlock(0, deploy=deploy, dtype=jnp.bfloat16), jnp.zeros((n, side, side, c), jnp.bfloat16)
+    variables = jax.eval_shape(block.init, jax.random.key(0), x)
+
+    def both_passes(variables, x, g):
+        y, pullback = jax.vjp(
+            lambda *arguments: block.apply(*arguments, train=True, mutable=["batch_stats"])[0], variables, x
+        )
+        return y, pullback(g)
+
+    arguments = (block.apply, variables, x) if deploy else (both_passes, variables, x, x)
+    return {row["class"]: row for row in gpu_cost.rows_of("h100", h100, *arguments)}, x.nbytes
+
+
+@pytest.mark.parametrize(
+    ("side", "c", "deploy", "maps"),
+    [
+        (32, 64, True, 23),  # SE 3, product 5, GELU and its sum 8, product 6; the factor goes into the kernel
+        (8, 128, True, 27),  # SE 3, product 5, sum 4, GELU and factor 8, product 6
+        (32, 64, False, 74),
+    ],
+)
+def test_compiled_for_an_h100_a_block_turns_no_map_round(h100, side, c, deploy, maps):
+    """What no later change may bring back. maps: how often as many bytes as the block's input has are moved."""
+    rows, one = block_rows(h100, 256, side, c, deploy)
+    assert rows["all"]["turned_bytes"] < 0.1 * one
+    assert rows["all"]["bytes"] < maps * one

@@ -56,6 +56,19 @@ def test_in_bfloat16_it_is_off_by_its_rounding_alone():
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2**-7 * np.abs(theirs).max())
 
 
+@pytest.mark.parametrize("features", [3, 40])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (2, 1, 2, 6)])
+def test_the_product_behind_it_multiplies_the_smaller_of_map_and_kernel(shape, features):
+    x, kernel, bias = normal(0, *shape), normal(1, 6, features), normal(2, features)
+    scaled = response_norm.gelu_response_factor(x, normal(3, 1, 1, 1, 6))
+    expected = np.asarray(scaled.map * scaled.factor) @ kernel + bias
+    for form in (response_norm.linear_of_scaled, lambda scaled, *rest: response_norm._linear_of_rows(*scaled, *rest)):
+        np.testing.assert_allclose(form(scaled, kernel, bias), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    products = jax.make_jaxpr(response_norm._linear_of_rows)(*scaled, kernel, bias)
+    batched = "([2], [1]), ([0], [0])" in str(products).replace("dimension_numbers=", "")
+    assert batched == (shape[1] * shape[2] >= shape[3])
+
+
 def test_only_what_is_compiled_for_cuda_takes_it():
     traced = jax.jit(response_norm.gelu_response_norm).trace(*arguments())
     texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}

@@ -65,8 +65,13 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 # Nine tenths of the memory's bandwidth and half of the tensor cores' peak; 132 cores of 128 lanes at 1.755 GHz.
 GPUS = {"h100": Gpu(3.0e12, 480e12, 132 * 128 * 1.755e9, _H100)}
-# Without a device the other generator of products finds no configuration; they are calls of cuBLAS instead.
-_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+# Without a device the other generator of products finds no configuration; they are calls of cuBLAS instead. The rest
+# saves a part of the time for machine code, which nobody runs.
+_OPTIONS = {
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_backend_optimization_level": 0,
+    "xla_gpu_disable_gpuasm_optimizations": True,
+}
 # What a kernel belongs to, by the operation of the model that it comes from: the first expression that is found.
 _CLASSES = (
     ("SE", r"/se/"),

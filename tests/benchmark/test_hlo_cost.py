@@ -166,9 +166,9 @@ def block_rows(h100, n, side, c, deploy):
 @pytest.mark.parametrize(
     ("side", "c", "deploy", "maps"),
     [
-        (32, 64, True, 23),  # SE 3, product 5, GELU and its sum 8, product 6; the factor goes into the kernel
-        (8, 128, True, 27),  # SE 3, product 5, sum 4, GELU and factor 8, product 6
-        (32, 64, False, 74),
+        (32, 64, True, 25),  # SE 3, product 5, GELU and its sum 8, product 6, a copy 2: the kernel takes GRN's factor
+        (8, 128, True, 30),  # SE 3, product 5, sum 4, GELU and factor 8, product 6, a copy 2, and the kernels
+        (32, 64, False, 82),  # products 42, GELU and GRN 32, SE 7 and the batch norm 7, less what is fused
     ],
 )
 def test_compiled_for_an_h100_a_block_turns_no_map_round(h100, side, c, deploy, maps):

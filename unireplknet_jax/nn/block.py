@@ -120,8 +120,8 @@ class UniRepLKNetBlock(nn.Module):
         y = self._spatial(x, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
         y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
-        y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
-        y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
+        scaled = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
+        y = Linear(c, self.deploy, self.dtype, name="pwconv2")(scaled)
         gamma = None
         if not self.deploy:
             y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)

@@ -109,7 +109,7 @@ def kernel_and_bias(
 
 def in_dtype(module: nn.Module, name: str, value: jax.Array, dtype: DTypeLike) -> jax.Array:
     """A parameter of a module in the dtype of its computation, as `models.prepare` has cast it where it has."""
-    cast = module.get_variable("prepared", name)
+    cast: jax.Array | None = module.get_variable("prepared", name)
     return cast if cast is not None and cast.dtype == dtype and cast.shape == value.shape else value.astype(dtype)
 
 
@@ -181,7 +181,7 @@ class StridedConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h/2, w/2, features) of `dtype`, sizes rounded up."""
         kernel, bias = kernel_and_bias(self, (3, 3, x.shape[-1], self.features), self.dtype)
-        turned = self.get_variable("prepared", "OHWI")
+        turned: jax.Array | None = self.get_variable("prepared", "OHWI")
         if turned is not None and turned.dtype == self.dtype:
             return layers.strided_conv(x.astype(self.dtype), turned, bias, "OHWI")
         return layers.strided_conv(x.astype(self.dtype), kernel, bias)

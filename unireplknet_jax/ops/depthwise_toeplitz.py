@@ -64,7 +64,7 @@ def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[in
 
 
 def _convolve(
-    x: jax.Array, matrix: jax.Array, tiling: "_Tiling", multiple: int = 1, result: DTypeLike = None
+    x: jax.Array, matrix: jax.Array, tiling: "_Tiling", multiple: int = 1, result: DTypeLike | None = None
 ) -> jax.Array:
     """x: (n, h, w, c), matrix: (c, window rows * w, tile rows * w) or padded -> (n, h, w, c); `result`: of the product.
 
@@ -146,7 +146,7 @@ def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
     return x.transpose(3, 0, 1, 2).reshape(c, n, tiling.number, tiling.tile * w)
 
 
-def _product(equation: str, x: jax.Array, other: jax.Array, result: DTypeLike = None) -> jax.Array:
+def _product(equation: str, x: jax.Array, other: jax.Array, result: DTypeLike | None = None) -> jax.Array:
     """A product of matrices for every channel, accumulated in float32 at least; the dtype of the result, None: that."""
     return jnp.einsum(
         equation,

@@ -1,11 +1,14 @@
 """Counting kernels, bytes and work in the text of a compiled program."""
 
+import functools
 import re
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from unireplknet_jax.benchmark import gpu_cost, hlo_cost
 from unireplknet_jax.nn.block import UniRepLKNetBlock
@@ -176,3 +179,27 @@ def test_compiled_for_an_h100_a_block_turns_no_map_round(h100, side, c, deploy, 
     rows, one = block_rows(h100, 256, side, c, deploy)
     assert rows["all"]["turned_bytes"] < 0.1 * one
     assert rows["all"]["bytes"] < maps * one
+
+
+def test_compiled_for_four_h100s_no_map_is_gathered(h100):
+    """A constraint of a layout is nothing that XLA's partitioner can split; each device has its own."""
+    from jax.experimental import topologies
+
+    found = topologies.get_topology_desc(platform="cuda", target_config=gpu_cost.GPUS["h100"].target, topology="1x1x4")
+    assert found.devices[0].platform == h100.platform
+    mesh = Mesh(np.array(found.devices).reshape(2, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    block, x = UniRepLKNetBlock(0, dtype=jnp.bfloat16), jax.ShapeDtypeStruct((128, 16, 16, 32), jnp.bfloat16)
+    variables = jax.eval_shape(block.init, jax.random.key(0), x)
+
+    def both_passes(variables, x, g):
+        forward = functools.partial(block.apply, train=True, mutable=["batch_stats"])
+        y, pullback, updates = jax.vjp(forward, variables, x, has_aux=True)
+        return y, pullback(g), updates
+
+    shardings = {"in_shardings": (whole, split, split), "out_shardings": (split, (whole, split), whole)}
+    with jax.set_mesh(mesh):
+        traced = jax.jit(both_passes, **shardings).trace(variables, x, x)
+        text = traced.lower(lowering_platforms=("cuda",)).compile(gpu_cost._OPTIONS).as_text()
+    assert re.search(r" all-reduce(-start)?\(", text)
+    assert not re.search(r" (all-gather|all-to-all|collective-permute)(-start)?\(", text)

@@ -1,6 +1,7 @@
 """Merged variables prepared for one input size."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +71,15 @@ def test_what_was_cast_to_another_precision_than_the_models_is_left_alone(merged
     images, cast = normal(0, 1, 64, 64, 3), urk.prepare(merged, 64, "gpu", jnp.bfloat16)["prepared"]
     tree = {**merged, "prepared": {name: cast[name] for name in ("downsample_layers_0", "stages_0_0")}}
     np.testing.assert_array_equal(jax.jit(model.apply)(tree, images), jax.jit(model.apply)(merged, images))
+
+
+def test_one_export_serves_all_platforms(merged, model):
+    """jax.export refuses what has no stable form, as constraints of layouts."""
+    images = normal(0, 1, 64, 64, 3)
+    exported = jax.export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(merged, images)
+    ours = jax.jit(exported.call)(merged, images)
+    expected = jax.jit(model.apply)(merged, images)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_it_reaches_backbones_inside_of_other_networks(merged):

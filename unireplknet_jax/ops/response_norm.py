@@ -76,7 +76,7 @@ def _linear_of_rows(y: jax.Array, factor: jax.Array, kernel: jax.Array, bias: ja
     factor = factor.reshape(n, c)
     if c > h * w:
         y = (rows(y).astype(jnp.float32) * _on_each_row(factor, h * w)).astype(y.dtype).reshape(y.shape)
-        return linear(row_major(y), kernel, bias)
+        return linear(y, kernel, bias)
     kernels = (factor[:, :, None] * kernel.astype(jnp.float32)).astype(y.dtype)
     y = jax.lax.dot_general(y.reshape(n, h * w, c), kernels, (((2,), (1,)), ((0,), (0,))))
     y = y.reshape(n, h, w, -1)
@@ -86,19 +86,24 @@ def _linear_of_rows(y: jax.Array, factor: jax.Array, kernel: jax.Array, bias: ja
 @jax.custom_vjp
 def on_rows(x: jax.Array, gamma: jax.Array, beta: jax.Array | None) -> jax.Array:
     """`gelu_response_norm` in its form for a GPU. From the forward pass the backward one takes x alone."""
-    z, _ = _rows_forward(x, gamma, beta)
-    return z
+    return _on_rows(x, gamma, beta)[0]
 
 
 _Residuals = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 
-def _rows_forward(x: jax.Array, gamma: jax.Array, beta: jax.Array | None) -> tuple[jax.Array, _Residuals]:
+def _on_rows(x: jax.Array, gamma: jax.Array, beta: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    """-> (the result, energy (n, c))."""
     n, h, w, c = x.shape
     energy = jnp.sum(jnp.square(gelu(x.reshape(n, h * w, c)).astype(jnp.float32)), axis=1)
     y = gelu(rows(x)).astype(jnp.float32) * _on_each_row(_factor(energy, gamma.reshape(c)), h * w)
     y = y if beta is None else y + beta.reshape(c).astype(jnp.float32)
-    return row_major(y.astype(x.dtype).reshape(x.shape)), (x, gamma, beta, energy)
+    return y.astype(x.dtype).reshape(x.shape), energy
+
+
+def _rows_forward(x: jax.Array, gamma: jax.Array, beta: jax.Array | None) -> tuple[jax.Array, _Residuals]:
+    z, energy = _on_rows(x, gamma, beta)
+    return row_major(z), (x, gamma, beta, energy)  # in training alone: jax.export refuses constraints of layouts
 
 
 def _rows_backward(residuals: _Residuals, g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:

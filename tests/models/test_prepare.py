@@ -1,6 +1,7 @@
 """Merged variables prepared for one input size."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,10 +42,44 @@ def test_large_kernels_are_prepared_for_the_platform_and_the_rest_stays(merged):
     assert list(cpu["stages_1_0"]["dwconv"]["lk_origin"]) == ["dft"]
     assert list(cpu["stages_3_0"]["dwconv"]["lk_origin"]) == ["toeplitz"]
     tpu = urk.prepare(merged, 224, "tpu", jnp.bfloat16)["prepared"]
-    (matrix,) = tpu["stages_1_0"]["dwconv"]["lk_origin"].values()
+    matrix = tpu["stages_1_0"]["dwconv"]["lk_origin"]["toeplitz"]
     assert matrix.dtype == jnp.bfloat16
     assert urk.prepare(merged, 224, "rocm")["prepared"] == {}
     jax.tree.map(np.testing.assert_array_equal, merged, before)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_what_bfloat16_needs_is_cast_and_laid_out(merged, platform):
+    model, images = small_model(deploy=True, dtype=jnp.bfloat16), normal(0, 2, 64, 64, 3)
+    prepared = urk.prepare(merged, 64, platform, jnp.bfloat16)
+    block, stem = prepared["prepared"]["stages_0_0"], prepared["prepared"]["downsample_layers_0"]["conv2"]
+    kernels = {name: block[name]["kernel"].shape for name in ("dwconv", "pwconv1", "pwconv2")}
+    assert kernels == {"dwconv": (3, 3, 1, 8), "pwconv1": (8, 32), "pwconv2": (32, 8)}
+    assert set(block["se"]) == {"down", "up"}
+    assert {name: value.shape for name, value in stem.items() if name != "bias"} == (
+        {"OHWI": (8, 3, 3, 4)} if platform == "gpu" else {"kernel": (3, 3, 4, 8)}
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(prepared["prepared"])} == {jnp.dtype(jnp.bfloat16)}
+    if platform == "gpu":
+        matrix = prepared["prepared"]["stages_1_0"]["dwconv"]["lk_origin"]["toeplitz"]
+        assert matrix.shape == (16, 64, 64)  # as cuBLAS takes it
+    ours, plain = (jax.jit(model.apply)(tree, images) for tree in (prepared, merged))
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=2**-7 * np.abs(plain).max())
+
+
+def test_what_was_cast_to_another_precision_than_the_models_is_left_alone(merged, model):
+    images, cast = normal(0, 1, 64, 64, 3), urk.prepare(merged, 64, "gpu", jnp.bfloat16)["prepared"]
+    tree = {**merged, "prepared": {name: cast[name] for name in ("downsample_layers_0", "stages_0_0")}}
+    np.testing.assert_array_equal(jax.jit(model.apply)(tree, images), jax.jit(model.apply)(merged, images))
+
+
+def test_one_export_serves_all_platforms(merged, model):
+    """jax.export refuses what has no stable form, as constraints of layouts."""
+    images = normal(0, 1, 64, 64, 3)
+    exported = jax.export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(merged, images)
+    ours = jax.jit(exported.call)(merged, images)
+    expected = jax.jit(model.apply)(merged, images)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_it_reaches_backbones_inside_of_other_networks(merged):

@@ -17,6 +17,7 @@ from unireplknet_jax.nn.layers import (
     StridedConv,
 )
 from unireplknet_jax.ops.layers import gelu
+from unireplknet_jax.ops.response_norm import global_response_norm
 
 
 def batch_norm_variables(channels):
@@ -94,25 +95,26 @@ def test_grn_by_its_definition_with_its_epsilon():
     gamma, beta = np.linspace(1, 2, 4), np.linspace(-1, 1, 4) * 1e-7
     norm = np.sqrt((x**2).sum((1, 2), keepdims=True))
     expected = (gamma * norm / (norm.mean(-1, keepdims=True) + 1e-6) + 1) * x + beta
-    params = {"gamma": jnp.float32(gamma).reshape(1, 1, 1, 4), "beta": jnp.float32(beta).reshape(1, 1, 1, 4)}
-    y = GlobalResponseNorm().apply({"params": params}, jnp.float32(x))
+    y = global_response_norm(jnp.float32(x), *(jnp.float32(a).reshape(1, 1, 1, 4) for a in (gamma, beta)))
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_grn_has_a_zero_gradient_at_zero_input():
-    params = {"gamma": jnp.ones((1, 1, 1, 4)), "beta": jnp.zeros((1, 1, 1, 4))}
-    loss = lambda x: jnp.sum(GlobalResponseNorm().apply({"params": params}, x))  # noqa: E731
+    loss = lambda x: jnp.sum(global_response_norm(x, jnp.ones((1, 1, 1, 4)), jnp.zeros((1, 1, 1, 4))))  # noqa: E731
     gradient = jax.grad(loss)(jnp.zeros((1, 2, 2, 4)).at[0, 0, 0, 0].set(1.0))
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(jax.grad(loss)(jnp.zeros((1, 2, 2, 4))), 1.0)  # the identity's, GRN's own being 0
 
 
-def test_grn_starts_as_the_identity_and_loses_beta_when_merged():
+def test_grn_starts_as_the_identity_behind_its_gelu_and_loses_beta_when_merged():
     x = normal(0, 1, 2, 2, 4)
     y, variables = GlobalResponseNorm().init_with_output(jax.random.key(0), x)
-    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(y, gelu(x))
     assert variables["params"]["gamma"].shape == (1, 1, 1, 4)
-    assert set(GlobalResponseNorm(use_bias=False).init(jax.random.key(0), x)["params"]) == {"gamma"}
+    scaled, variables = GlobalResponseNorm(use_bias=False).init_with_output(jax.random.key(0), x)
+    assert set(variables["params"]) == {"gamma"}
+    np.testing.assert_array_equal(scaled.map, y)
+    np.testing.assert_array_equal(scaled.factor, 1)
 
 
 def test_squeeze_excite_by_its_definition():

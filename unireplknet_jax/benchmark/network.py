@@ -45,8 +45,10 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     optimizer = optax.adamw(1e-3)
     state = variables, optimizer.init(variables["params"])
     forms = {"training": model} | ({"training, xla": model.clone(impl="xla")} if with_xla else {})
-    programs = {form: _step(module.apply, optimizer, state, images, labels) for form, module in forms.items()}
-    programs["no depthwise"] = _step(_without_depthwise(model), optimizer, state, images, labels)
+    applies = {form: module.apply for form, module in forms.items()} | {"no depthwise": _without_depthwise(model)}
+    programs = {
+        form: jax_program(training_step(apply, optimizer), state, images, labels) for form, apply in applies.items()
+    }
 
     def work(torch, network, inputs, precision):
         targets = torch.arange(batch, device=inputs.device) % 1000
@@ -64,7 +66,9 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     return _rows(name, batch, programs | _torch_programs(model, images, work), rounds)
 
 
-def _step(apply, optimizer, state, images, labels):
+def training_step(apply, optimizer):
+    """(state, images, labels) -> the next state, (variables, moments): forward, backward and the optimizer's update."""
+
     def step(state, images, labels):
         variables, moments = state
 
@@ -77,7 +81,7 @@ def _step(apply, optimizer, state, images, labels):
         changes, moments = optimizer.update(gradients, moments, variables["params"])
         return {"params": optax.apply_updates(variables["params"], changes), **updates}, moments
 
-    return jax_program(step, state, images, labels)
+    return step
 
 
 def _without_depthwise(model):

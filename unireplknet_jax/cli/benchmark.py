@@ -45,10 +45,8 @@ def _add_timing_arguments(parser):
     parser.add_argument("--plot", metavar="FILE.png", help="draw the medians")
 
 
-def _add_static_argument(parser):
-    parser.add_argument(
-        "--static", metavar="CHIP", help="count the cost on a TPU (v5e, v6e, v5p, v4) instead, without one"
-    )
+def _add_static_argument(parser, chips="a TPU (v5e, v6e, v5p, v4)"):
+    parser.add_argument("--static", metavar="CHIP", help=f"count the cost on {chips} instead, without one")
 
 
 # ---- depthwise
@@ -106,15 +104,26 @@ def _add_network_arguments(parser):
     parser.add_argument("--size", type=int, default=224, metavar="S", help="pixels (default: 224)")
     parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
     _add_timing_arguments(parser)
+    _add_static_argument(parser, "a GPU (h100)")
 
 
 def _run_model(args):
+    if args.static:
+        from unireplknet_jax.benchmark.gpu_cost import inference_rows
+
+        _run_network(args, inference_rows, (128,), ("unireplknet_t",))
+        return
     from unireplknet_jax.benchmark.network import measure_inference
 
     _run_network(args, measure_inference, (1, 8), ("unireplknet_a", "unireplknet_t"))
 
 
 def _run_train(args):
+    if args.static:
+        from unireplknet_jax.benchmark.gpu_cost import training_rows
+
+        _run_network(args, training_rows, (128,), ("unireplknet_t",))
+        return
     from unireplknet_jax.benchmark.network import measure_training
 
     _run_network(args, measure_training, (8,), ("unireplknet_a",))
@@ -123,12 +132,13 @@ def _run_train(args):
 def _run_network(args, measure, batches, models):
     if min(args.batch or batches) < 1 or args.size < 32:
         raise ValueError("--batch must be 1 or more and --size 32 or more.")
-    rows = [
-        row
-        for model in args.models or models
-        for batch in args.batch or batches
-        for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla)
+    cases = [
+        (model, batch, args.size, args.dtype) for model in args.models or models for batch in args.batch or batches
     ]
+    if args.static:
+        _report_classes(args, [row for case in cases for row in measure(args.static, *case)])
+        return
+    rows = [row for case in cases for row in measure(*case, args.rounds, args.xla)]
     _report(args, rows, ["model", "batch", "form"], ["times torch"])
 
 
@@ -255,6 +265,29 @@ def _report_static(args, rows, keys, ratio):
     print_table(columns, [[*_cells(row, keys), *rest] for row, rest in zip(rows, cells, strict=True)])
 
 
+def _report_classes(args, rows):
+    """Print rows of kernels, bytes and bounds by class, and draw them."""
+    from unireplknet_jax.benchmark.gpu_cost import plugin_version
+    from unireplknet_jax.benchmark.plot import draw_rows
+
+    keys, facts = ["model", "batch", "form", "class"], {"chip": args.static, "dtype": args.dtype, **plugin_version()}
+    if args.plot:
+        draw_rows(args.plot, rows, keys, "seconds")
+    if args.json:
+        print_json({**facts, "unit": "seconds", "rows": rows})
+        return
+    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
+    print_table(
+        [*keys, "kernels", "GB moved", "GB turned", "TFLOP of products", "bound ms", "temporary MB", "compile s"],
+        [
+            [*_cells(row, keys), row["kernels"]]
+            + [f"{row[name] / scale:.2f}" for name, scale in (("bytes", 1e9), ("turned_bytes", 1e9), ("flops", 1e12))]
+            + [f"{1e3 * row['seconds']:.2f}", _temporary(row), _seconds(row)]
+            for row in rows
+        ],
+    )
+
+
 def _cells(row, names):
     return [f"{value:.2f}" if isinstance(value := row[name], float) else value for name in names]
 
@@ -264,11 +297,11 @@ def _times(row):
 
 
 def _temporary(row):
-    return None if row["temporary_bytes"] is None else f"{row['temporary_bytes'] / 1e6:.1f}"
+    return None if row.get("temporary_bytes") is None else f"{row['temporary_bytes'] / 1e6:.1f}"
 
 
 def _seconds(row):
-    return None if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}"
+    return None if row.get("compile_seconds") is None else f"{row['compile_seconds']:.1f}"
 
 
 # What can be measured: name -> (summary, its arguments, its run).

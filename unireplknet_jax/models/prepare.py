@@ -1,4 +1,4 @@
-"""Preparing merged variables for inputs of one size: what convolutions compute from their kernels alone, done once."""
+"""Preparing merged variables for inputs of one size: what layers compute from their parameters alone, done once."""
 
 import operator
 import re
@@ -22,7 +22,8 @@ def prepare(
     platform: str | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> dict[str, Any]:
-    """Merged variables and a collection "prepared": depthwise kernels in the form that their convolution eats.
+    """Merged variables and a collection "prepared": depthwise kernels in the form that their convolution eats, and, for
+    a dtype narrower than theirs, the parameters of all other convolutions and linear layers cast to it.
 
     variables: as `reparameterize` gives them, of any module with UniRepLKNet stages at any depth; nothing is mutated.
     image_size: of the inputs, an int or (h, w); the prepared variables serve no other. platform: where they will run
@@ -54,7 +55,7 @@ def _prepare_tree(
     params: Mapping[str, Any],
     image_size: Sequence[int],
     platform: str,
-    dtype: DTypeLike,
+    dtype: jnp.dtype,
     stage_size: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """The "prepared" tree of a parameter tree; stage_size: of the maps of its stage, None outside of stages."""
@@ -64,10 +65,29 @@ def _prepare_tree(
             continue
         stage = re.fullmatch(r"stages_(\d)_\d+", name)
         size = map_size(image_size, int(stage.group(1))) if stage else stage_size
-        if size and name in ("dwconv", "lk_origin") and "kernel" in child:
-            below = prepare_kernel(child["kernel"], size, dtype=dtype, platform=platform)
+        if re.fullmatch(r"downsample_layers_\d", name):
+            layers = {inner: layer for inner, layer in child.items() if "kernel" in layer}
+            below = {inner: cast for inner, layer in layers.items() if (cast := _cast_strided(layer, platform, dtype))}
+        elif size and name in ("dwconv", "lk_origin") and "kernel" in child:
+            forms = prepare_kernel(child["kernel"], size, dtype=dtype, platform=platform)
+            below = forms | {key: value for key, value in _cast(child, dtype).items() if not forms or key != "kernel"}
+        elif size and "kernel" in child:
+            below = _cast(child, dtype)
         else:
             below = _prepare_tree(child, image_size, platform, dtype, size)
         if below:
             prepared[name] = below
     return prepared
+
+
+def _cast(layer: Mapping[str, Any], dtype: jnp.dtype) -> dict[str, Any]:
+    """The parameters of a linear layer that its computation would have to narrow."""
+    return {name: value.astype(dtype) for name, value in layer.items() if value.dtype.itemsize > dtype.itemsize}
+
+
+def _cast_strided(layer: Mapping[str, Any], platform: str, dtype: jnp.dtype) -> dict[str, Any]:
+    """The same of a strided convolution, its kernel (3, 3, c, d) on a GPU in the order of axes that cuDNN takes."""
+    cast = _cast(layer, dtype)
+    if platform in ("cuda", "gpu") and "kernel" in cast:
+        cast["OHWI"] = cast.pop("kernel").transpose(3, 0, 1, 2)
+    return cast

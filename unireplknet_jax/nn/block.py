@@ -13,11 +13,12 @@ from unireplknet_jax.nn.layers import (
     GlobalResponseNorm,
     Linear,
     SqueezeExcite,
+    in_dtype,
     kernel_init,
     parameter,
 )
-from unireplknet_jax.ops.depthwise import depthwise_conv2d, prepared_conv2d
-from unireplknet_jax.ops.layers import gelu, residual
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, prepared_conv2d
+from unireplknet_jax.ops.layers import residual
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -54,14 +55,16 @@ class DepthwiseConv(nn.Module):
         c = x.shape[-1]
         kernel = parameter(self, "kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c))
         x = x.astype(self.dtype)
-        prepared = self.variables.get("prepared")
-        if prepared and self.impl in ("auto", *prepared):
-            y = prepared_conv2d(x, prepared, kernel.shape, dilation=self.dilation)
+        prepared = self.variables.get("prepared", {})
+        forms = {name: prepared[name] for name in prepared if name in IMPLEMENTATIONS}
+        if forms and self.impl in ("auto", *forms):
+            y = prepared_conv2d(x, forms, kernel.shape, dilation=self.dilation)
         else:
-            kernel = kernel.astype(self.dtype)
+            kernel = in_dtype(self, "kernel", kernel, self.dtype)
             y = depthwise_conv2d(x, kernel, dilation=self.dilation, impl=self.impl, beside=self.beside)
         if self.use_bias:
-            y = y + parameter(self, "bias", nn.initializers.zeros, (c,)).astype(self.dtype)
+            bias = parameter(self, "bias", nn.initializers.zeros, (c,))
+            y = y + in_dtype(self, "bias", bias, self.dtype)
         return y
 
 
@@ -117,8 +120,8 @@ class UniRepLKNetBlock(nn.Module):
         y = self._spatial(x, train)
         y = SqueezeExcite(self.dtype, name="se")(y)
         y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
-        y = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(gelu(y))
-        y = Linear(c, self.deploy, self.dtype, name="pwconv2")(y)
+        scaled = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
+        y = Linear(c, self.deploy, self.dtype, name="pwconv2")(scaled)
         gamma = None
         if not self.deploy:
             y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
+from unireplknet_jax.ops.batch_norm import batch_norm_by_groups
+from unireplknet_jax.ops.response_norm import Scaled, gelu_response_factor, gelu_response_norm, linear_of_scaled
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
 KERNEL_STDDEV = 0.02
@@ -56,7 +58,7 @@ class BatchNorm(nn.Module):
         group = self.group or n
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into groups of bn_group={group} that share statistics.")
-        y, mean, var = layers.batch_norm_by_groups(x, scale, bias, group)
+        y, mean, var = batch_norm_by_groups(x, scale, bias, group)
         if not self.is_initializing():
             running_mean.value = self._blend(running_mean.value, mean)
             running_var.value = self._blend(running_var.value, var)
@@ -87,35 +89,51 @@ class Linear(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: (..., c) -> (..., features) of `dtype`."""
-        values = kernel_and_bias(self, (x.shape[-1], self.features), self.use_bias, self.init_scale)
-        return layers.linear(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))
+    def __call__(self, x: jax.Array | Scaled) -> jax.Array:
+        """x: (..., c), or (n, h, w, c) and a factor of each example -> (..., features) of `dtype`."""
+        y = x.map if isinstance(x, Scaled) else x
+        values = kernel_and_bias(self, (y.shape[-1], self.features), self.dtype, self.use_bias, self.init_scale)
+        y = y.astype(self.dtype)
+        return linear_of_scaled(x._replace(map=y), *values) if isinstance(x, Scaled) else layers.linear(y, *values)
 
 
 def kernel_and_bias(
-    module: nn.Module, shape: tuple[int, ...], use_bias: bool = True, init_scale: float = 1.0
+    module: nn.Module, shape: tuple[int, ...], dtype: DTypeLike, use_bias: bool = True, init_scale: float = 1.0
 ) -> list[jax.Array]:
-    """The parameters [kernel, bias] or [kernel] of a module, the kernel of that shape (..., features)."""
+    """The parameters [kernel, bias] or [kernel] of a module in `dtype`, the kernel of that shape (..., features)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> jax.Array:
         return init_scale * kernel_init(key, shape, dtype)
 
     kernel = parameter(module, "kernel", kernel_init if init_scale == 1 else init, shape)
-    return [kernel, parameter(module, "bias", nn.initializers.zeros, shape[-1:])] if use_bias else [kernel]
+    values = {"kernel": kernel}
+    if use_bias:
+        values["bias"] = parameter(module, "bias", nn.initializers.zeros, shape[-1:])
+    return [in_dtype(module, name, value, dtype) for name, value in values.items()]
+
+
+def in_dtype(module: nn.Module, name: str, value: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """A parameter of a module in the dtype of its computation, as `models.prepare` has cast it where it has."""
+    cast: jax.Array | None = module.get_variable("prepared", name)
+    return cast if cast is not None and cast.dtype == dtype and cast.shape == value.shape else value.astype(dtype)
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN of ConvNeXt V2: scale each channel by its share of the map's energy. Merged form: no beta (`use_bias`)."""
+    """GRN of ConvNeXt V2 behind a GELU: scale each channel by its share of the map's energy.
+
+    Merged form (`use_bias` is False): no beta, and what it multiplies with is left to the linear layer behind.
+    """
 
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array | Scaled:
         """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; norms in float32."""
         shape = (1, 1, 1, x.shape[-1])  # rank 4 on purpose: weight decay applies to tensors of rank above 1
-        names = ("gamma", "beta") if self.use_bias else ("gamma",)
-        return layers.global_response_norm(x, *(parameter(self, name, nn.initializers.zeros, shape) for name in names))
+        gamma = parameter(self, "gamma", nn.initializers.zeros, shape)
+        if not self.use_bias:
+            return gelu_response_factor(x, gamma)
+        return gelu_response_norm(x, gamma, parameter(self, "beta", nn.initializers.zeros, shape))
 
 
 class _Pointwise(nn.Module):
@@ -123,11 +141,12 @@ class _Pointwise(nn.Module):
 
     channels: int
     features: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> list[jax.Array]:
-        """-> [kernel (1, 1, channels, features), bias (features,)]."""
-        return kernel_and_bias(self, (1, 1, self.channels, self.features))
+        """-> [kernel (1, 1, channels, features), bias (features,)] of `dtype`."""
+        return kernel_and_bias(self, (1, 1, self.channels, self.features), self.dtype)
 
 
 class SqueezeExcite(nn.Module):
@@ -139,8 +158,8 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
-        down, up = _Pointwise(c, c // 4, name="down")(), _Pointwise(c // 4, c, name="up")()
-        return layers.squeeze_excite(x, *([value.astype(self.dtype) for value in each] for each in (down, up)))
+        down = _Pointwise(c, c // 4, self.dtype, name="down")()
+        return layers.squeeze_excite(x, down, _Pointwise(c // 4, c, self.dtype, name="up")())
 
 
 class DropPath(nn.Module):
@@ -166,5 +185,8 @@ class StridedConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h/2, w/2, features) of `dtype`, sizes rounded up."""
-        values = kernel_and_bias(self, (3, 3, x.shape[-1], self.features))
-        return layers.strided_conv(x.astype(self.dtype), *(value.astype(self.dtype) for value in values))
+        kernel, bias = kernel_and_bias(self, (3, 3, x.shape[-1], self.features), self.dtype)
+        turned: jax.Array | None = self.get_variable("prepared", "OHWI")
+        if turned is not None and turned.dtype == self.dtype:
+            return layers.strided_conv(x.astype(self.dtype), turned, bias, "OHWI")
+        return layers.strided_conv(x.astype(self.dtype), kernel, bias)

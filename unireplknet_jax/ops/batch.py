@@ -3,9 +3,11 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
@@ -40,6 +42,17 @@ def mesh_platform() -> str | None:
     """The platform ("cpu", "gpu", "tpu") of the context mesh's devices; None without such a mesh or its devices."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device and device.platform
+
+
+def by_platform(*operands: jax.Array, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
+    """The form for the platform of the lowering ("cpu", "cuda", "tpu"), not of the process, applied to the operands.
+
+    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
+    """
+    known = mesh_platform()
+    if known:
+        return forms.get({"gpu": "cuda"}.get(known, known), default)(*operands)
+    return jax.lax.platform_dependent(*operands, default=default, **forms)
 
 
 def batch_shards(batch: int) -> int:
@@ -87,6 +100,23 @@ def over_batch_shards(
         out_specs=whole if sum_output else split,
         axis_names=set(axes),
     )(*batched, *shared)
+
+
+def rows(x: jax.Array) -> jax.Array:
+    """x: (n, h, w, c) -> (n * h * w, c)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def row_major(x: jax.Array) -> jax.Array:
+    """x (n, h, w, c) as it is, its `rows` one after the other in memory, where XLA might choose another order.
+
+    On a mesh every device does so with its own examples: XLA's partitioner would gather them.
+    """
+
+    def pinned(x: jax.Array) -> jax.Array:
+        return with_layout_constraint(rows(x), Layout((0, 1))).reshape(x.shape)
+
+    return over_batch_shards(pinned, (x,), ())
 
 
 def varying_alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
-from unireplknet_jax.ops.batch import batch_shards, mesh_platform, over_batch_shards, varying_alike
+from unireplknet_jax.ops.batch import batch_shards, by_platform, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -99,12 +99,14 @@ def prepare_kernel(
     name = choose(platform, "prepared", kernel.shape, map_size, dilation=dilation)
     if not hasattr(IMPLEMENTATIONS[name], "prepare"):
         return {}
-    return {name: _prepare(kernel, name, tuple(map_size), dilation)}
+    return {name: _prepare(kernel, name, tuple(map_size), dilation, _LOWERED_FOR.get(platform, platform))}
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _prepare(kernel: jax.Array, name: str, map_size: tuple[int, ...], dilation: int) -> jax.Array:
-    return IMPLEMENTATIONS[name].prepare(kernel, map_size, dilation)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _prepare(kernel: jax.Array, name: str, map_size: tuple[int, ...], dilation: int, platform: str = "") -> jax.Array:
+    implementation = IMPLEMENTATIONS[name]
+    prepared = implementation.prepare(kernel, map_size, dilation)
+    return implementation.lay_out(prepared, platform) if hasattr(implementation, "lay_out") else prepared
 
 
 def prepared_conv2d(
@@ -124,11 +126,14 @@ def _convolve_prepared(
 ) -> jax.Array:
     kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
     kernel = jax.eval_shape(lambda kernel: crop_kernel(kernel, x.shape[1:3], dilation), kernel)
-    expected = jax.eval_shape(lambda kernel: IMPLEMENTATIONS[name].prepare(kernel, x.shape[1:3], dilation), kernel)
-    if array.shape != expected.shape:
+    expected = [
+        jax.eval_shape(lambda kernel: _prepare(kernel, name, x.shape[1:3], dilation, platform), kernel).shape  # noqa: B023
+        for platform in ("", "gpu")
+    ]
+    if array.shape not in expected:
         raise ValueError(
             f"a kernel was prepared for maps of another size than {x.shape[1:3]} (its {name} form is {array.shape}, "
-            f"not {expected.shape}): call unireplknet_jax.prepare for this input size."
+            f"not {expected[0]}): call unireplknet_jax.prepare for this input size."
         )
 
     def convolve(x: jax.Array, array: jax.Array) -> jax.Array:
@@ -180,8 +185,6 @@ def _dispatch(
 ) -> jax.Array:
     """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process.
 
-    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
-
     Every device computes on its own examples. Left to itself, XLA's partitioner gathers the batch around a transform,
     moves it where a kernel is split over the devices, and adds up the kernel gradient of a batch that is split over
     some axes of a mesh only once too often for every device along the others.
@@ -204,12 +207,9 @@ def _dispatch(
     def best(platform: str) -> str:
         return choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation)
 
-    known = mesh_platform()
-    if known:
-        return run(best(known), x, other)
     names = {target: best(platform) for target, platform in _LOWERED_FOR.items()}
     branches = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
-    return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
+    return by_platform(x, other, default=functools.partial(run, "xla"), **branches)
 
 
 def choose(

@@ -4,13 +4,18 @@ The map is cut into tiles of whole rows. What a tile's outputs see of the input,
 matrix made of the kernel's taps, is the tile. Small maps are a single tile, and their own window.
 """
 
+import functools
 import typing
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
+from unireplknet_jax.ops.batch import by_platform
+
+_CUBLAS = 8  # sides of matrices that its kernels for 2-byte numbers take; XLA pads others, in kernels of their own
 _ONE_TILE = 256  # outputs of a map that is not cut
 _TILE = 128  # outputs of a tile, at most: the width of a matrix unit
 
@@ -26,13 +31,52 @@ def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Ar
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
+def lay_out(matrix: jax.Array, platform: str) -> jax.Array:
+    """A matrix that `prepare` gave as the product of a platform takes it."""
+    return _padded(_flat(matrix), _CUBLAS) if platform == "gpu" and matrix.dtype.itemsize <= 2 else matrix
+
+
+def _flat(matrix: jax.Array) -> jax.Array:
+    """(c, window rows, w, tile rows, w) -> (c, window rows * w, tile rows * w); one of three axes stays as it is."""
+    if matrix.ndim == 3:
+        return matrix
+    c, *sides = matrix.shape
+    return matrix.reshape(c, sides[0] * sides[1], sides[2] * sides[3])
+
+
+def _padded(matrix: jax.Array, multiple: int) -> jax.Array:
+    return jnp.pad(matrix, ((0, 0), *((0, -side % multiple) for side in matrix.shape[1:])))
+
+
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
-    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `lay_out` gives."""
     tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    matrix = _flat(matrix.astype(x.dtype))
+    if x.dtype.itemsize > 2:
+        return _convolve(x, matrix, tiling)
+    # cuBLAS adds up in float32 whatever the result, and takes sides that are multiples of 8.
+    return by_platform(
+        x,
+        matrix,
+        default=functools.partial(_convolve, tiling=tiling),
+        cuda=functools.partial(_convolve, tiling=tiling, multiple=_CUBLAS, result=x.dtype),
+    )
+
+
+def _convolve(
+    x: jax.Array, matrix: jax.Array, tiling: "_Tiling", multiple: int = 1, result: DTypeLike | None = None
+) -> jax.Array:
+    """x: (n, h, w, c), matrix: (c, window rows * w, tile rows * w) or padded -> (n, h, w, c); `result`: of the product.
+
+    multiple: of which the sides of the operands are, padded with zeros.
+    """
     n, h, w, c = x.shape
-    matrix = matrix.astype(x.dtype).reshape(c, tiling.window * w, tiling.tile * w)
-    y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix).astype(x.dtype)
-    return y.reshape(c, n, tiling.number * tiling.tile, w)[:, :, :h].transpose(1, 2, 3, 0)
+    sides = tiling.window * w, tiling.tile * w
+    rows, columns = (-side % multiple for side in sides)
+    matrix = _padded(matrix[:, : sides[0] + rows, : sides[1] + columns], multiple)
+    y = _product("cntq,cqp->cntp", _windows(x, tiling, rows), matrix, result).astype(x.dtype)
+    y = y[..., : sides[1]].reshape(c, n, tiling.number * tiling.tile, w)
+    return y[:, :, :h].transpose(1, 2, 3, 0)
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
@@ -82,14 +126,17 @@ def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -
     return jnp.stack([lax.slice_in_dim(line, i, i + window, axis=line.ndim - 1) for i in starts], axis=-1)
 
 
-def _windows(x: jax.Array, tiling: _Tiling) -> jax.Array:
-    """x: (n, h, w, c) -> (c, n, tiles, window rows * w)."""
+def _windows(x: jax.Array, tiling: _Tiling, more: int = 0) -> jax.Array:
+    """x: (n, h, w, c) -> (c, n, tiles, window rows * w + more), with as many zeros at the end."""
     (n, h, w, c), (tile, window, above, number) = x.shape, tiling
+    if more and number == 1:  # before the axes change places, or a GPU needs a kernel for each of the two
+        return jnp.pad(x.reshape(n, h * w, c), ((0, 0), (0, more), (0, 0))).transpose(2, 0, 1)[:, :, None]
     x = x.transpose(3, 0, 1, 2).reshape(c, n, h * w)
     below = (number - 1) * tile + window - above - h
     x = jnp.pad(x, ((0, 0), (0, 0), (above * w, below * w)))
     starts = [t * tile * w for t in range(number)]
-    return jnp.stack([lax.slice_in_dim(x, i, i + window * w, axis=2) for i in starts], axis=2)
+    x = jnp.stack([lax.slice_in_dim(x, i, i + window * w, axis=2) for i in starts], axis=2)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) if more else x
 
 
 def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
@@ -99,12 +146,12 @@ def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
     return x.transpose(3, 0, 1, 2).reshape(c, n, tiling.number, tiling.tile * w)
 
 
-def _product(equation: str, x: jax.Array, other: jax.Array) -> jax.Array:
-    """A product of matrices for every channel, accumulated in float32 at least."""
+def _product(equation: str, x: jax.Array, other: jax.Array, result: DTypeLike | None = None) -> jax.Array:
+    """A product of matrices for every channel, accumulated in float32 at least; the dtype of the result, None: that."""
     return jnp.einsum(
         equation,
         x,
         other,
         precision=lax.Precision.HIGHEST,
-        preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
+        preferred_element_type=result or jnp.promote_types(x.dtype, jnp.float32),
     )

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from unireplknet_jax.ops.batch import by_platform
+
 BATCH_NORM_EPS = 1e-5
 LAYER_NORM_EPS = 1e-6
-GRN_EPS = 1e-6
 
 
 @jax.jit
@@ -33,23 +34,59 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     return y if bias is None else y + bias
 
 
-@jax.jit
-def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="axes")
+def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, axes: str = "HWIO") -> jax.Array:
     """3x3 convolution of stride 2: x (n, h, w, c), kernel (3, 3, c, d), bias (d,), all of one dtype ->
     (n, h/2, w/2, d), sizes rounded up. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1 on every side.
+    axes: of the kernel; cuDNN takes them as "OHWI".
     """
-    names = ("NHWC", "HWIO", "NHWC")
+    names = ("NHWC", axes, "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=names) + bias
 
 
 @jax.jit
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here."""
-    x, scale, bias = (a.astype(jnp.float32) for a in (x, scale, bias))
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    centred = x - mean
-    var = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    return centred * (jax.lax.rsqrt(var + LAYER_NORM_EPS) * scale) + bias
+    """LayerNorm over the channels of x (..., c), computed and returned in float32 as every norm here. On a GPU
+    differentiable in reverse mode alone.
+    """
+    return by_platform(x, scale, bias, default=_layer_norm, cuda=layer_norm_by_statistics)
+
+
+def _layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+@jax.custom_vjp
+def layer_norm_by_statistics(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """`layer_norm` in its form for a GPU: the backward pass takes x and two numbers a pixel from the forward one.
+
+    Left to itself XLA keeps and makes several float32 maps, for which the memory is what it waits for.
+    """
+    return _layer_norm_forward(x, scale, bias)[0]
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    y, gain, shift = (a.astype(jnp.float32) for a in (x, scale, bias))
+    mean = jnp.mean(y, axis=-1, keepdims=True)
+    centred = y - mean
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + LAYER_NORM_EPS)
+    return centred * (inverse * gain) + shift, (x, scale, bias, mean, inverse)
+
+
+def _layer_norm_backward(residuals: tuple[jax.Array, ...], g: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, scale, bias, mean, inverse = residuals
+    # Or the statistics are computed again in every kernel, and what is made with them is kept in float32 for the sums.
+    g, mean, inverse = jax.lax.optimization_barrier((g.astype(x.dtype), mean, inverse))
+    g = g.astype(jnp.float32)
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    slope = g * scale.astype(jnp.float32)
+    along = jnp.mean(slope * normed, axis=-1, keepdims=True)
+    dx = inverse * (slope - jnp.mean(slope, axis=-1, keepdims=True) - normed * along)
+    d_scale, d_bias = (jnp.sum(a, axis=tuple(range(x.ndim - 1))) for a in (g * normed, g))
+    return dx.astype(x.dtype), d_scale.astype(scale.dtype), d_bias.astype(bias.dtype)
+
+
+layer_norm_by_statistics.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @jax.jit
@@ -57,38 +94,6 @@ def batch_norm(x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array, 
     """x: (n, h, w, c) of any dtype, kept; the rest (c,), or what broadcasts against x; computed in float32."""
     mean, var, scale, bias, y = (jnp.asarray(a, jnp.float32) for a in (mean, var, scale, bias, x))
     return ((y - mean) * (jax.lax.rsqrt(var + BATCH_NORM_EPS) * scale) + bias).astype(x.dtype)
-
-
-@functools.partial(jax.jit, static_argnames="group")
-def batch_norm_by_groups(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, group: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Batch norm of x (n, h, w, c) where every `group` consecutive examples share their statistics.
-
-    -> (y of x's shape and dtype, mean (c,), unbiased variance (c,)), both averaged over the groups, in float32.
-    """
-    n, h, w, c = x.shape
-    y = x.astype(jnp.float32).reshape(n // group, group, h, w, c)
-    mean = jnp.mean(y, axis=(1, 2, 3), keepdims=True)
-    var = jnp.mean(jnp.square(y - mean), axis=(1, 2, 3), keepdims=True)
-    count = group * h * w
-    unbiased = jnp.mean(var, axis=(0, 1, 2, 3)) * (count / max(count - 1, 1))
-    y = batch_norm(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
-    return y, jnp.mean(mean, axis=(0, 1, 2, 3)), unbiased
-
-
-@jax.jit
-def global_response_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array | None = None) -> jax.Array:
-    """GRN of ConvNeXt V2: x (n, h, w, c), each channel scaled by its share of the map's energy; x's dtype is kept.
-
-    gamma, beta: (1, 1, 1, c); without beta in merged form. Norms in float32.
-    """
-    y, gamma = x.astype(jnp.float32), gamma.astype(jnp.float32)
-    energy = jnp.sum(jnp.square(y), axis=(1, 2), keepdims=True)
-    positive = energy > 0  # PyTorch's norm has gradient 0 at 0, where sqrt's is infinite
-    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, energy, 1.0)), 0.0)
-    y = (gamma * norm / (jnp.mean(norm, axis=-1, keepdims=True) + GRN_EPS) + 1) * y
-    return (y if beta is None else y + beta.astype(jnp.float32)).astype(x.dtype)
 
 
 @jax.jit

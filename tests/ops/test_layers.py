@@ -1,0 +1,64 @@
+"""Norms: the forms for a GPU against the plain ones, values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import normal
+
+from unireplknet_jax.ops import batch_norm, layers
+
+SHAPE = (4, 3, 5, 6)
+DTYPES = {jnp.float32: 3e-6, jnp.bfloat16: 2**-7}
+
+
+def outputs_and_gradients(function, x, scale, bias):
+    """Of a loss that all outputs take part in."""
+
+    def loss(x, scale, bias):
+        outputs = jax.tree.leaves(function(x, scale, bias))
+        weights = [normal(3 + i, *output.shape) for i, output in enumerate(outputs)]
+        return sum(jnp.sum(y.astype(jnp.float32) * w) for y, w in zip(outputs, weights, strict=True)), outputs
+
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, scale, bias)
+    return [*outputs, *gradients]
+
+
+def assert_alike(found, exact, tolerance):
+    for ours, theirs in zip(found, exact, strict=True):
+        ours, theirs = (np.asarray(a, np.float64) for a in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("group", [4, 2])
+def test_batch_norm_on_rows(dtype, group):
+    x, parameters = (3 + 2 * normal(0, *SHAPE)).astype(dtype), normal(1, 2, SHAPE[-1])
+    plain = functools.partial(batch_norm._on_maps, group=group)
+    found = outputs_and_gradients(lambda *arrays: batch_norm.on_rows(*arrays, group), x, *parameters)
+    assert found[0].dtype == found[3].dtype == dtype
+    assert_alike(found, outputs_and_gradients(plain, x.astype(jnp.float32), *parameters), DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer_norm_by_statistics(dtype):
+    x, parameters = (3 + 2 * normal(0, *SHAPE)).astype(dtype), normal(1, 2, SHAPE[-1])
+    found = outputs_and_gradients(layers.layer_norm_by_statistics, x, *parameters)
+    assert found[0].dtype == jnp.float32
+    assert found[1].dtype == dtype
+    assert_alike(found, outputs_and_gradients(layers._layer_norm, x.astype(jnp.float32), *parameters), DTYPES[dtype])
+
+
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [
+        (lambda *arrays: batch_norm.batch_norm_by_groups(*arrays, 2), "LayoutConstraint"),
+        (lambda *arrays: jax.vjp(layers.layer_norm, *arrays)[1](jnp.ones(SHAPE)), "optimization_barrier"),
+    ],
+)
+def test_only_what_is_compiled_for_cuda_takes_them(function, kept):
+    traced = jax.jit(function).trace(normal(0, *SHAPE), *normal(1, 2, SHAPE[-1]))
+    texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
+    assert [name for name, text in texts.items() if kept in text] == ["cuda"]

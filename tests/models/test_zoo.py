@@ -143,8 +143,8 @@ def test_download_asks_for_the_file_of_the_repository(monkeypatch, tmp_path):
             "the server cannot be reached and the file is not",
         ),
         (EntryNotFoundError("404 Client Error."), "the server has no such file"),
-        (OSError(28, "No space left on device"), r"OSError: \[Errno 28\] No space left on device"),
-        (RuntimeError(), "RuntimeError"),
+        (OSError(28, "No space left on device"), "no space left on device"),
+        (RuntimeError(), "the transfer failed"),
     ],
 )
 def test_a_failed_download_is_one_sentence(monkeypatch, error, reason):

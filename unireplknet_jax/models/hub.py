@@ -163,4 +163,6 @@ def reason(error: Exception, missing: str = " and the file is not in the cache")
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.LocalTokenNotFoundError) or status in (401, 403):
         return f"the server wants `hf auth login` with an account that may {'read it' if missing else 'write there'}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     return f"the server's answer was {status}" if status else "the transfer failed"

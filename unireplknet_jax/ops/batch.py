@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 from collections.abc import Callable, Sequence
 
 import jax
@@ -40,6 +41,24 @@ def mesh_platform() -> str | None:
     """The platform ("cpu", "gpu", "tpu") of the context mesh's devices; None without such a mesh or its devices."""
     device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     return device and device.platform
+
+
+# What a program is lowered for -> the platform of its devices.
+PLATFORMS = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"})
+
+
+def by_platform(
+    *operands: jax.Array, default: Callable[..., jax.Array], **forms: Callable[..., jax.Array]
+) -> jax.Array:
+    """forms["cpu", "cuda" or "tpu"](*operands) on that platform, default(*operands) on one that has no form.
+
+    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
+    """
+    known = mesh_platform()
+    if known is None:
+        return jax.lax.platform_dependent(*operands, default=default, **forms)
+    named = {PLATFORMS[target]: form for target, form in forms.items()}
+    return named.get(known, default)(*operands)
 
 
 def batch_shards(batch: int) -> int:

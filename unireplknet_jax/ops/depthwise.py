@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
-from unireplknet_jax.ops.batch import batch_shards, mesh_platform, over_batch_shards, varying_alike
+from unireplknet_jax.ops.batch import PLATFORMS, batch_shards, by_platform, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -60,8 +60,6 @@ _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
         },
     }
 )
-# What a program is compiled for -> its rows above.
-_LOWERED_FOR = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"})
 # Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
 # computes once for all of them what depends on the input alone.
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
@@ -180,8 +178,6 @@ def _dispatch(
 ) -> jax.Array:
     """IMPLEMENTATIONS[...].function(x, other, ...), chosen by the platform of the lowering, not of the process.
 
-    A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
-
     Every device computes on its own examples. Left to itself, XLA's partitioner gathers the batch around a transform,
     moves it where a kernel is split over the devices, and adds up the kernel gradient of a batch that is split over
     some axes of a mesh only once too often for every device along the others.
@@ -204,12 +200,9 @@ def _dispatch(
     def best(platform: str) -> str:
         return choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation)
 
-    known = mesh_platform()
-    if known:
-        return run(best(known), x, other)
-    names = {target: best(platform) for target, platform in _LOWERED_FOR.items()}
-    branches = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
-    return jax.lax.platform_dependent(x, other, default=functools.partial(run, "xla"), **branches)
+    names = {target: best(platform) for target, platform in PLATFORMS.items()}
+    forms = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
+    return by_platform(x, other, default=functools.partial(run, "xla"), **forms)
 
 
 def choose(
@@ -229,7 +222,7 @@ def choose(
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
     values = (size, side, batch, dilation)
-    for *limits, name in _BEST.get(_LOWERED_FOR.get(platform, platform), {}).get(use, ()):
+    for *limits, name in _BEST.get(PLATFORMS.get(platform, platform), {}).get(use, ()):
         if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
             return name
     return "xla"

@@ -37,7 +37,7 @@ SHAPES = [
     ((1, 44, 41, 2), (9, 9), 1),
 ]
 # Of the largest value. An FFT spreads the rounding of the largest over all outputs; bfloat16 keeps 8 bits.
-TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "auto": 5e-6}
+TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "toeplitz_tpu": 1e-6, "auto": 5e-6}
 
 
 def reference(x, kernel, g, dilation):
@@ -283,7 +283,7 @@ def test_auto_follows_the_platform_of_the_lowering():
 
 def test_small_kernels_share_the_form_of_the_large_one_beside_them():
     assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14)) == "xla"
-    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz"
+    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz_tpu"
     assert depthwise.choose("tpu", "kernel_gradient", (3, 3, 1, 8), (28, 28), beside=13) == "xla"
     assert depthwise.choose("cpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "shift"
     x, kernel, g = inputs((32, 14, 14, 8), (3, 3))
@@ -292,9 +292,9 @@ def test_small_kernels_share_the_form_of_the_large_one_beside_them():
 
 
 def test_few_examples_on_a_device_take_another_form():
-    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz"
+    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz_tpu"
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=31) == "xla"
-    assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz"
+    assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz_tpu"
     x, kernel, _ = inputs((64, 14, 14, 4), (13, 13))
 
     def convolves():

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -24,13 +25,16 @@ from unireplknet_jax.train.slices import libtpu_version, open_slice
 
 CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assumed
 _ONE_CHIP = {"v4": "v4:2x2x1", "v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
+_MATRIX_UNITS = 4  # of a core of v5e; a row of 128 numbers a cycle goes through each
+_ROWS = {"bf16": 16, "f32": 8}  # that one instruction sends there
 _MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
 
 
 def static_cost(chip, program, *arguments):
     """The cost of one program on a chip such as "v5e", from a process of its own.
 
-    program and arguments: "depthwise", form, pass, case, dtype, or "block", name, case, dtype; cases as texts.
+    program and arguments: "depthwise", form, pass, case, dtype, or "block", name, case, dtype; cases as texts; or
+    "part" and the arguments of `static_network.part_program`, whose cost has "classes" of instructions, too.
     {"seconds": static cost, "seconds_if_long": with every loop whose turns cannot be read run 8 times, "unknown_loops",
     "memory_seconds": arguments in and results out once, "scratch_bytes": in the chip's memory, "compile_seconds"}.
     Raises ImportError without libtpu, ValueError for an unknown chip and where the compiler fails.
@@ -100,6 +104,10 @@ def _beside(facts, costs, first, ratio):
 
 def _function(program, *arguments):
     """(function, shapes of its arguments)."""
+    if program == "part":
+        from unireplknet_jax.benchmark import static_network
+
+        return static_network.part_program(*arguments)
     if program == "block":
         name, case, dtype = arguments
         case = depthwise.parse_case(case)
@@ -123,7 +131,9 @@ def _measure(chip, folder, program, *arguments):
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     cycles, unknown = count_cycles(folder, 1)
     unknown += compiled.as_text().count(" while(")  # loops over whole kernels, whose turns are not multiplied in
+    classes = {"classes": _classes(chip, folder, compiled.as_text())} if program == "part" else {}
     return {
+        **classes,
         "seconds": cycles / CLOCK[chip],
         "seconds_if_long": count_cycles(folder, _MANY)[0] / CLOCK[chip],
         "unknown_loops": unknown,
@@ -133,20 +143,79 @@ def _measure(chip, folder, program, *arguments):
     }
 
 
+def _classes(chip, folder, text):
+    """{class of instruction: seconds of its kernels} of a program, see `static_network.network_rows`."""
+    from unireplknet_jax.benchmark.static_network import CLASSES, classify
+
+    kinds, short, long = classify(text), count_work(folder, 1), count_work(folder, _MANY)
+    totals = {name: [0.0] * 4 for name in CLASSES}
+    for kernel, work in short.items():
+        costs = work.cycles, long[kernel].cycles, long[kernel].matrix, long[kernel].vector
+        kind = kinds.get(kernel, "norms")
+        totals[kind] = [total + cost / CLOCK[chip] for total, cost in zip(totals[kind], costs, strict=True)]
+    names = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds")
+    return {kind: dict(zip(names, total, strict=True)) for kind, total in totals.items()}
+
+
+class Work(NamedTuple):
+    """Cycles of a kernel: counted, and what its matrix units and its vector unit are busy for at least."""
+
+    cycles: float
+    matrix: float
+    vector: float
+
+
 def count_cycles(folder, unknown_turns):
     """(cycles of every kernel in a folder of dumps, number of loops whose turns cannot be read)."""
     cycles = unknown = 0
-    for path in sorted(Path(folder).glob("*-final_bundles.txt")):
-        if re.search(r"schedule-analysis|late-|TLP", path.name):
-            continue
-        bundles = _bundles(path.read_text(errors="replace"))
-        turns = [1.0] * len(bundles)
-        for first, last, count in _loops(bundles):
-            unknown += count is None
-            for index in range(first, last + 1):
-                turns[index] *= unknown_turns if count is None else max(1, count)
-        cycles += sum(turns)
+    for _, path in _kernels(folder):
+        _, turns, missed = _bundles_and_turns(path, unknown_turns)
+        cycles, unknown = cycles + sum(turns), unknown + missed
     return cycles, unknown
+
+
+def count_work(folder, unknown_turns):
+    """{kernel: Work} of a folder of dumps; a kernel has the name of its instruction in the compiled program.
+
+    How many slots of the vector unit a bundle fills stands in another dump, a line for every bundle.
+    """
+    found = {}
+    for name, path in _kernels(folder):
+        bundles, turns, _ = _bundles_and_turns(path, unknown_turns)
+        (use,) = Path(folder).glob(f"{_prefix(path)}-*-final_hlo-static-per-bundle-utilization.txt")
+        _, units, slots, _, *lines = use.read_text().splitlines()
+        column = [unit.strip() for unit in units.split(",")].index("VALU")
+        filled = [int(line.split()[column]) for line in lines]
+        vector = sum(a * b for a, b in zip(filled, turns, strict=True)) / int(slots.split()[column])
+        rows = sum(
+            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(bf16|f32)", text))
+            for text, turn in zip(bundles, turns, strict=True)
+        )
+        found[name] = Work(sum(turns), rows / _MATRIX_UNITS, vector)
+    return found
+
+
+def _kernels(folder):
+    """(name, path of its bundles) of every kernel in a folder of dumps."""
+    for path in sorted(Path(folder).glob("*-final_bundles.txt")):
+        if not re.search(r"schedule-analysis|late-|TLP", path.name):
+            yield _prefix(path).partition("-")[2], path
+
+
+def _prefix(path):
+    """The time and the kernel that the names of its dumps begin with."""
+    return re.sub(r"-\d+-final_bundles\.txt$", "", path.name)
+
+
+def _bundles_and_turns(path, unknown_turns):
+    """(the bundles of a kernel, how often each of them runs, number of loops whose turns cannot be read)."""
+    bundles = _bundles(path.read_text(errors="replace"))
+    turns, unknown = [1.0] * len(bundles), 0
+    for first, last, count in _loops(bundles):
+        unknown += count is None
+        for index in range(first, last + 1):
+            turns[index] *= unknown_turns if count is None else max(1, count)
+    return bundles, turns, unknown
 
 
 def _bundles(text):

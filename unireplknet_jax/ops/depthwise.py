@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
+from unireplknet_jax.ops import (
+    depthwise_dft,
+    depthwise_fft,
+    depthwise_shift,
+    depthwise_toeplitz,
+    depthwise_toeplitz_tpu,
+    depthwise_xla,
+)
 from unireplknet_jax.ops.batch import PLATFORMS, batch_shards, by_platform, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
@@ -19,6 +26,7 @@ IMPLEMENTATIONS = types.MappingProxyType(
         "fft": depthwise_fft,
         "dft": depthwise_dft,
         "toeplitz": depthwise_toeplitz,
+        "toeplitz_tpu": depthwise_toeplitz_tpu,
     }
 )
 
@@ -44,7 +52,7 @@ _GPU_CUDNN = (5, None, None, 1, "xla")
 _GPU_SMALL = ((3, 40, None, None, "shift"), _GPU_CUDNN, (3, None, None, None, "shift"))
 # Here `toeplitz` costs few examples memory, too.
 _TPU_FEW = (None, None, 31, None, "xla")
-_TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz"))
+_TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz_tpu"))
 _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
     {
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},

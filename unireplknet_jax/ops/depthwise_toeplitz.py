@@ -22,13 +22,13 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Array:
     """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w)."""
-    tiling = _tile(map_size, kernel.shape, dilation)
+    tiling = tile_map(map_size, kernel.shape, dilation)
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """`convolve` with a kernel of `kernel_shape` in the form that `prepare` gives."""
-    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    tiling = tile_map(x.shape[1:3], kernel_shape, dilation)
     n, h, w, c = x.shape
     matrix = matrix.astype(x.dtype).reshape(c, tiling.window * w, tiling.tile * w)
     y = _product("cntq,cqp->cntp", _windows(x, tiling), matrix).astype(x.dtype)
@@ -38,7 +38,7 @@ def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[in
 def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     w, c = x.shape[2:]
-    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    tiling = tile_map(x.shape[1:3], kernel_shape, dilation)
     if tiling.number > 1:  # else the windows, several times the map, would be kept from the forward pass
         x = lax.optimization_barrier(x)
     matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
@@ -48,7 +48,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dil
     return gradient.transpose(1, 2, 0)[:, :, None]
 
 
-class _Tiling(typing.NamedTuple):
+class Tiling(typing.NamedTuple):
     """Rows of a tile, of its window, from the window's first to the tile's first, and the number of tiles."""
 
     tile: int
@@ -57,22 +57,22 @@ class _Tiling(typing.NamedTuple):
     number: int
 
 
-def _tile(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> _Tiling:
+def tile_map(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> Tiling:
     (h, w), radius = map_size, kernel_shape[0] // 2 * dilation
     if h * w <= _ONE_TILE:
-        return _Tiling(h, h, 0, 1)
+        return Tiling(h, h, 0, 1)
     tile = max(_TILE // w, 1)
-    return _Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
+    return Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
 
 
-def _matrix(taps: jax.Array, w: int, tiling: _Tiling, dilation: int) -> jax.Array:
+def _matrix(taps: jax.Array, w: int, tiling: Tiling, dilation: int) -> jax.Array:
     """taps: (c, kh, kw) -> (c, window rows, w, tile rows, w): at [:, q, p] the tap at the offset q - p."""
-    bands = _bands(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
-    bands = _bands(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
+    bands = band_matrix(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
+    bands = band_matrix(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
     return bands.transpose(0, 3, 1, 4, 2)
 
 
-def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -> jax.Array:
+def band_matrix(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -> jax.Array:
     """taps: (..., k) -> (..., window, tile): [a, i] is the tap at the offset a - above - i, 0 where there is none."""
     length = (taps.shape[-1] - 1) * dilation + 1
     before = tile - 1 + above - length // 2
@@ -82,7 +82,7 @@ def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -
     return jnp.stack([lax.slice_in_dim(line, i, i + window, axis=line.ndim - 1) for i in starts], axis=-1)
 
 
-def _windows(x: jax.Array, tiling: _Tiling) -> jax.Array:
+def _windows(x: jax.Array, tiling: Tiling) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, window rows * w)."""
     (n, h, w, c), (tile, window, above, number) = x.shape, tiling
     x = x.transpose(3, 0, 1, 2).reshape(c, n, h * w)
@@ -92,7 +92,7 @@ def _windows(x: jax.Array, tiling: _Tiling) -> jax.Array:
     return jnp.stack([lax.slice_in_dim(x, i, i + window * w, axis=2) for i in starts], axis=2)
 
 
-def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
+def _tiles(x: jax.Array, tiling: Tiling) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, tile rows * w)."""
     n, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, tiling.number * tiling.tile - h), (0, 0), (0, 0)))

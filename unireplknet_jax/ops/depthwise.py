@@ -53,6 +53,7 @@ _GPU_SMALL = ((3, 40, None, None, "shift"), _GPU_CUDNN, (3, None, None, None, "s
 # Here `toeplitz` costs few examples memory, too.
 _TPU_FEW = (None, None, 31, None, "xla")
 _TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz_tpu"))
+_TPU_LARGE_GRADIENT = (_TPU_LARGE[0], (None, 16, None, None, "toeplitz_tpu"), (None, 40, None, None, "toeplitz"))
 _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
     {
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
@@ -63,7 +64,7 @@ _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
         },
         "tpu": {
             "convolve": (_TPU_FEW, (7, 20, None, None, "xla"), *_TPU_LARGE),
-            "kernel_gradient": (_TPU_FEW, (5, 20, None, None, "xla"), *_TPU_LARGE),
+            "kernel_gradient": (_TPU_FEW, (5, 20, None, None, "xla"), *_TPU_LARGE_GRADIENT),
             "prepared": ((5, 20, None, None, "xla"), *_TPU_LARGE),
         },
     }

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from unireplknet_jax.ops.depthwise_toeplitz import Tiling, tile_map
+from unireplknet_jax.ops.depthwise_toeplitz import Tiling, band_matrix, tile_map
 
 _ROWS = 8  # of a register: a row of the map begins at a multiple of them in a tile
 
@@ -91,27 +90,12 @@ def _starts(w: int, tiling: Tiling) -> list[int]:
 
 
 def _lines(taps: jax.Array, w: int, columns: int, tiling: Tiling, dilation: int) -> jax.Array:
-    """taps: (c, kh, kw) -> (c, columns, rows * w), what each column of a tile's last row sees, and its other rows.
-
-    Rows of taps at a distance of w in a line, moved by one for each column, are what the columns see, once the taps
-    that run over an edge of the map are masked. Where a row of taps is longer than w, several lines share the rows.
-    """
-    c, rows, reach = taps.shape[0], tiling.window + tiling.tile - 1, taps.shape[2] // 2 * dilation
-    before = tiling.tile - 1 + tiling.above - taps.shape[1] // 2 * dilation
-    after = rows - before - (taps.shape[1] - 1) * dilation - 1
-    number = -(-(2 * reach + 1) // w)  # of lines
-    padding = [(0, 0, 0), (before, after + -rows % number, dilation - 1), (0, number * w - 2 * reach - 1, dilation - 1)]
-    taps = lax.pad(taps, jnp.zeros((), taps.dtype), padding).reshape(c, -1, number, number * w)
-
-    row, column = np.divmod(np.arange(rows * w), w)
-    met = np.abs(column - np.arange(columns)[:, None]) <= reach
-    lines = jnp.zeros((), taps.dtype)
-    for first in range(number):
-        line = jnp.pad(taps[:, :, first].reshape(c, -1), ((0, 0), (columns - 1 + first * w, reach)))
-        starts = [columns - 1 + reach - i for i in range(columns)]
-        moved = jnp.stack([lax.slice_in_dim(line, start, start + rows * w, axis=1) for start in starts])
-        lines = jnp.where((met & (row % number == first))[:, None], moved, lines)
-    return _row_major(lines).transpose(1, 0, 2)
+    """taps: (c, kh, kw) -> (c, columns, rows * w), what each column of a tile's last row sees, and its other rows."""
+    rows, length = tiling.window + tiling.tile - 1, (taps.shape[1] - 1) * dilation + 1
+    before = tiling.tile - 1 + tiling.above - length // 2
+    padding = [(0, 0, 0), (0, 0, 0), (before, rows - length - before, dilation - 1), (0, 0, 0)]
+    bands = band_matrix(taps, w, columns, 0, dilation).transpose(0, 3, 1, 2)  # (c, tile column, kh, window column)
+    return lax.pad(bands, jnp.zeros((), taps.dtype), padding).reshape(-1, columns, rows * w)
 
 
 def _channels_first(x: jax.Array) -> jax.Array:

@@ -291,10 +291,20 @@ def test_small_kernels_share_the_form_of_the_large_one_beside_them():
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
+@pytest.mark.parametrize(("n", "side", "laid_out"), [(32, 14, True), (32, 7, True), (8, 14, False), (32, 28, False)])
+def test_a_tpu_lays_a_map_out_once_for_several_convolutions(n, side, laid_out):
+    traced = jax.jit(lambda x: depthwise.laid_out_beside(x, 13)).trace(jnp.ones((n, side, side, 2)))
+    texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda", "tpu")}
+    found = {platform: "LayoutConstraint" in text for platform, text in texts.items()}
+    assert found == {"cpu": False, "cuda": False, "tpu": laid_out}
+
+
 def test_few_examples_on_a_device_take_another_form():
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz_tpu"
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=31) == "xla"
     assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz_tpu"
+    assert depthwise.choose("tpu", "kernel_gradient", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz_tpu"
+    assert depthwise.choose("tpu", "kernel_gradient", (13, 13, 1, 8), (28, 28), batch=32) == "toeplitz"
     x, kernel, _ = inputs((64, 14, 14, 4), (13, 13))
 
     def convolves():

@@ -94,6 +94,24 @@ def depthwise_conv2d(
     return _convolve(x, kernel, dilation, impl, beside)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def laid_out_beside(x: jax.Array, kernel_size: int) -> jax.Array:
+    """x: (n, h, w, c) as it is: a map that several convolutions, the largest of that size, take in or are summed up to.
+
+    On a TPU it is laid out in memory as these convolutions want it, where they share a form, so that it is turned once
+    and not by each of them; what is computed elementwise beside it follows. Its cotangent is, too.
+    """
+    batch = x.shape[0] // batch_shards(x.shape[0])
+    form = choose("tpu", "convolve", (kernel_size, kernel_size), x.shape[1:3], batch)
+    if form != "toeplitz_tpu" or max(x.shape[1:3]) > _SHARED_MAP["tpu"]:
+        return x
+
+    def lay_out(x: jax.Array) -> jax.Array:
+        return over_batch_shards(depthwise_toeplitz_tpu.lay_out, (x,), ())
+
+    return by_platform(x, default=lambda x: x, tpu=lay_out)
+
+
 def prepare_kernel(
     kernel: jax.Array, map_size: Sequence[int], *, dtype: DTypeLike, platform: str, dilation: int = 1
 ) -> dict[str, jax.Array]:

@@ -65,6 +65,11 @@ def _sum_of_diagonals(matrix: jax.Array, w: int, tiling: Tiling) -> jax.Array:
     return functools.reduce(jnp.add, padded)
 
 
+def lay_out(x: jax.Array) -> jax.Array:
+    """x: (n, h, w, c) as it is, laid out in memory as the products take and give it: (c, h, w, n)."""
+    return with_layout_constraint(x, Layout((3, 1, 2, 0)))
+
+
 def _columns(w: int) -> int:
     """Columns of a tile: those of the map and some beyond, which are thrown away."""
     return -(-w // _ROWS) * _ROWS

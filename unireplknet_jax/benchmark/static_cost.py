@@ -188,7 +188,7 @@ def count_work(folder, unknown_turns):
         filled = [int(line.split()[column]) for line in lines]
         vector = sum(a * b for a, b in zip(filled, turns, strict=True)) / int(slots.split()[column])
         rows = sum(
-            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(bf16|f32)", text))
+            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(?:msk\.)?(bf16|f32)", text))
             for text, turn in zip(bundles, turns, strict=True)
         )
         found[name] = Work(sum(turns), rows / _MATRIX_UNITS, vector)

@@ -74,12 +74,12 @@ def test_the_sums_count_every_part_as_often_as_the_network_has_it(monkeypatch):
     units = {"seconds": 1.0, "seconds_if_long": 2.0, "matrix_seconds": 0.5, "vector_seconds": 0.25}
     none = dict.fromkeys(units, 0.0)
 
-    def counted(chip, program, kind, name, part, *arguments):
+    def counted(chip, module, kind, name, part, *arguments):
         classes = dict.fromkeys(static_network.CLASSES, none) | {"products": units}
         whole = {"seconds": 1.0, "seconds_if_long": 2.0, "memory_seconds": 0.8, "scratch_bytes": 5}
         return {**whole, "compile_seconds": 1.0, "classes": classes}
 
-    monkeypatch.setattr(static_network, "static_cost", counted)
+    monkeypatch.setattr(static_network, "cost_in_process", counted)
     rows = network_rows("v5e", "unireplknet_t", only="block 2")
     assert [(row["part"], row["class"]) for row in rows[:2]] == [("block 2 k13", "all"), ("block 2 k13", "depthwise")]
     assert times_floor(rows[0]) == 2.0 / 0.8

@@ -27,25 +27,29 @@ CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assume
 _ONE_CHIP = {"v4": "v4:2x2x1", "v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
 _MATRIX_UNITS = 4  # of a core of v5e; a row of 128 numbers a cycle goes through each
 _ROWS = {"bf16": 16, "f32": 8}  # that one instruction sends there
-_MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
+MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
 
 
 def static_cost(chip, program, *arguments):
     """The cost of one program on a chip such as "v5e", from a process of its own.
 
-    program and arguments: "depthwise", form, pass, case, dtype, or "block", name, case, dtype; cases as texts; or
-    "part" and the arguments of `static_network.part_program`, whose cost has "classes" of instructions, too.
+    program and arguments: "depthwise", form, pass, case, dtype, or "block", name, case, dtype; cases as texts.
     {"seconds": static cost, "seconds_if_long": with every loop whose turns cannot be read run 8 times, "unknown_loops",
     "memory_seconds": arguments in and results out once, "scratch_bytes": in the chip's memory, "compile_seconds"}.
     Raises ImportError without libtpu, ValueError for an unknown chip and where the compiler fails.
     """
+    return cost_in_process(chip, __name__, program, *arguments)
+
+
+def cost_in_process(chip, module, *arguments):
+    """What `python -m module` prints, a JSON document, of the chip, a folder of dumps and the arguments."""
     if chip not in CLOCK:
         raise ValueError(f"{chip!r} is no chip whose cost can be counted; expected one of {', '.join(CLOCK)}.")
     libtpu_version()
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final.*"
         done = subprocess.run(
-            [sys.executable, "-m", __name__, chip, folder, program, *map(str, arguments)],
+            [sys.executable, "-m", module, chip, folder, *map(str, arguments)],
             env={**os.environ, "JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags, "TPU_LOG_DIR": "disabled"},
             capture_output=True,
             text=True,
@@ -53,7 +57,7 @@ def static_cost(chip, program, *arguments):
     if done.returncode:
         reasons = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
         reason = reasons[-1] if reasons else done.stderr.strip()[-300:]
-        raise ValueError(f"{program} {' '.join(map(str, arguments))} cannot be counted: {reason[:300]}")
+        raise ValueError(f"{' '.join(map(str, arguments))} cannot be counted: {reason[:300]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -104,10 +108,6 @@ def _beside(facts, costs, first, ratio):
 
 def _function(program, *arguments):
     """(function, shapes of its arguments)."""
-    if program == "part":
-        from unireplknet_jax.benchmark import static_network
-
-        return static_network.part_program(*arguments)
     if program == "block":
         name, case, dtype = arguments
         case = depthwise.parse_case(case)
@@ -119,8 +119,8 @@ def _function(program, *arguments):
     return depthwise.pass_of(name, form, case.dilation), shapes
 
 
-def _measure(chip, folder, program, *arguments):
-    function, shapes = _function(program, *arguments)
+def measure(chip, folder, function, shapes):
+    """(the cost of a function for arguments of these shapes, the compiled program), in a process that dumps there."""
     numbers, devices = open_slice(_ONE_CHIP[chip])
     one = SingleDeviceSharding(devices[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), shapes)
@@ -131,30 +131,15 @@ def _measure(chip, folder, program, *arguments):
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     cycles, unknown = count_cycles(folder, 1)
     unknown += compiled.as_text().count(" while(")  # loops over whole kernels, whose turns are not multiplied in
-    classes = {"classes": _classes(chip, folder, compiled.as_text())} if program == "part" else {}
-    return {
-        **classes,
+    cost = {
         "seconds": cycles / CLOCK[chip],
-        "seconds_if_long": count_cycles(folder, _MANY)[0] / CLOCK[chip],
+        "seconds_if_long": count_cycles(folder, MANY)[0] / CLOCK[chip],
         "unknown_loops": unknown,
         "memory_seconds": moved / numbers.memory_bandwidth,
         "scratch_bytes": memory.temp_size_in_bytes,
         "compile_seconds": seconds,
     }
-
-
-def _classes(chip, folder, text):
-    """{class of instruction: seconds of its kernels} of a program, see `static_network.network_rows`."""
-    from unireplknet_jax.benchmark.static_network import CLASSES, classify
-
-    kinds, short, long = classify(text), count_work(folder, 1), count_work(folder, _MANY)
-    totals = {name: [0.0] * 4 for name in CLASSES}
-    for kernel, work in short.items():
-        costs = work.cycles, long[kernel].cycles, long[kernel].matrix, long[kernel].vector
-        kind = kinds.get(kernel, "norms")
-        totals[kind] = [total + cost / CLOCK[chip] for total, cost in zip(totals[kind], costs, strict=True)]
-    names = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds")
-    return {kind: dict(zip(names, total, strict=True)) for kind, total in totals.items()}
+    return cost, compiled
 
 
 class Work(NamedTuple):
@@ -255,4 +240,4 @@ def _turns(body, predicate):
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(*sys.argv[1:])))
+    print(json.dumps(measure(*sys.argv[1:3], *_function(*sys.argv[3:]))[0]))

@@ -4,7 +4,9 @@ A program of a whole network would compile for an hour. What is between parts (t
 to the next) and what comes after a step's gradients (the optimizer) is not in it.
 """
 
+import json
 import re
+import sys
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.benchmark.block import training_pass
-from unireplknet_jax.benchmark.static_cost import static_cost
+from unireplknet_jax.benchmark.static_cost import CLOCK, MANY, cost_in_process, count_work, measure
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.shapes import map_size
 from unireplknet_jax.models.unireplknet import Downsample, Stem
@@ -76,7 +78,7 @@ def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False,
         if only and only not in part.name:
             continue
         with announced(f"compiling {part.name} of {name}"):
-            cost = static_cost(chip, "part", kind, name, part.name, batch, size, dtype)
+            cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
         classes = cost.pop("classes")
         facts = {"model": name, "batch": batch, "part": part.name, "times": part.times}
         whole = {unit: sum(found[unit] for found in classes.values()) for unit in _UNITS[2:]}
@@ -159,3 +161,21 @@ def classify(text):
         return "products" if product or "kind=kOutput" in lines[name] else "norms"
 
     return {name: kind(name) for name in lines}
+
+
+def seconds_of_classes(chip, folder, text):
+    """{class: {unit: seconds}} of a program (`compiled.as_text()`) whose kernels are dumped in a folder."""
+    kinds, short, long = classify(text), count_work(folder, 1), count_work(folder, MANY)
+    totals = {name: dict.fromkeys(_UNITS, 0.0) for name in CLASSES}
+    for kernel, work in short.items():
+        costs = work.cycles, long[kernel].cycles, long[kernel].matrix, long[kernel].vector
+        total = totals[kinds.get(kernel, "norms")]
+        for unit, cost in zip(_UNITS, costs, strict=True):
+            total[unit] += cost / CLOCK[chip]
+    return totals
+
+
+if __name__ == "__main__":
+    _chip, _folder, *_part = sys.argv[1:]
+    _cost, _compiled = measure(_chip, _folder, *part_program(*_part))
+    print(json.dumps({**_cost, "classes": seconds_of_classes(_chip, _folder, _compiled.as_text())}))

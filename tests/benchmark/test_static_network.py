@@ -59,7 +59,7 @@ def test_instructions_are_told_apart_by_what_they_do():
 def test_units_are_counted_with_the_turns_of_their_loops(tmp_path):
     bundles = [
         "%s1 = nop /* Start region 1 */",
-        "%1 = vmatmul.bf16.gmra.mxu0 %2  ;;  %3 = vmatmul.msk.f32.gmra.mxu1 %2",
+        "%1 = vmatmul.bf16.gmra.mxu0 %2  ;;  %3 = vmatmul.lmr.bf16.gmra.16.mxu1 %2",
         "%p7_p0 = scmp.ge.s32.totalorder %s2, 10",
         "%9 = sbr.rel (!%p7_p0) target = $region1",
     ]

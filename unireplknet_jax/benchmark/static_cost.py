@@ -26,7 +26,8 @@ from unireplknet_jax.train.slices import libtpu_version, open_slice
 CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assumed
 _ONE_CHIP = {"v4": "v4:2x2x1", "v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
 _MATRIX_UNITS = 4  # of a core of v5e; a row of 128 numbers a cycle goes through each
-_ROWS = {"bf16": 16, "f32": 8}  # that one instruction sends there
+# Rows that one instruction sends there; "lmr" is a form that XLA takes for what a product's depth leaves over 128.
+_ROWS = {"bf16": 16, "f32": 8, "lmr": 8}
 MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
 
 
@@ -173,7 +174,7 @@ def count_work(folder, unknown_turns):
         filled = [int(line.split()[column]) for line in lines]
         vector = sum(a * b for a, b in zip(filled, turns, strict=True)) / int(slots.split()[column])
         rows = sum(
-            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(?:msk\.)?(bf16|f32)", text))
+            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(?:msk\.)?(bf16|f32|lmr)", text))
             for text, turn in zip(bundles, turns, strict=True)
         )
         found[name] = Work(sum(turns), rows / _MATRIX_UNITS, vector)

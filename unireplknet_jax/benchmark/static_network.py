@@ -1,7 +1,7 @@
 """Whole networks counted for a TPU without one: each kind of part is compiled by itself, and counts as often as it is.
 
-A program of a whole network would compile for an hour. What is between parts (the layout in which one hands its map
-to the next) and what comes after a step's gradients (the optimizer) is not in it.
+A program of a whole network takes much longer to compile than its kinds of parts do. What is between parts (the layout
+in which one hands its map to the next) and what comes after a step's gradients (the optimizer) is not in it.
 """
 
 import json

@@ -42,7 +42,7 @@ def test_large_kernels_are_prepared_for_the_platform_and_the_rest_stays(merged):
     assert list(cpu["stages_1_0"]["dwconv"]["lk_origin"]) == ["dft"]
     assert list(cpu["stages_3_0"]["dwconv"]["lk_origin"]) == ["toeplitz"]
     tpu = urk.prepare(merged, 224, "tpu", jnp.bfloat16)["prepared"]
-    matrix = tpu["stages_1_0"]["dwconv"]["lk_origin"]["toeplitz"]
+    matrix = tpu["stages_1_0"]["dwconv"]["lk_origin"]["toeplitz_tpu"]
     assert matrix.dtype == jnp.bfloat16
     assert urk.prepare(merged, 224, "rocm")["prepared"] == {}
     jax.tree.map(np.testing.assert_array_equal, merged, before)

@@ -37,7 +37,7 @@ SHAPES = [
     ((1, 44, 41, 2), (9, 9), 1),
 ]
 # Of the largest value. An FFT spreads the rounding of the largest over all outputs; bfloat16 keeps 8 bits.
-TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "auto": 5e-6}
+TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "toeplitz_tpu": 1e-6, "auto": 5e-6}
 
 
 def reference(x, kernel, g, dilation):
@@ -283,7 +283,7 @@ def test_auto_follows_the_platform_of_the_lowering():
 
 def test_small_kernels_share_the_form_of_the_large_one_beside_them():
     assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14)) == "xla"
-    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz"
+    assert depthwise.choose("tpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "toeplitz_tpu"
     assert depthwise.choose("tpu", "kernel_gradient", (3, 3, 1, 8), (28, 28), beside=13) == "xla"
     assert depthwise.choose("cpu", "convolve", (3, 3, 1, 8), (14, 14), beside=13) == "shift"
     x, kernel, g = inputs((32, 14, 14, 8), (3, 3))
@@ -291,10 +291,20 @@ def test_small_kernels_share_the_form_of_the_large_one_beside_them():
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
+@pytest.mark.parametrize(("n", "side", "laid_out"), [(32, 14, True), (32, 7, True), (8, 14, False), (32, 28, False)])
+def test_a_tpu_lays_a_map_out_once_for_several_convolutions(n, side, laid_out):
+    traced = jax.jit(lambda x: depthwise.laid_out_beside(x, 13)).trace(jnp.ones((n, side, side, 2)))
+    texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda", "tpu")}
+    found = {platform: "LayoutConstraint" in text for platform, text in texts.items()}
+    assert found == {"cpu": False, "cuda": False, "tpu": laid_out}
+
+
 def test_few_examples_on_a_device_take_another_form():
-    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz"
+    assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz_tpu"
     assert depthwise.choose("tpu", "convolve", (13, 13, 1, 8), (14, 14), batch=31) == "xla"
-    assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz"
+    assert depthwise.choose("tpu", "prepared", (13, 13, 1, 8), (14, 14), batch=1) == "toeplitz_tpu"
+    assert depthwise.choose("tpu", "kernel_gradient", (13, 13, 1, 8), (14, 14), batch=32) == "toeplitz_tpu"
+    assert depthwise.choose("tpu", "kernel_gradient", (13, 13, 1, 8), (28, 28), batch=32) == "toeplitz"
     x, kernel, _ = inputs((64, 14, 14, 4), (13, 13))
 
     def convolves():

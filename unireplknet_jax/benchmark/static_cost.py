@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from jax.sharding import SingleDeviceSharding
@@ -24,7 +25,10 @@ from unireplknet_jax.train.slices import libtpu_version, open_slice
 
 CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assumed
 _ONE_CHIP = {"v4": "v4:2x2x1", "v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
-_MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
+_MATRIX_UNITS = 4  # of a core of v5e; a row of 128 numbers a cycle goes through each
+# Rows that one instruction sends there; "lmr" is a form that XLA takes for what a product's depth leaves over 128.
+_ROWS = {"bf16": 16, "f32": 8, "lmr": 8}
+MANY = 8  # turns that `seconds_if_long` gives a loop whose number of turns cannot be read
 
 
 def static_cost(chip, program, *arguments):
@@ -35,13 +39,18 @@ def static_cost(chip, program, *arguments):
     "memory_seconds": arguments in and results out once, "scratch_bytes": in the chip's memory, "compile_seconds"}.
     Raises ImportError without libtpu, ValueError for an unknown chip and where the compiler fails.
     """
+    return cost_in_process(chip, __name__, program, *arguments)
+
+
+def cost_in_process(chip, module, *arguments):
+    """What `python -m module` prints, a JSON document, of the chip, a folder of dumps and the arguments."""
     if chip not in CLOCK:
         raise ValueError(f"{chip!r} is no chip whose cost can be counted; expected one of {', '.join(CLOCK)}.")
     libtpu_version()
     with tempfile.TemporaryDirectory() as folder:
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final.*"
         done = subprocess.run(
-            [sys.executable, "-m", __name__, chip, folder, program, *map(str, arguments)],
+            [sys.executable, "-m", module, chip, folder, *map(str, arguments)],
             env={**os.environ, "JAX_PLATFORMS": "cpu", "LIBTPU_INIT_ARGS": flags, "TPU_LOG_DIR": "disabled"},
             capture_output=True,
             text=True,
@@ -49,7 +58,7 @@ def static_cost(chip, program, *arguments):
     if done.returncode:
         reasons = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
         reason = reasons[-1] if reasons else done.stderr.strip()[-300:]
-        raise ValueError(f"{program} {' '.join(map(str, arguments))} cannot be counted: {reason[:300]}")
+        raise ValueError(f"{' '.join(map(str, arguments))} cannot be counted: {reason[:300]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -111,8 +120,8 @@ def _function(program, *arguments):
     return depthwise.pass_of(name, form, case.dilation), shapes
 
 
-def _measure(chip, folder, program, *arguments):
-    function, shapes = _function(program, *arguments)
+def measure(chip, folder, function, shapes):
+    """(the cost of a function for arguments of these shapes, the compiled program), in a process that dumps there."""
     numbers, devices = open_slice(_ONE_CHIP[chip])
     one = SingleDeviceSharding(devices[0])
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), shapes)
@@ -123,30 +132,76 @@ def _measure(chip, folder, program, *arguments):
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     cycles, unknown = count_cycles(folder, 1)
     unknown += compiled.as_text().count(" while(")  # loops over whole kernels, whose turns are not multiplied in
-    return {
+    cost = {
         "seconds": cycles / CLOCK[chip],
-        "seconds_if_long": count_cycles(folder, _MANY)[0] / CLOCK[chip],
+        "seconds_if_long": count_cycles(folder, MANY)[0] / CLOCK[chip],
         "unknown_loops": unknown,
         "memory_seconds": moved / numbers.memory_bandwidth,
         "scratch_bytes": memory.temp_size_in_bytes,
         "compile_seconds": seconds,
     }
+    return cost, compiled
+
+
+class Work(NamedTuple):
+    """Cycles of a kernel: counted, and what its matrix units and its vector unit are busy for at least."""
+
+    cycles: float
+    matrix: float
+    vector: float
 
 
 def count_cycles(folder, unknown_turns):
     """(cycles of every kernel in a folder of dumps, number of loops whose turns cannot be read)."""
     cycles = unknown = 0
-    for path in sorted(Path(folder).glob("*-final_bundles.txt")):
-        if re.search(r"schedule-analysis|late-|TLP", path.name):
-            continue
-        bundles = _bundles(path.read_text(errors="replace"))
-        turns = [1.0] * len(bundles)
-        for first, last, count in _loops(bundles):
-            unknown += count is None
-            for index in range(first, last + 1):
-                turns[index] *= unknown_turns if count is None else max(1, count)
-        cycles += sum(turns)
+    for _, path in _kernels(folder):
+        _, turns, missed = _bundles_and_turns(path, unknown_turns)
+        cycles, unknown = cycles + sum(turns), unknown + missed
     return cycles, unknown
+
+
+def count_work(folder, unknown_turns):
+    """{kernel: Work} of a folder of dumps; a kernel has the name of its instruction in the compiled program.
+
+    How many slots of the vector unit a bundle fills stands in another dump, a line for every bundle.
+    """
+    found = {}
+    for name, path in _kernels(folder):
+        bundles, turns, _ = _bundles_and_turns(path, unknown_turns)
+        (use,) = Path(folder).glob(f"{_prefix(path)}-*-final_hlo-static-per-bundle-utilization.txt")
+        _, units, slots, _, *lines = use.read_text().splitlines()
+        column = [unit.strip() for unit in units.split(",")].index("VALU")
+        filled = [int(line.split()[column]) for line in lines]
+        vector = sum(a * b for a, b in zip(filled, turns, strict=True)) / int(slots.split()[column])
+        rows = sum(
+            turn * sum(_ROWS[kind] for kind in re.findall(r" = vmatmul\.(?:msk\.)?(bf16|f32|lmr)", text))
+            for text, turn in zip(bundles, turns, strict=True)
+        )
+        found[name] = Work(sum(turns), rows / _MATRIX_UNITS, vector)
+    return found
+
+
+def _kernels(folder):
+    """(name, path of its bundles) of every kernel in a folder of dumps."""
+    for path in sorted(Path(folder).glob("*-final_bundles.txt")):
+        if not re.search(r"schedule-analysis|late-|TLP", path.name):
+            yield _prefix(path).partition("-")[2], path
+
+
+def _prefix(path):
+    """The time and the kernel that the names of its dumps begin with."""
+    return re.sub(r"-\d+-final_bundles\.txt$", "", path.name)
+
+
+def _bundles_and_turns(path, unknown_turns):
+    """(the bundles of a kernel, how often each of them runs, number of loops whose turns cannot be read)."""
+    bundles = _bundles(path.read_text(errors="replace"))
+    turns, unknown = [1.0] * len(bundles), 0
+    for first, last, count in _loops(bundles):
+        unknown += count is None
+        for index in range(first, last + 1):
+            turns[index] *= unknown_turns if count is None else max(1, count)
+    return bundles, turns, unknown
 
 
 def _bundles(text):
@@ -186,4 +241,4 @@ def _turns(body, predicate):
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(*sys.argv[1:])))
+    print(json.dumps(measure(*sys.argv[1:3], *_function(*sys.argv[3:]))[0]))

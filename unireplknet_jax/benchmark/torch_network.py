@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from unireplknet_jax.nn.block import BRANCHES
-from unireplknet_jax.ops.layers import BATCH_NORM_EPS, GRN_EPS, LAYER_NORM_EPS
+from unireplknet_jax.ops.layers import BATCH_NORM_EPS, LAYER_NORM_EPS
+from unireplknet_jax.ops.response_norm import GRN_EPS
 
 
 def in_precision(device, dtype):

@@ -103,15 +103,16 @@ def _add_network_arguments(parser):
     parser.add_argument("--batch", action="append", type=int, metavar="N", help="default: 1 and 8, in training 8")
     parser.add_argument("--size", type=int, default=224, metavar="S", help="pixels (default: 224)")
     parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
+    parser.add_argument(
+        "--only", metavar="TEXT", help='with --static: the parts whose name holds this, as in "block 2 k13"'
+    )
     _add_timing_arguments(parser)
-    _add_static_argument(parser, "a GPU (h100)")
+    _add_static_argument(parser, "a TPU (v5e) or a GPU (h100)")
 
 
 def _run_model(args):
     if args.static:
-        from unireplknet_jax.benchmark.gpu_cost import inference_rows
-
-        _run_network(args, inference_rows, (128,), ("unireplknet_t",))
+        _run_static_network(args, train=False)
         return
     from unireplknet_jax.benchmark.network import measure_inference
 
@@ -120,25 +121,44 @@ def _run_model(args):
 
 def _run_train(args):
     if args.static:
-        from unireplknet_jax.benchmark.gpu_cost import training_rows
-
-        _run_network(args, training_rows, (128,), ("unireplknet_t",))
+        _run_static_network(args, train=True)
         return
     from unireplknet_jax.benchmark.network import measure_training
 
     _run_network(args, measure_training, (8,), ("unireplknet_a",))
 
 
-def _run_network(args, measure, batches, models):
+def _check_network(args, batches):
     if min(args.batch or batches) < 1 or args.size < 32:
         raise ValueError("--batch must be 1 or more and --size 32 or more.")
+
+
+def _run_static_network(args, train):
+    _check_network(args, (128,))
     cases = [
-        (model, batch, args.size, args.dtype) for model in args.models or models for batch in args.batch or batches
+        (args.static, model, batch, args.size, args.dtype)
+        for model in args.models or ("unireplknet_t",)
+        for batch in args.batch or (128,)
     ]
-    if args.static:
-        _report_classes(args, [row for case in cases for row in measure(args.static, *case)])
+    if args.static == "h100":
+        from unireplknet_jax.benchmark.gpu_cost import inference_rows, training_rows
+
+        measure = training_rows if train else inference_rows
+        _report_classes(args, [row for case in cases for row in measure(*case)])
         return
-    rows = [row for case in cases for row in measure(*case, args.rounds, args.xla)]
+    from unireplknet_jax.benchmark.static_network import network_rows
+
+    _report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only)])
+
+
+def _run_network(args, measure, batches, models):
+    _check_network(args, batches)
+    rows = [
+        row
+        for model in args.models or models
+        for batch in args.batch or batches
+        for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla)
+    ]
     _report(args, rows, ["model", "batch", "form"], ["times torch"])
 
 
@@ -286,6 +306,30 @@ def _report_classes(args, rows):
             for row in rows
         ],
     )
+
+
+def _report_static_network(args, rows):
+    """Print rows of the static costs of a network's parts."""
+    from unireplknet_jax.benchmark.static_network import times_floor
+    from unireplknet_jax.train.slices import libtpu_version
+
+    facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
+    if args.json:
+        print_json({**facts, "unit": "seconds", "rows": rows})
+        return
+    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
+    print('Each part was compiled by itself; part "all" is their sum, each as often as the network has it.')
+    units = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds", "memory_seconds")
+    cells = [
+        [row["model"], row["batch"], row["part"], row.get("times"), row["class"]]
+        + [f"{1e3 * row[unit]:.3f}" if unit in row else None for unit in units]
+        + [f"{ratio:.2f}" if (ratio := times_floor(row)) else None]
+        + [f"{row['scratch_bytes'] / 1e6:.0f}" if "scratch_bytes" in row else None]
+        + [f"{row['compile_seconds']:.0f}" if "compile_seconds" in row else None]
+        for row in rows
+    ]
+    names = ["static ms", "long loops", "matrix ms", "vector ms", "memory ms", "times floor", "scratch MB", "compile s"]
+    print_table(["model", "batch", "part", "times", "class", *names], cells)
 
 
 def _cells(row, names):

@@ -17,7 +17,7 @@ from unireplknet_jax.nn.layers import (
     kernel_init,
     parameter,
 )
-from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, prepared_conv2d
+from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, laid_out_beside, prepared_conv2d
 from unireplknet_jax.ops.layers import residual
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
@@ -88,13 +88,13 @@ class DilatedReparamBlock(nn.Module):
         def norm(y: jax.Array, name: str) -> jax.Array:
             return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train)
 
-        y = conv(self.kernel_size, 1, "lk_origin")
         if self.deploy:
-            return y
-        y = norm(y, "origin_bn")
+            return conv(self.kernel_size, 1, "lk_origin")
+        x = laid_out_beside(x, self.kernel_size)
+        y = norm(conv(self.kernel_size, 1, "lk_origin"), "origin_bn")
         for k, r in BRANCHES[self.kernel_size]:
             y = y + norm(conv(k, r, f"dil_conv_k{k}_{r}"), f"dil_bn_k{k}_{r}")
-        return y
+        return laid_out_beside(y, self.kernel_size)
 
 
 class UniRepLKNetBlock(nn.Module):

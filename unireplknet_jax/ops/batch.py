@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,15 +45,20 @@ def mesh_platform() -> str | None:
     return device and device.platform
 
 
+# What a program is lowered for -> the platform of its devices.
+PLATFORMS = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"})
+
+
 def by_platform(*operands: jax.Array, default: Callable[..., Any], **forms: Callable[..., Any]) -> Any:
-    """The form for the platform of the lowering ("cpu", "cuda", "tpu"), not of the process, applied to the operands.
+    """forms["cpu", "cuda" or "tpu"](*operands) on that platform, default(*operands) on one that has no form.
 
     A context mesh of devices says what is lowered for; without one the forms of all platforms are traced.
     """
     known = mesh_platform()
-    if known:
-        return forms.get({"gpu": "cuda"}.get(known, known), default)(*operands)
-    return jax.lax.platform_dependent(*operands, default=default, **forms)
+    if known is None:
+        return jax.lax.platform_dependent(*operands, default=default, **forms)
+    named = {PLATFORMS[target]: form for target, form in forms.items()}
+    return named.get(known, default)(*operands)
 
 
 def batch_shards(batch: int) -> int:

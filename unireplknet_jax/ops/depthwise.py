@@ -9,8 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from unireplknet_jax.ops import depthwise_dft, depthwise_fft, depthwise_shift, depthwise_toeplitz, depthwise_xla
-from unireplknet_jax.ops.batch import batch_shards, by_platform, over_batch_shards, varying_alike
+from unireplknet_jax.ops import (
+    depthwise_dft,
+    depthwise_fft,
+    depthwise_shift,
+    depthwise_toeplitz,
+    depthwise_toeplitz_tpu,
+    depthwise_xla,
+)
+from unireplknet_jax.ops.batch import PLATFORMS, batch_shards, by_platform, over_batch_shards, varying_alike
 
 IMPLEMENTATIONS = types.MappingProxyType(
     {
@@ -19,6 +26,7 @@ IMPLEMENTATIONS = types.MappingProxyType(
         "fft": depthwise_fft,
         "dft": depthwise_dft,
         "toeplitz": depthwise_toeplitz,
+        "toeplitz_tpu": depthwise_toeplitz_tpu,
     }
 )
 
@@ -44,7 +52,8 @@ _GPU_CUDNN = (5, None, None, 1, "xla")
 _GPU_SMALL = ((3, 40, None, None, "shift"), _GPU_CUDNN, (3, None, None, None, "shift"))
 # Here `toeplitz` costs few examples memory, too.
 _TPU_FEW = (None, None, 31, None, "xla")
-_TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz"))
+_TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz_tpu"))
+_TPU_LARGE_GRADIENT = (_TPU_LARGE[0], (None, 16, None, None, "toeplitz_tpu"), (None, 40, None, None, "toeplitz"))
 _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
     {
         "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
@@ -55,13 +64,11 @@ _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
         },
         "tpu": {
             "convolve": (_TPU_FEW, (7, 20, None, None, "xla"), *_TPU_LARGE),
-            "kernel_gradient": (_TPU_FEW, (5, 20, None, None, "xla"), *_TPU_LARGE),
+            "kernel_gradient": (_TPU_FEW, (5, 20, None, None, "xla"), *_TPU_LARGE_GRADIENT),
             "prepared": ((5, 20, None, None, "xla"), *_TPU_LARGE),
         },
     }
 )
-# What a program is compiled for -> its rows above.
-_LOWERED_FOR = types.MappingProxyType({"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"})
 # Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
 # computes once for all of them what depends on the input alone.
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
@@ -87,6 +94,24 @@ def depthwise_conv2d(
     return _convolve(x, kernel, dilation, impl, beside)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def laid_out_beside(x: jax.Array, kernel_size: int) -> jax.Array:
+    """x: (n, h, w, c) as it is: a map that several convolutions, the largest of that size, take in or are summed up to.
+
+    On a TPU it is laid out in memory as these convolutions want it, where they share a form, so that it is turned once
+    and not by each of them; what is computed elementwise beside it follows. Its cotangent is, too.
+    """
+    batch = x.shape[0] // batch_shards(x.shape[0])
+    form = choose("tpu", "convolve", (kernel_size, kernel_size), x.shape[1:3], batch)
+    if form != "toeplitz_tpu" or max(x.shape[1:3]) > _SHARED_MAP["tpu"]:
+        return x
+
+    def lay_out(x: jax.Array) -> jax.Array:
+        return over_batch_shards(depthwise_toeplitz_tpu.lay_out, (x,), ())
+
+    return by_platform(x, default=lambda x: x, tpu=lay_out)
+
+
 def prepare_kernel(
     kernel: jax.Array, map_size: Sequence[int], *, dtype: DTypeLike, platform: str, dilation: int = 1
 ) -> dict[str, jax.Array]:
@@ -99,14 +124,14 @@ def prepare_kernel(
     name = choose(platform, "prepared", kernel.shape, map_size, dilation=dilation)
     if not hasattr(IMPLEMENTATIONS[name], "prepare"):
         return {}
-    return {name: _prepare(kernel, name, tuple(map_size), dilation, _LOWERED_FOR.get(platform, platform))}
+    return {name: _prepare(kernel, name, tuple(map_size), dilation, PLATFORMS.get(platform, platform))}
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _prepare(kernel: jax.Array, name: str, map_size: tuple[int, ...], dilation: int, platform: str = "") -> jax.Array:
     implementation = IMPLEMENTATIONS[name]
     prepared = implementation.prepare(kernel, map_size, dilation)
-    return implementation.lay_out(prepared, platform) if hasattr(implementation, "lay_out") else prepared
+    return implementation.lay_out_matrix(prepared, platform) if hasattr(implementation, "lay_out_matrix") else prepared
 
 
 def prepared_conv2d(
@@ -207,9 +232,9 @@ def _dispatch(
     def best(platform: str) -> str:
         return choose(platform, function, kernel_shape, x.shape[1:3], batch, beside, dilation)
 
-    names = {target: best(platform) for target, platform in _LOWERED_FOR.items()}
-    branches = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
-    return by_platform(x, other, default=functools.partial(run, "xla"), **branches)
+    names = {target: best(platform) for target, platform in PLATFORMS.items()}
+    forms = {target: functools.partial(run, name) for target, name in names.items() if name != "xla"}
+    return by_platform(x, other, default=functools.partial(run, "xla"), **forms)
 
 
 def choose(
@@ -229,7 +254,7 @@ def choose(
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
     values = (size, side, batch, dilation)
-    for *limits, name in _BEST.get(_LOWERED_FOR.get(platform, platform), {}).get(use, ()):
+    for *limits, name in _BEST.get(PLATFORMS.get(platform, platform), {}).get(use, ()):
         if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
             return name
     return "xla"

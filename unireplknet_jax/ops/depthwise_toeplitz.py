@@ -27,11 +27,11 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
 def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Array:
     """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w)."""
-    tiling = _tile(map_size, kernel.shape, dilation)
+    tiling = tile_map(map_size, kernel.shape, dilation)
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
-def lay_out(matrix: jax.Array, platform: str) -> jax.Array:
+def lay_out_matrix(matrix: jax.Array, platform: str) -> jax.Array:
     """A matrix that `prepare` gave as the product of a platform takes it."""
     return _padded(_flat(matrix), _CUBLAS) if platform == "gpu" and matrix.dtype.itemsize <= 2 else matrix
 
@@ -49,8 +49,8 @@ def _padded(matrix: jax.Array, multiple: int) -> jax.Array:
 
 
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
-    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `lay_out` gives."""
-    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `lay_out_matrix` gives."""
+    tiling = tile_map(x.shape[1:3], kernel_shape, dilation)
     matrix = _flat(matrix.astype(x.dtype))
     if x.dtype.itemsize > 2:
         return _convolve(x, matrix, tiling)
@@ -64,7 +64,7 @@ def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[in
 
 
 def _convolve(
-    x: jax.Array, matrix: jax.Array, tiling: "_Tiling", multiple: int = 1, result: DTypeLike | None = None
+    x: jax.Array, matrix: jax.Array, tiling: "Tiling", multiple: int = 1, result: DTypeLike | None = None
 ) -> jax.Array:
     """x: (n, h, w, c), matrix: (c, window rows * w, tile rows * w) or padded -> (n, h, w, c); `result`: of the product.
 
@@ -82,7 +82,7 @@ def _convolve(
 def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """The cotangent of the kernel, (kh, kw, 1, c), float32 at least, for the output cotangent g: (n, h, w, c)."""
     w, c = x.shape[2:]
-    tiling = _tile(x.shape[1:3], kernel_shape, dilation)
+    tiling = tile_map(x.shape[1:3], kernel_shape, dilation)
     if tiling.number > 1:  # else the windows, several times the map, would be kept from the forward pass
         x = lax.optimization_barrier(x)
     matrix = _product("cntq,cntp->cqp", _windows(x, tiling), _tiles(g, tiling))
@@ -92,7 +92,7 @@ def kernel_gradient(x: jax.Array, g: jax.Array, kernel_shape: Sequence[int], dil
     return gradient.transpose(1, 2, 0)[:, :, None]
 
 
-class _Tiling(typing.NamedTuple):
+class Tiling(typing.NamedTuple):
     """Rows of a tile, of its window, from the window's first to the tile's first, and the number of tiles."""
 
     tile: int
@@ -101,22 +101,22 @@ class _Tiling(typing.NamedTuple):
     number: int
 
 
-def _tile(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> _Tiling:
+def tile_map(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> Tiling:
     (h, w), radius = map_size, kernel_shape[0] // 2 * dilation
     if h * w <= _ONE_TILE:
-        return _Tiling(h, h, 0, 1)
+        return Tiling(h, h, 0, 1)
     tile = max(_TILE // w, 1)
-    return _Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
+    return Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
 
 
-def _matrix(taps: jax.Array, w: int, tiling: _Tiling, dilation: int) -> jax.Array:
+def _matrix(taps: jax.Array, w: int, tiling: Tiling, dilation: int) -> jax.Array:
     """taps: (c, kh, kw) -> (c, window rows, w, tile rows, w): at [:, q, p] the tap at the offset q - p."""
-    bands = _bands(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
-    bands = _bands(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
+    bands = band_matrix(taps, w, w, 0, dilation)  # (c, kh, window column, tile column)
+    bands = band_matrix(bands.transpose(0, 2, 3, 1), tiling.window, tiling.tile, tiling.above, dilation)
     return bands.transpose(0, 3, 1, 4, 2)
 
 
-def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -> jax.Array:
+def band_matrix(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -> jax.Array:
     """taps: (..., k) -> (..., window, tile): [a, i] is the tap at the offset a - above - i, 0 where there is none."""
     length = (taps.shape[-1] - 1) * dilation + 1
     before = tile - 1 + above - length // 2
@@ -126,7 +126,7 @@ def _bands(taps: jax.Array, window: int, tile: int, above: int, dilation: int) -
     return jnp.stack([lax.slice_in_dim(line, i, i + window, axis=line.ndim - 1) for i in starts], axis=-1)
 
 
-def _windows(x: jax.Array, tiling: _Tiling, more: int = 0) -> jax.Array:
+def _windows(x: jax.Array, tiling: Tiling, more: int = 0) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, window rows * w + more), with as many zeros at the end."""
     (n, h, w, c), (tile, window, above, number) = x.shape, tiling
     if more and number == 1:  # before the axes change places, or a GPU needs a kernel for each of the two
@@ -139,7 +139,7 @@ def _windows(x: jax.Array, tiling: _Tiling, more: int = 0) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) if more else x
 
 
-def _tiles(x: jax.Array, tiling: _Tiling) -> jax.Array:
+def _tiles(x: jax.Array, tiling: Tiling) -> jax.Array:
     """x: (n, h, w, c) -> (c, n, tiles, tile rows * w)."""
     n, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, tiling.number * tiling.tile - h), (0, 0), (0, 0)))

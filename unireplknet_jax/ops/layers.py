@@ -21,10 +21,49 @@ LAYER_NORM_EPS = 1e-6
 def gelu(x: jax.Array) -> jax.Array:
     """GELU in its exact form, in float32: `jax.nn.gelu` is the tanh approximation, or one by erfc.
 
-    erfc is no operation of XLA's: its hundred instructions become some 25 kernels on a GPU, erf a part of one.
+    erfc is no operation of XLA's: its hundred instructions become some 25 kernels on a GPU, erf a part of one. Where a
+    TPU computes in bfloat16, `gelu_by_tanh` takes its place, whose error is far below bfloat16's.
     """
+    if x.dtype != jnp.bfloat16:
+        return _gelu_by_erf(x)
+    return by_platform(x, default=_gelu_by_erf, tpu=gelu_by_tanh)
+
+
+def _gelu_by_erf(x: jax.Array) -> jax.Array:
     y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * y * (1 + jax.lax.erf(y * math.sqrt(0.5)))).astype(x.dtype)
+
+
+# P(u) in y P(u), the argument of tanh, with u = y^2 / 2, from the highest power down: the least largest error of GELU.
+# P grows with u, so nothing has to be cut off. (The usual tanh form stops at the first power, and is off by 4.7e-4.)
+_GELU_TANH = (1.7905358e-05, -2.446479e-04, -4.9944674e-04, 0.0729375826, 0.7978281557)
+
+
+@jax.custom_jvp
+def gelu_by_tanh(x: jax.Array) -> jax.Array:
+    """GELU within 3.1e-6 of its exact form, its derivative within 7e-6, computed in float32 at least.
+
+    For TPUs: their vector unit computes tanh in one instruction, and some forty for erf. A GELU below -3.5 is so
+    small that this error is more than bfloat16's rounding of it.
+    """
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (0.5 * y + 0.5 * y * _tanh_of_gelu(y)).astype(x.dtype)
+
+
+@gelu_by_tanh.defjvp
+def _gelu_by_tanh_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (t,) = primals, tangents
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    slope = 0.5 + 0.5 * _tanh_of_gelu(y) + y * (jnp.exp(-0.5 * y * y) / math.sqrt(2 * math.pi))
+    return gelu_by_tanh(x), (t.astype(y.dtype) * slope).astype(x.dtype)
+
+
+def _tanh_of_gelu(y: jax.Array) -> jax.Array:
+    """erf(y / sqrt(2)), nearly."""
+    u, total = 0.5 * y * y, jnp.asarray(_GELU_TANH[0], y.dtype)
+    for factor in _GELU_TANH[1:]:
+        total = total * u + factor
+    return jnp.tanh(y * total)
 
 
 @jax.jit

@@ -89,9 +89,8 @@ WEATHER = {
     **{"log_every": 50, "epochs": 6, "stop.patience": 3, "optim.lr": 2e-3},
 }
 SMALL_WEATHER = WEATHER | {
-    "eval_first": True,
     **{"batch_size": 64, "eval_batch_size": 256, "log_every": 20, "epochs": 3, "eval_every_epochs": 0.5},
-    "optim.lr": 1e-3,
+    **{"optim.lr": 1e-3, "eval_first": True},
 }
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {

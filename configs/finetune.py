@@ -48,6 +48,7 @@ def get_config(arg="a"):
             "remat": False,
         },
         "image_size": 224,
+        "white": 0,  # of pictures deeper than 8 bits; 0: what their files say
         "crop_scale": (0.08, 1.0),
         "flip": True,
         "rand_augment": "rand-m9-mstd0.5-inc1",

@@ -50,6 +50,8 @@ def get_config(arg="a"):
         "mean": -6.845978,
         "std": 5.5654526,
         "seconds": 0.0,
+        "channels": "mean",  # what becomes of several; or "first", "loudest"
+        "scale": 1.0,  # what files of floats are divided by: 32768 where they hold 16-bit numbers
         "loss_kind": "ce",
         "multilabel": False,
         "balance": False,  # True: rare classes are drawn as often as others

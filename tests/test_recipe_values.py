@@ -90,7 +90,7 @@ WEATHER = {
 }
 SMALL_WEATHER = WEATHER | {
     **{"batch_size": 64, "eval_batch_size": 256, "log_every": 20, "epochs": 3, "eval_every_epochs": 0.5},
-    "optim.lr": 1e-3,
+    **{"optim.lr": 1e-3, "eval_first": True},
 }
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
@@ -164,7 +164,7 @@ RECIPES = {
             "model": FLOAT32
             | FRESH_HEAD
             | {"name": "unireplknet_xl", "num_classes": 0, "bn_group": None, "remat": False},
-            **{"image_size": 224, "crop_scale": (0.08, 1.0), "balance": False},
+            **{"image_size": 224, "crop_scale": (0.08, 1.0), "balance": False, "white": 0},
         },
         FINE
         | {
@@ -177,7 +177,7 @@ RECIPES = {
             # Statistics, noise and roll as for Speech Commands (Audio/egs of the original), masks half as wide.
             **{"frames": 128, "mels": 128, "mean": -6.845978, "std": 5.5654526, "seconds": 0.0},
             **{"freq_mask": 24, "time_mask": 24, "mixup": 0.0, "noise": 0.1, "roll": 10},
-            **{"loss_kind": "ce", "multilabel": False, "balance": False},
+            **{"loss_kind": "ce", "multilabel": False, "balance": False, "channels": "mean", "scale": 1.0},
             "model": FLOAT32
             | {"name": "unireplknet_n", "num_classes": 0, "drop_path_rate": 0.1, "bn_group": None, "remat": False},
         },

@@ -12,7 +12,9 @@ from PIL import Image
 from recipes import CONFIGS, FILES, MADE_UP, load
 from splits import examples_of, fitted_to
 
+from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.train.optimizer import make_schedule
+from unireplknet_jax.train.recipe import value_of
 from unireplknet_jax.train.setup import make_task, set_up
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -371,3 +373,20 @@ def test_fine_tuning_refuses_other_classes_for_evaluation(flowers):
     config = load("finetune:a", f"--config.data.dir={flowers}")
     with pytest.raises(ValueError, match="it lacks tulip and also has violet"):
         fitted_to(make_task(config), config.data.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word"),
+    [
+        ("finetune.py", "task.options.white=4095"),
+        ("finetune.py", "data.class_order=texts"),
+        ("finetune_sounds.py", "task.options.scale=32768"),
+        ("finetune_sounds.py", "task.options.channels=first"),
+    ],
+)
+@pytest.mark.parametrize("size", ["a", "small"])
+def test_what_notes_on_odd_files_name_is_a_field_of_the_recipes_for_such_files(recipe, size, word):
+    config = load_config(f"{recipe}:{size}", [f"--config.{word}"])
+    field, _, value = word.partition("=")
+    assert f"{value_of(config, field)}".removesuffix(".0") == value
+    make_task(config)

@@ -42,6 +42,12 @@ def test_every_command_has_help(name, capsys):
     assert f"usage: unireplknet {name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["predict", "evaluate", "see"])
+def test_the_help_says_which_addresses_a_checkpoint_may_have(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert "gs://BUCKET/PATH" in capsys.readouterr().out
+
+
 def test_help_and_usage_errors_import_nothing_heavy():
     code = (
         "import sys; from unireplknet_jax.__main__ import main; from unireplknet_jax.cli.parser import COMMANDS\n"

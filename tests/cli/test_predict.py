@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_table_with_a_row_for_each_file(small, pictures, tmp_
     out, err = capsys.readouterr()
     assert out == ""
     assert "note: 1 passed over as no files that are read: album/notes.txt.\n" in err
-    assert err.endswith("wrote out.csv: 11 files, 1 of them without a result\n")
+    assert err.endswith("wrote out.csv: 11 files, 1 without a result\n")
     with open("out.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["file", "label", "score", "label_2", "score_2", "error"]

@@ -51,6 +51,7 @@ def test_each_class_of_the_data_is_one_of_the_models(labels, found, numbers):
         (("tench", "goldfish", "ray"), SYNSETS, "mine has 2 classes, but the model has 3"),
         (("crane", "crane", "owl"), ("owl", "crane"), "mine has 2 classes, but the model has 3"),
         (("crane", "crane"), ("crane", "owl"), "mine has other classes than the model: owl in place of "),
+        (("cat", "dog", "emu"), ("Cat", "gnu"), "mine has gnu, the model cat, dog, emu"),
     ],
 )
 def test_other_names_are_refused(labels, found, message):

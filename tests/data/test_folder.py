@@ -175,7 +175,13 @@ def test_a_missing_root_is_refused(tmp_path):
         ("data/train/cat", "train", "{}/data/train/cat lies in {}/data, which has the split 'train'; give that folder"),
         (".", "train", "{} has no split 'train', but {}/data has; give that folder"),
         ("..", "train", "{}/.. has no split 'train', but {}/../data and {}/../more have; give one of them"),
-        ("data", "test", "{}/data has no split 'test'; the folders in it are: train, val"),
+        (
+            "data",
+            "test",
+            "{}/data has no split 'test'; the folders in it are: train, val; "
+            "data.train_split, data.eval_split or --split may name another one",
+        ),
+        ("high", "train", "{}/high has no split 'train', but {}/high/er/still/data has; give that folder"),
         (
             "my pets",
             "train",
@@ -188,6 +194,7 @@ def test_a_missing_root_is_refused(tmp_path):
 def test_a_folder_too_deep_too_high_or_unsplit_says_which_one_to_give(given, split, sentence, tmp_path):
     names = ["data/train/cat/1.png", "data/train/dog/1.png", "data/val/cat/1.png", "data/val/dog/1.png"]
     names += ["my pets/cat/1.png", "my pets/dog/deep/1.png", "other/a/x.txt", "other/b/.1.png"]
+    names += ["high/er/still/data/train/cat/1.png"] * (given == "high")
     write(tmp_path, **dict.fromkeys(names, b""))
     if given == "..":
         write(tmp_path, **{"more/train/cat/1.png": b"", "in/a.txt": b""})

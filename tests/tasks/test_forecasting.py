@@ -344,6 +344,7 @@ def test_metrics_are_the_errors_of_known_values_in_physical_units(fitted):
     station = np.abs(errors["forecast"])[:, :, 2][known[:, :, 2]].mean()
     assert found[f"mae/{task.labels[2]}"] == pytest.approx(station, rel=1e-5)
     assert task.units["mse"] == "m²"
+    assert dataclasses.replace(task, unit="").units["mse"] == ""  # of a table that says none
 
 
 def test_a_forecast_that_is_not_finite_is_no_good_forecast(fitted):

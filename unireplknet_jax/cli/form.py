@@ -3,7 +3,7 @@
 import argparse
 
 FORMS = ("merged", "training")
-NAMES = "its path, a published name such as unireplknet_a, or hf-hub:USER/REPO"
+NAMES = "its path, a published name such as unireplknet_a, hf-hub:USER/REPO or gs://BUCKET/PATH"
 
 
 def add_form_argument(parser):

@@ -71,7 +71,8 @@ def run(args):
     if args.json:
         print_json({"checkpoint": args.checkpoint, "task": task.name, "results": results, "errors": errors})
     if args.csv:
-        print(f"wrote {args.csv}: {len(files):,} files, {len(errors):,} of them without a result", file=sys.stderr)
+        count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+        print(f"wrote {args.csv}: {count}, {len(errors):,} without a result", file=sys.stderr)
     pictures = [picture for picture in pictures if picture is not None]
     if pictures:
         _write_sheet(args.draw, pictures)

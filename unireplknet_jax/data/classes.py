@@ -72,7 +72,7 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
         if len(found) < len(labels):
             _log.warning("%s has %d of the %d classes of the model: %s", name, len(found), len(labels), listed(found))
         return numbers
-    unknown = [label for label in found if label not in {*labels}]
+    unknown = [label for label in _absent(found, labels) if label not in {*labels}]  # which may be known twice
     if len(found) != len(labels):
         raise ValueError(
             f"{name} has {len(found)} classes, but the model has {len(labels)}, and its names are others: {name} has "
@@ -81,7 +81,7 @@ def numbers_of(labels: tuple[str, ...], found: tuple[str, ...], name: str) -> tu
     if len(unknown) < len(found) or not _in_an_order(found):
         raise ValueError(
             f"{name} has other classes than the model: {listed(unknown or found)} in place of "
-            f"{listed([label for label in labels if label not in {*found}] or labels)}; give them the same names."
+            f"{listed(_absent(labels, found) or labels)}; give them the same names."
         )
     _log.warning(
         "%s: its classes are taken in order: %s is %s, %s is %s", name, found[0], labels[0], found[-1], labels[-1]

@@ -63,11 +63,11 @@ def _flat(path: Path, split: str, known: Sequence[str], suffixes: tuple[str, ...
 def _no_split(root: Path, split: str, suffixes: tuple[str, ...], kind: str) -> str:
     """The sentence about a folder without a split: which one to give where it is near, or how to make a split."""
     here, folders = Path(os.path.abspath(root)), class_folders(root)[0]
-    below = [name for name in folders if (root / name / split).is_dir()] if split else []
     above = [folder for folder in here.parents[:2] if split and (folder / split).is_dir()]
     divided = any(name.casefold() in SPLITS for name in folders)
-    if below and not divided:
-        places = " and ".join(str(root / name) for name in below[:3])
+    below = [] if divided or not split else _above_split(root, split)
+    if below:
+        places = " and ".join(map(str, below[:3]))
         which = "has; give that folder" if len(below) == 1 else "have; give one of them"
         return f"{root} has no split {split!r}, but {places} {which}"
     # A class folder may be called like a split, so that `above` is not enough.
@@ -78,7 +78,16 @@ def _no_split(root: Path, split: str, suffixes: tuple[str, ...], kind: str) -> s
         command = shlex.join(["unireplknet", "split", str(root), target, "--val", "0.2"])
         classes = f"its folders are classes with {kind}s ({listed(folders)})"
         return f"{root} has no split {split!r}: {classes}; `{command}` makes splits of them"
-    return f"{root} has no split {split!r}; the folders in it are: {listed(folders) or 'none'}"
+    other = "; data.train_split, data.eval_split or --split may name another one" if divided else ""
+    return f"{root} has no split {split!r}; the folders in it are: {listed(folders) or 'none'}{other}"
+
+
+def _above_split(root: Path, split: str) -> list[Path]:
+    """The folders up to three levels below a folder that have a split, those of the first level that has any."""
+    found: list[Path] = []
+    for depth in (1, 2, 3):
+        found = found or sorted(path.parent for path in root.glob(f"{'*/' * depth}{split}") if path.is_dir())
+    return found
 
 
 def _has_file(folder: str, suffixes: tuple[str, ...]) -> bool:

@@ -108,7 +108,7 @@ class Forecasting(Task):
     @property
     def units(self) -> Mapping[str, str]:  # type: ignore[override]  # they depend on the data here
         skill = "1 - MSE / MSE of it"
-        own = {"mse": f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
+        own = {"mse": self.unit and f"{self.unit}²", "mae": self.unit, "rmse": self.unit, "count": "values"}
         return own | {f"skill_{name}": skill for name in forecast_errors.BASELINES}
 
     def fitted_to(self, train: Split, evaluation: Split | None) -> Forecasting:

@@ -167,11 +167,11 @@ def _facts(config, task, examples, split, test):
     """What gives a run's numbers their meaning, and so has to be the same where it goes on."""
     facts = {name: config[name] for name in ("batch_size", "accumulate", "seed")}
     facts |= {f"data.{name}": config.data[name] for name in ("name", "train_split")}
-    facts |= {"training examples": examples, "labels": list(task.labels)}
+    facts["labels"] = list(task.labels)
     for role, opened in (("training", split), ("evaluation", test)):
         identity = {} if opened is None else task.identity(opened)
         facts |= {f"{role} {name}": value for name, value in identity.items()}
-    return facts
+    return facts | {"training examples": examples}  # after what says which of them are others
 
 
 def _compared(task, split, train):

@@ -61,7 +61,7 @@ def check_same_stations(expected: Sequence[str], found: Sequence[str], name: str
         if place != index and found[index] != expected[index]:
             raise ValueError(
                 f"station {index + 1} of {name} is {found[index]}, but that of the model is {expected[index]}; give "
-                "all of its, in order"
+                "the columns in the model's order"
             )
 
 

@@ -76,7 +76,7 @@ def by_hand(last, scale, kernel, label, eps):
     return last @ gradient / (last.shape[0] * last.shape[1])
 
 
-@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("around", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_class_activation_is_the_gradient_of_norm_and_classifier(around):
     if around:
         trunk = small_model(**TINY, num_classes=None, remat=True)
@@ -100,6 +100,7 @@ def test_the_class_activation_is_the_gradient_of_norm_and_classifier(around):
         assert abs(hand.sum()) < 1e-3 * np.abs(hand).sum()  # of all positions: a LayerNorm does not see the scale
 
 
+@pytest.mark.slow
 def test_the_merged_form_says_the_same_of_another_class():
     model = small_model(**TINY)
     variables, images = lively(abstract_variables(model)), normal(3, 1, 64, 64, 3)

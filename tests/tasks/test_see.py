@@ -21,6 +21,7 @@ TRUNK = {"depths": (1, 0, 0, 1), "dims": (4, 4, 8, 8), "kernel_sizes": ((3,), ()
 LABELS = ("ant", "bee", "cat", "dog")
 
 
+@pytest.mark.slow
 def test_pictures_are_seen_as_they_are_predicted(tmp_path, monkeypatch):
     traces, look = [], see_module.attributions
     monkeypatch.setattr(see_module, "attributions", lambda *arguments: traces.append(1) or look(*arguments))

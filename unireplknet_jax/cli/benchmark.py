@@ -252,10 +252,8 @@ def _report(args, rows, keys, extras):
     facts = {**environment(), "dtype": args.dtype, "rounds": args.rounds}
     if args.plot:
         draw_rows(args.plot, rows, keys, "median")
-    if args.json:
-        print_json({**facts, "unit": "seconds", "rows": rows})
+    if _said_as_json(args, facts, rows):
         return
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
     columns = [*keys, "median ms", "fastest", "slowest", *extras, "temporary MB", "compile s"]
     print_table(
         columns,
@@ -271,10 +269,8 @@ def _report_static(args, rows, keys, ratio):
     facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
     if args.plot:
         draw_rows(args.plot, rows, keys, "seconds")
-    if args.json:
-        print_json({**facts, "unit": "seconds", "rows": rows})
+    if _said_as_json(args, facts, rows, "; counted, not measured"):
         return
-    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
     columns = [*keys, "static ms", "long loops", "unknown loops", "memory ms", ratio, "scratch MB", "compile s"]
     cells = [
         [f"{1e3 * row[name]:.3f}" for name in ("seconds", "seconds_if_long")]
@@ -293,10 +289,8 @@ def _report_classes(args, rows):
     keys, facts = ["model", "batch", "form", "class"], {"chip": args.static, "dtype": args.dtype, **plugin_version()}
     if args.plot:
         draw_rows(args.plot, rows, keys, "seconds")
-    if args.json:
-        print_json({**facts, "unit": "seconds", "rows": rows})
+    if _said_as_json(args, facts, rows, "; counted, not measured"):
         return
-    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
     print_table(
         [*keys, "kernels", "GB moved", "GB turned", "TFLOP of products", "bound ms", "temporary MB", "compile s"],
         [
@@ -314,10 +308,8 @@ def _report_static_network(args, rows):
     from unireplknet_jax.train.slices import libtpu_version
 
     facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
-    if args.json:
-        print_json({**facts, "unit": "seconds", "rows": rows})
+    if _said_as_json(args, facts, rows, "; counted, not measured"):
         return
-    print(", ".join(f"{name} {value}" for name, value in facts.items()) + "; counted, not measured")
     print('Each part was compiled by itself; part "all" is their sum, each as often as the network has it.')
     units = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds", "memory_seconds")
     cells = [
@@ -330,6 +322,15 @@ def _report_static_network(args, rows):
     ]
     names = ["static ms", "long loops", "matrix ms", "vector ms", "memory ms", "times floor", "scratch MB", "compile s"]
     print_table(["model", "batch", "part", "times", "class", *names], cells)
+
+
+def _said_as_json(args, facts, rows, remark=""):
+    """Print rows of seconds and the facts about them as JSON, or the facts alone, in front of a table; which it was."""
+    if args.json:
+        print_json({**facts, "unit": "seconds", "rows": rows})
+    else:
+        print(", ".join(f"{name} {value}" for name, value in facts.items()) + remark)
+    return args.json
 
 
 def _cells(row, names):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pages import PAGES, README, ROOT, split_page
+from plugins import need_cuda
 
 from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.made_up import write
@@ -106,6 +107,8 @@ def test_the_syntax_of_every_block(block):
     "block", [block for page in PAGES for block in blocks(page) if block.values[0].language == "python"]
 )
 def test_python_blocks_run(block, here, environment):
+    if "benchmark.gpu_cost" in block.text:
+        need_cuda()
     command = [sys.executable, "-c", with_shapes_checked(block.text)]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

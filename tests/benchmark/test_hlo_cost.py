@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from plugins import need_cuda
 
 from unireplknet_jax.benchmark import gpu_cost, hlo_cost
 from unireplknet_jax.nn.block import UniRepLKNetBlock
@@ -145,10 +146,8 @@ def test_without_the_plugin_it_is_said_what_to_install(monkeypatch):
 @pytest.fixture(scope="module")
 def h100():
     """An H100 to compile for; not here where jax's plugin for CUDA is not installed."""
-    try:
-        return gpu_cost.open_gpu("h100")
-    except ImportError as reason:
-        pytest.skip(str(reason))
+    need_cuda()
+    return gpu_cost.open_gpu("h100")
 
 
 def block_rows(h100, n, side, c, deploy):

@@ -9,34 +9,21 @@ import numpy as np
 import pytest
 from draws import normal
 from splits import examples_of, fitted_to
+from waves import DATA, DECODER, make_task
 
 from unireplknet_jax.data.series.sets import open_series
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.nn.corrformer import Corrformer, normalized
 from unireplknet_jax.tasks import forecast_errors
 from unireplknet_jax.tasks.base import get_task
-from unireplknet_jax.tasks.forecasting import Forecasting
 
-MODEL = {
-    "depths": (1, 1, 1, 1),
-    "dims": (4, 4, 4, 8),
-    "kernel_sizes": ((3,), (7,), (3,), (3,)),
-    "layer_scale_init": 1.0,
-}
-DECODER = {"width": 8, "heads": 2, "hidden": 16, "moving_average": 5}
-DATA = {"name": "waves", "dir": "", "train_split": "train", "eval_split": "val", "seed": 0}
 STARTS = ("last", "climatology", "regression")
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def make_task(**options):
-    sizes = {"tree": (2, 3), "decoder": DECODER, "history": 12, "label": 6, "horizon": 4}
-    return fitted_to(Forecasting(MODEL, **{**sizes, **options}), DATA)
-
-
 @pytest.fixture(scope="module")
 def tasks():
-    return {start: make_task(start=start) for start in STARTS}
+    return {start: fitted_to(make_task(start=start), DATA) for start in STARTS}
 
 
 def compared(task, split="val", open_train=None):

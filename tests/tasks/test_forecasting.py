@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from splits import examples_of, fitted_to
+from waves import DATA, DECODER, make_task
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.series.sets import open_series
@@ -26,21 +27,8 @@ from unireplknet_jax.tasks.names import names_of_task
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
 
-MODEL = {
-    "depths": (1, 1, 1, 1),
-    "dims": (4, 4, 4, 8),
-    "kernel_sizes": ((3,), (7,), (3,), (3,)),
-    "layer_scale_init": 1.0,
-}
-DECODER = {"width": 8, "heads": 2, "hidden": 16, "moving_average": 5}
-DATA = {"name": "waves", "dir": "", "train_split": "train", "eval_split": "val", "seed": 0}
 OPTIONS = {"heads": 4}
 GOLDEN = {"decoder": OPTIONS, "tree": (2, 3), "stations": 12, "label": 8, "horizon": 8, "history": 16}
-
-
-def make_task(**options):
-    sizes = {"tree": (2, 3), "decoder": DECODER, "history": 12, "label": 6, "horizon": 4}
-    return Forecasting(MODEL, **{**sizes, **options})
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

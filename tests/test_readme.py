@@ -19,6 +19,8 @@ WEIGHTS = "unireplknet_a_in1k_224_acc77.03.pth"
 # These need the network, or are this very selection of tests: their syntax is all that is checked.
 NOT_RUN = ("pip install", "hf download", "bash launch/test.sh")
 MINUTES = ("bash launch/quickstart.sh", "unireplknet train")
+# What a training command of a block is given in addition: an epoch leaves behind what a whole run does.
+SHORT = "--config.epochs=1 --config.optim.warmup_epochs=0"
 LEFT_BEHIND = {
     "--draw seen.png": "seen.png",
     "--workdir runs/flowers": "runs/flowers/best/card.json",
@@ -32,6 +34,10 @@ def blocks(page):
         slow = page != README or any(command in block.text for command in MINUTES)
         if not any(command in block.text for command in NOT_RUN):
             yield pytest.param(block, id=f"{page.name}:{block.line}", marks=[pytest.mark.slow] if slow else [])
+
+
+def python_blocks(page):
+    return [block for block in blocks(page) if block.values[0].language == "python"]
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +64,10 @@ def environment(tmp_path_factory):
     """The environment of a shell in which this package is installed, in what passes for a virtual environment."""
     folder = tmp_path_factory.mktemp("venv")
     (folder / "bin").mkdir()
-    for name, words in (("python", ""), ("unireplknet", " -m unireplknet_jax")):
-        (folder / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}"{words} "$@"\n')
+    scripts = {"python": "", "unireplknet": f'if [ "$1" = train ]; then set -- "$@" {SHORT}; fi\n'}
+    for name, first in scripts.items():
+        words = " -m unireplknet_jax" if first else ""
+        (folder / "bin" / name).write_text(f'#!/bin/sh\n{first}exec "{sys.executable}"{words} "$@"\n')
         (folder / "bin" / name).chmod(0o755)
     return {
         **os.environ,
@@ -103,17 +111,22 @@ def test_the_syntax_of_every_block(block):
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "block", [block for page in PAGES for block in blocks(page) if block.values[0].language == "python"]
-)
+@pytest.mark.parametrize("block", python_blocks(README))
 def test_python_blocks_run(block, here, environment):
-    if "benchmark.gpu_cost" in block.text:
-        need_cuda()
     command = [sys.executable, "-c", with_shapes_checked(block.text)]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = re.findall(r"^[01]\.\d{3}  \S.*$", done.stdout, re.MULTILINE)
     assert len(rows) == (3 if "print(" in block.text else 0), done.stdout
+
+
+@pytest.mark.parametrize("block", [block for page in PAGES if page != README for block in python_blocks(page)])
+def test_python_blocks_of_other_pages_run(block, here, monkeypatch):
+    """In this process, in which jax has started and has compiled what they have in common."""
+    if "benchmark.gpu_cost" in block.text:
+        need_cuda()
+    monkeypatch.chdir(here)
+    exec(with_shapes_checked(block.text), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("block", [block for block in blocks(README) if block.values[0].language == "sh"])

@@ -237,9 +237,9 @@ def trained(tmp_path_factory):
         "optim.warmup_epochs": 0,
         "optim.lr": 0.02,
         "task.options.crop_padding": 0,
-        "task.options.model.depths": "(1,1,1,1)",
+        "task.options.model.depths": "(1,1,0,0)",
         "task.options.model.dims": "(8,8,8,8)",
-        "task.options.model.kernel_sizes": "((3,),(0,),(0,),(0,))",
+        "task.options.model.kernel_sizes": "((3,),(0,),(),())",
     }
     flags = [f"--config.{name}={value}" for name, value in options.items()]
     assert main(["train", "--config", RECIPE, "--workdir", str(workdir), *flags]) == 0

@@ -90,7 +90,8 @@ def test_peers_that_fail_as_a_machine_is_told_to_stop(cloud):
     assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
 
 
-@pytest.mark.parametrize("look", [3, 4])  # the first two are before and after the creation
+# The first two looks are before and after the creation.
+@pytest.mark.parametrize("look", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_failures_just_before_the_slice_is_taken_away(cloud, look):
     cloud.plan(taken=look)
     cloud.train("[[ $ATTEMPT -gt 1 ]] || exit 1")

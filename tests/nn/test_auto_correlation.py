@@ -85,7 +85,10 @@ def test_multi_correlation(goldens, case):
     close(run(module, with_weights(module, file, *inputs), *inputs), file["out_f64"])
 
 
-@pytest.mark.parametrize(("tree", "length"), [((5,), 7), ((2, 2, 2), 6), ((1, 3), 1)])
+@pytest.mark.parametrize(
+    ("tree", "length"),
+    [((2, 2, 2), 7), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in (((5,), 7), ((1, 3), 1)))],
+)
 def test_trees_of_any_depth_and_odd_lengths(tree, length):
     rows = 2 * int(np.prod(tree))
     x = normal(0, rows, length, 8)
@@ -100,7 +103,10 @@ def test_trees_of_any_depth_and_odd_lengths(tree, length):
     assert float(jnp.abs(gradients["cross_correlation"]["value_projection"]["kernel"]).max()) > 0
 
 
-@pytest.mark.parametrize(("silent", "dropouts"), [("cross_correlation", 2), ("auto_correlation", 1)])
+@pytest.mark.parametrize(
+    ("silent", "dropouts"),
+    [("cross_correlation", 2), pytest.param("auto_correlation", 1, marks=pytest.mark.slow)],
+)
 def test_leaves_are_dropped_twice_and_the_levels_of_the_tree_once(silent, dropouts):
     rate = 0.3
     module, x = MultiCorrelation((2, 3), 2, dropout=rate), normal(0, 120, 8, 8)

@@ -65,7 +65,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
     ("run", "merged", "readouts"),
     [
         ("L16", False, ("tokens",)),
-        ("L16ma5", True, ("tokens",)),
+        pytest.param("L16ma5", True, ("tokens",), marks=pytest.mark.slow),
         pytest.param("L192", False, ("pool", "tokens_nchw"), marks=pytest.mark.slow),
         ("L192", True, ("tokens",)),
     ],
@@ -117,7 +117,7 @@ def loss_of(module, inputs):
     ("tree", "channels", "history", "label", "horizon", "dims"),
     [
         ((2, 2), 3, 12, 6, 1, (4, 8, 8, 12)),
-        ((2, 1, 3), 1, 9, 9, 30, (4, 4, 4, 8)),
+        pytest.param((2, 1, 3), 1, 9, 9, 30, (4, 4, 4, 8), marks=pytest.mark.slow),
         pytest.param((1,), 2, 7, 3, 4, (4, 4, 4, 8), marks=pytest.mark.slow),
     ],
 )

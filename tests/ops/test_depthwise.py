@@ -22,6 +22,8 @@ from unireplknet_jax.ops.depthwise import (
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 IMPLS = ("auto", *IMPLEMENTATIONS)
+# Of the forms on a mesh two are quick: the partitioner splits what "auto" takes here, "fft" splits itself.
+SPLIT = [pytest.param(impl, marks=() if impl in ("auto", "fft") else pytest.mark.slow) for impl in IMPLS]
 # (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel.
 SHAPES = [
     ((2, 14, 14, 8), (3, 3), 1),
@@ -136,7 +138,7 @@ def test_a_sharded_step_moves_nothing_but_the_kernel_gradient(impl, size, dilati
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", SPLIT)
 @pytest.mark.parametrize("size", [3, 13])
 def test_gradients_are_right_inside_a_shard_map_of_the_users_own(impl, size):
     mesh = jax.make_mesh((8,), ("any",), axis_types=(AxisType.Auto,))
@@ -151,7 +153,7 @@ def test_gradients_are_right_inside_a_shard_map_of_the_users_own(impl, size):
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", SPLIT)
 @pytest.mark.parametrize("axis", ["data", "stage"])
 def test_gradients_are_right_inside_a_shard_map_that_leaves_an_axis_of_the_batch_to_us(axis, impl):
     mesh = jax.make_mesh((4, 2), (axis, "fsdp"), axis_types=(AxisType.Auto,) * 2)
@@ -180,7 +182,7 @@ def test_a_kernel_that_is_split_over_the_devices_moves_and_the_batch_does_not(im
     assert all(np.prod([int(n) for n in shape.split(",")]) < x.size / 2 for shape in moved), moved
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", SPLIT)
 @pytest.mark.parametrize(("axes", "n"), [(("data", "fsdp"), 8), (("data", "fsdp"), 4), (("data", "model"), 8)])
 def test_a_batch_split_over_some_axes_only_gets_the_right_gradients(axes, n, impl):
     """XLA's partitioner doubles the kernel gradient of a grouped convolution here."""

@@ -18,6 +18,8 @@ from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 
 SHAPE, KERNEL = (8, 14, 14, 16), (13, 13, 1, 16)
 PLATFORMS = ("cpu", "gpu", "tpu")
+# The convolutions of A, and two blocks of one kind.
+SHALLOW = {"depths": (1, 1, 2, 1), "kernel_sizes": ((3,), (13,), (13, 13), (13,))}
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_where_a_mesh_says_for_what_nothing_else_is_traced(platform, traced):
 
 
 def test_a_second_call_outside_of_jit_traces_nothing(traced):
-    model = create_model("unireplknet_a", num_classes=3, dims=(8, 8, 8, 8))
+    model = create_model("unireplknet_a", num_classes=3, dims=(8, 8, 8, 8), **SHALLOW)
     variables, image = lively(abstract_variables(model)), np.zeros((1, 64, 64, 3), np.float32)
     first = model.apply(variables, image)
     once = len(traced)
@@ -102,13 +104,13 @@ def test_reading_a_checkpoint_traces_nothing(traced, tmp_path):
 
 
 def test_gradients_are_traced_once_too(traced):
-    model = create_model("unireplknet_a", num_classes=3)
+    model = create_model("unireplknet_a", num_classes=3, **SHALLOW)
     variables, image = abstract_variables(model), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 
     def loss(params, image):
         return jnp.sum(model.apply({**variables_of_zeros, "params": params}, image))
 
-    variables_of_zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), variables)
+    variables_of_zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
     jax.jit(jax.grad(loss)).trace(variables["params"], image)
     # Forward, which is traced for the value and again for its rule, the gradient of the input, that of the kernel.
     one, other = forms_of("convolve"), forms_of("kernel_gradient")

@@ -7,7 +7,9 @@ from unireplknet_jax.tasks import made_up
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 
-TRUNK = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,), (7,), (0,), (3,))}
+TRUNK = {"depths": (1, 1, 0, 0), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,), (7,), (), ())}
+# In official names the tensors of its blocks tell the depth of a stage, which is 1 or more.
+NAMED = TRUNK | {"depths": (1, 1, 1, 1), "kernel_sizes": ((3,), (7,), (0,), (3,))}
 MODEL = {**TRUNK, "num_classes": 6}
 OPTIONS = {
     "classification": {"image_size": 32},

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import types
 
 import jax
@@ -43,10 +44,16 @@ def test_the_merged_form_comes_back_as_such(tmp_path, checkpoint, merged_state):
     assert_equal(leaves(again.variables), leaves(merged))
 
 
+@pytest.fixture(scope="module")
+def saved_once(tmp_path_factory, checkpoint):
+    path = tmp_path_factory.mktemp("saved") / "ours"
+    save_checkpoint(path, checkpoint)
+    return path
+
+
 @pytest.fixture
-def saved(tmp_path, checkpoint):
-    save_checkpoint(tmp_path / "ours", checkpoint)
-    return tmp_path / "ours"
+def saved(tmp_path, saved_once):
+    return shutil.copytree(saved_once, tmp_path / "ours")
 
 
 def test_the_card_says_what_is_in_it(saved, checkpoint):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from splits import examples_of, fitted_to
-from waves import DATA, DECODER, make_task
+from waves import DATA, DECODER, MODEL, make_task
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.series.sets import open_series
@@ -27,6 +27,8 @@ from unireplknet_jax.tasks.names import names_of_task
 from unireplknet_jax.tasks.predict import predict_files
 from unireplknet_jax.train.evaluate import evaluate
 
+# In official names the tensors of its blocks tell the depth of a stage, which is 1 or more.
+NAMED = MODEL | {"depths": (1, 1, 1, 1), "kernel_sizes": ((3,), (7,), (3,), (3,))}
 OPTIONS = {"heads": 4}
 GOLDEN = {"decoder": OPTIONS, "tree": (2, 3), "stations": 12, "label": 8, "horizon": 8, "history": 16}
 
@@ -150,7 +152,7 @@ def test_a_decoder_whose_sizes_cannot_be_told_is_refused(path, tmp_path, name, l
     ],
 )
 def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
-    task = dataclasses.replace(fitted, **options)
+    task = dataclasses.replace(fitted, model=NAMED, **options)
     flat = {entry.path: np.full(entry.shape, 0.5, np.float32) for entry in task.name_table().values()}
     flat = {path: from_torch(Entry(path, leaf.shape), leaf) for path, leaf in flat.items()}
     variables = flax.traverse_util.unflatten_dict(flat)
@@ -161,7 +163,7 @@ def test_other_steps_and_widths_have_names_too(fitted, options, tmp_path):
 
 
 def test_eleven_stations_a_leaf_are_the_published_tree():
-    task = make_task(tree=(1,), stations=11, decoder={**DECODER, "heads": 8})
+    task = make_task(model=NAMED, tree=(1,), stations=11, decoder={**DECODER, "heads": 8})
     shapes = {name: entry.shape for name, entry in task.name_table().items()}
     options, merged = task.names.options(shapes)
     found = get_task("forecasting", **options)

@@ -7,10 +7,11 @@ import re
 import jax
 import numpy as np
 import pytest
+import small_tasks
 import trimesh
 import yaml
 from official_files import assert_equal, leaves
-from small_tasks import FILES, make_checkpoint, write_files
+from small_tasks import FILES, NAMED, write_files
 
 import unireplknet_jax as urk
 from unireplknet_jax.__main__ import main
@@ -20,6 +21,11 @@ from unireplknet_jax.tasks.push import model_card, push
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 DATA = {"name": "folder", "dir": "/home/me/secret", "train_split": "train", "eval_split": "val"}
+
+
+def make_checkpoint(name, **options):
+    model = NAMED if name == "forecasting" else {**NAMED, "num_classes": 6}
+    return small_tasks.make_checkpoint(name, model=model, **options)
 
 
 @pytest.fixture(params=FILES)

@@ -3,9 +3,9 @@
 from unireplknet_jax.tasks.forecasting import Forecasting
 
 MODEL = {
-    "depths": (1, 1, 1, 1),
+    "depths": (0, 1, 0, 1),
     "dims": (4, 4, 4, 8),
-    "kernel_sizes": ((3,), (7,), (3,), (3,)),
+    "kernel_sizes": ((), (7,), (), (3,)),
     "layer_scale_init": 1.0,
 }
 DECODER = {"width": 8, "heads": 2, "hidden": 16, "moving_average": 5}
@@ -15,4 +15,4 @@ SIZES = {"tree": (2, 3), "decoder": DECODER, "history": 12, "label": 6, "horizon
 
 def make_task(**options):
     """As a recipe states it: what only the data knows is missing."""
-    return Forecasting(MODEL, **{**SIZES, **options})
+    return Forecasting(**{"model": MODEL, **SIZES, **options})

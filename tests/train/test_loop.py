@@ -125,15 +125,6 @@ def test_a_run_leaves_everything_behind(finished):
     assert (checkpoint.data["name"], checkpoint.source, checkpoint.merged) == ("digits", "digits, 10 steps", False)
 
 
-def test_a_run_opens_each_split_once(tmp_path, monkeypatch):
-    opened, real = [], pictures.open_source
-    monkeypatch.setattr(classification, "open_source", lambda *args: opened.append(args[1]) or real(*args))
-    config = make_config(epochs=1)
-    config.task.options.model.num_classes, config.task.labels = 0, ()
-    train(config, tmp_path)
-    assert opened == ["train", "test"]
-
-
 def test_what_is_measured_is_written(finished):
     workdir, metrics = finished
     rows = rows_of(workdir)
@@ -181,6 +172,22 @@ def test_its_metrics_are_those_of_one_run(finished, resumed):
     assert rows_of(resumed[0]) == rows_of(finished[0])
 
 
+def test_statistics_are_estimated_anew_of_training_batches(finished, tmp_path):
+    """Of a finished run, which nothing is left to be done for but to evaluate it so."""
+    workdir, config = shutil.copytree(finished[0], tmp_path / "run"), make_config(recalibrate=2)
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(line for line in lines if "eval/" not in line))
+    metrics = train(config, workdir)
+    assert metrics["loss"] != finished[1]["loss"]
+    task = open_checkpoint(finished[0] / "model").task
+    data = {**config.data.to_dict(), "seed": 0}
+    stream = task.examples(task.open(data, "train", train=True), train=True, seed=0)
+    parts = list(itertools.islice(batches.micro_batches(config, task, stream), 2))
+    expected = recalibrate(task, open_checkpoint(finished[0] / "model").variables, parts)
+    jax.tree.map(np.testing.assert_array_equal, open_checkpoint(workdir / "model").variables, expected)
+
+
+@pytest.mark.slow  # `test_statistics_are_estimated_anew_of_training_batches` stays
 def test_statistics_that_are_estimated_anew_are_those_of_evaluations_alone(finished, tmp_path, monkeypatch, caplog):
     """The run is stopped and goes on; its training is that of a run with the running statistics."""
     caplog.set_level(logging.INFO, "unireplknet_jax")
@@ -348,7 +355,8 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
     assert int(started[0]["step"]) == 0
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow  # `test_a_run_told_to_stop_saves_and_leaves_the_evaluation_for_later` stays
+@pytest.mark.parametrize("step", [5, 10])
 def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_path, monkeypatch, step):
     def evaluate(*args, **kwargs):
         calls.append(args)
@@ -379,7 +387,7 @@ def test_a_merged_form_that_was_not_measured_yet_is_measured_later(finished, tmp
     assert rows_of(tmp_path / "run") == [*rows_of(finished[0])[:-1], {"step": 10, "eval/merged/top1": 0.0}]
 
 
-@pytest.mark.parametrize("step", [0, 5])
+@pytest.mark.parametrize("step", [0, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_told_to_stop_before_its_first_step_stops(tmp_path, monkeypatch, step):
     def restore(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -453,7 +461,9 @@ def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
         next(made[0])
 
 
-def test_rows_are_in_a_bucket_before_their_state(tmp_path, monkeypatch):
+def test_rows_are_in_a_bucket_before_their_state_and_each_split_is_opened_once(tmp_path, monkeypatch):
+    opened, open_source = [], pictures.open_source
+    monkeypatch.setattr(classification, "open_source", lambda *args: opened.append(args[1]) or open_source(*args))
     bucket, published = tmp_path / "bucket", []
     bucket.mkdir()
     monkeypatch.setattr(workdir_module, "_open_bucket", lambda text: bucket)
@@ -464,7 +474,10 @@ def test_rows_are_in_a_bucket_before_their_state(tmp_path, monkeypatch):
         real(self, step, state)
 
     monkeypatch.setattr(loop.TrainCheckpoints, "save", save)
-    train(make_config(), "gs://bucket/run")
+    config = make_config()
+    config.task.options.model.num_classes, config.task.labels = 0, ()
+    train(config, "gs://bucket/run")
+    assert opened == ["train", "test"]
     assert published == [(5, 5), (10, 10)]
     names = {"model", "model_ema", "best", "best_ema", "checkpoints"}
     names |= {"metrics.jsonl", "tensorboard", "curves.png", "run.json"}
@@ -500,9 +513,8 @@ def stopped_and_resumed(monkeypatch, workdir, values):
     assert train(config, workdir) == {"top1": values[1]}
 
 
-@pytest.mark.parametrize(
-    ("values", "step"), [((50.0, 40.0), 5), pytest.param((50.0, 60.0), 10, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # `test_what_a_run_starts_from_may_stay_the_best` stays
+@pytest.mark.parametrize(("values", "step"), [((50.0, 40.0), 5), ((50.0, 60.0), 10)])
 def test_the_best_evaluation_stays_the_best_when_a_run_resumes(tmp_path, monkeypatch, values, step):
     stopped_and_resumed(monkeypatch, tmp_path, values)
     assert open_checkpoint(tmp_path / "best").source == f"digits, step {step} of 10, top1 {max(values):g}"
@@ -510,6 +522,7 @@ def test_the_best_evaluation_stays_the_best_when_a_run_resumes(tmp_path, monkeyp
     assert {path.name for path in tmp_path.iterdir()}.isdisjoint({"model_ema", "best_ema"})
 
 
+@pytest.mark.slow  # `test_the_best_so_far_is_read_from_the_rows_before_the_checkpoint` has both forms
 def test_each_form_is_measured_by_its_own_best(tmp_path, monkeypatch):
     left = [50.0, 20.0, 40.0, 30.0]  # of the network and of its moving average, at steps 5 and 10
     monkeypatch.setattr(
@@ -691,7 +704,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch):
     assert saved_steps(tmp_path) == [5]
 
 
-@pytest.mark.parametrize("names", [("loss",), ("update_norm/head",)])
+@pytest.mark.parametrize("names", [pytest.param(("loss",), marks=pytest.mark.slow), ("update_norm/head",)])
 def test_what_is_not_finite_is_not_saved(tmp_path, monkeypatch, names):
     make_nan_at(monkeypatch, 3, names)
     with pytest.raises(FloatingPointError, match="at step 3"):

@@ -275,6 +275,7 @@ def test_the_bytes_on_one_device_follow_the_sharding():
     assert planning._bytes_of(tree) == 2 * 3 * 4 + 5
 
 
+@pytest.mark.slow  # all but the compiler itself is tested above
 def test_libtpu_compiles_the_step_of_a_small_recipe(recipe, monkeypatch):
     pytest.importorskip("libtpu")
     texts = []

@@ -232,13 +232,13 @@ def test_tones_are_what_they_are_called():
 
 @needs_espeak
 def test_words_are_spoken_by_other_voices_in_every_split(tmp_path, monkeypatch):
-    voices = {"train": ["m1", "f1"], "validation": ["m2"], "test": ["f3"]}
+    voices = {"train": ["m1"], "validation": ["m2"], "test": ["f3"]}
     monkeypatch.setattr(speech_synthesis, "VOICES", voices)
     monkeypatch.setattr(speech_synthesis, "TAKES", {"train": 2, "validation": 1, "test": 1})
     folder = tmp_path / "spoken"
     train = open_sounds("synthetic_commands", "train", folder)
     test = open_sounds("synthetic_commands", "test", folder)
-    assert len(train) == 2 * 2 * 35
+    assert len(train) == 2 * 35
     assert [name for name, _ in listing(test)] == [f"{word}/f3_0.wav" for word in COMMANDS]
     assert not {name.split("/")[1][:2] for name in test.names} & {name.split("/")[1][:2] for name in train.names}
     sounds = [read_sound(example["sound"], 16_000) for example in (train[0], train[1], test[0])]

@@ -160,7 +160,7 @@ def test_a_set_of_broken_pictures_ends(root):
     assert not isinstance(raised.value, BrokenFileError)  # which says that they could be passed over
 
 
-@pytest.mark.parametrize("reading", [{"num_threads": 2}, {"workers": 1}])
+@pytest.mark.parametrize("reading", [{"num_threads": 2}, pytest.param({"workers": 1}, marks=pytest.mark.slow)])
 def test_threads_and_processes_say_that_a_file_is_broken(source, reading):
     examples = AugmentedExamples(source, decode, "refuse", why_broken)
     with pytest.raises(BrokenFileError, match=r"/\d\.jpg is "):

@@ -163,7 +163,7 @@ def test_a_cutmix_box_has_its_share_around_a_uniform_centre_and_is_clipped():
     assert abs(np.corrcoef(top, left)[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.3, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (1.0, 5.0))])
 def test_weights_are_beta_distributed(alpha):
     weight = mixed(n=1600, h=1, w=1, mixup=alpha, group=2)[3][::2]
     assert weight.mean() == pytest.approx(0.5, abs=0.06)
@@ -175,7 +175,10 @@ def is_cutmix(images, partners, ours):
     return np.all((ours == images) | (ours == partners), axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize(("switch", "bounds"), [(0.0, (0, 0)), (1.0, (1, 1)), (0.5, (0.35, 0.65))])
+ALWAYS = [pytest.param(switch, (switch, switch), marks=pytest.mark.slow) for switch in (0.0, 1.0)]
+
+
+@pytest.mark.parametrize(("switch", "bounds"), [(0.5, (0.35, 0.65)), *ALWAYS])
 def test_one_of_both_is_chosen_with_the_switch_probability(switch, bounds):
     images, partners, ours, _ = mixed(n=400, h=4, w=4, mixup=0.8, cutmix=1.0, switch_probability=switch, group=2)
     assert bounds[0] <= is_cutmix(images, partners, ours).mean() <= bounds[1]

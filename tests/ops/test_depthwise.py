@@ -118,7 +118,7 @@ def collectives(compiled):
     return {name: len(re.findall(rf" {name}(?:-start)?\(", compiled.as_text())) for name in names}
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", SPLIT)
 @pytest.mark.parametrize(("size", "dilation"), [(3, 2), (13, 1)])
 def test_a_sharded_step_moves_nothing_but_the_kernel_gradient(impl, size, dilation):
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)

@@ -67,6 +67,22 @@ def measure_nothing(monkeypatch, values):
     monkeypatch.setattr(evaluations, "evaluate", evaluate)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def set_up_once():
+    """Runs of one recipe share what follows from it, so that their step is traced once."""
+    made, real = {}, loop.set_up
+
+    def set_up(config, task, mesh, examples):
+        key = config.to_json_best_effort(), task, mesh, examples
+        if key not in made:
+            made[key] = real(config, task, mesh, examples)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "set_up", set_up)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def without_curves(finished, monkeypatch):
     draw_nothing(monkeypatch)

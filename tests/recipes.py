@@ -33,10 +33,11 @@ def load(recipe, *overrides):
 
 
 def train_on_a_laptop(name, folder):
-    """Train `NAME:runlocal` for some steps through its reader, task and loop; look at what it leaves in the folder."""
-    config = load(f"{name}:runlocal", "--config.epochs=0.3")
+    """Train `NAME:runlocal` for an epoch through its reader, task and loop; look at what it leaves in the folder."""
+    config = load(f"{name}:runlocal", "--config.epochs=1")
     # Without optimizations the programs compile in half the time, and those of points take ten times as long to run.
     points = config.task.name == "points"
+    config.epochs = 0.3 if points else 1
     config.optim.warmup_epochs = min(config.optim.warmup_epochs, config.epochs / 2)
     jax.config.update("jax_disable_most_optimizations", not points)
     try:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -124,28 +123,14 @@ def runs(tmp_path_factory, programs):
     return run
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory, programs):
-    """{name: workdir} of runs that were killed anywhere."""
-    made = {}
-
-    def run(name, train):
-        if name not in made:
-            step = int(np.random.default_rng().integers(1, STEPS))
-            print(f"{name} killed before step {step + 1}")  # which pytest shows if this fails
-            made[name] = tmp_path_factory.mktemp("killed") / name
-            train(made[name], programs, expected=-signal.SIGKILL, kill_at=step)
-        return made[name]
-
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "train"), [("1 device", in_one), ("2 processes", in_two)])
-def test_a_killed_run_goes_on_bit_for_bit(runs, killed, tmp_path, programs, name, train):
-    workdir = shutil.copytree(killed(name, train), tmp_path / "run")
-    train(workdir, programs)
-    assert_same(workdir, runs(name))
+def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train):
+    step = int(np.random.default_rng().integers(1, STEPS))  # anywhere
+    print(f"killed before step {step + 1}")  # which pytest shows if this fails
+    train(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=step)
+    train(tmp_path / "run", programs)
+    assert_same(tmp_path / "run", runs(name))
 
 
 @pytest.mark.slow
@@ -192,12 +177,12 @@ def test_the_same_run_on_every_mesh(runs, name, processes):
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_two_were_killed(runs, killed, tmp_path, programs):
-    workdir = shutil.copytree(killed("2 processes", in_two), tmp_path / "run")
-    in_one(workdir, programs)
-    ours, theirs = final_state(workdir), final_state(runs("1 device"))
+def test_one_process_goes_on_where_two_were_killed(runs, tmp_path, programs):
+    in_two(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=7)
+    in_one(tmp_path / "run", programs)
+    ours, theirs = final_state(tmp_path / "run"), final_state(runs("1 device"))
     assert ours.keys() == theirs.keys()
-    rows = {row["step"]: row for row in read_metrics(workdir / "metrics.jsonl")}
+    rows = {row["step"]: row for row in read_metrics(tmp_path / "run" / "metrics.jsonl")}
     expected = {row["step"]: row for row in read_metrics(runs("1 device") / "metrics.jsonl")}
     assert rows[10]["train/loss"] == pytest.approx(expected[10]["train/loss"], rel=1e-4)
 

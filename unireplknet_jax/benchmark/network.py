@@ -1,4 +1,4 @@
-"""Whole networks: merged inference and a training step, beside an equal PyTorch network."""
+"""Whole networks: merged inference and a training step, beside equal networks of other runtimes."""
 
 import flax.linen as nn
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from unireplknet_jax.benchmark import runtimes
 from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
 from unireplknet_jax.models.reparameterize import reparameterize
@@ -13,15 +14,22 @@ from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
 
 
-def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True):
-    """Rows {"model", "batch", "form", "seconds", ..., "times torch"} of the merged model on (batch, size, size, 3)."""
-    dtype = jnp.dtype(dtype)
+def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True, against=("torch",)):
+    """Rows {"model", "batch", "form", "seconds", ..., "times NAME"} of the merged model on (batch, size, size, 3).
+
+    against: what else is timed, "torch", which is left out where it is not installed, and `runtimes.NAMES`.
+    """
+    dtype, others = jnp.dtype(dtype), [other for other in against if other != "torch"]
+    if others and (dtype != jnp.float32 or jax.default_backend() != "cpu"):
+        raise ValueError(f"--against {','.join(others)} compares float32 on a CPU; leave it out for anything else.")
+    runtimes.check(others)
     model = create_model(name, dtype=dtype)
     images = _images(batch, size)
     merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
     model = model.clone(deploy=True)
     trees = {"prepared": prepare(merged, size, dtype=dtype), "merged": merged}
-    programs = {form: jax_program(model.apply, tree, images) for form, tree in trees.items()}
+    programs = runtimes.programs(others, model, merged["params"], images)
+    programs = {form: jax_program(model.apply, tree, images) for form, tree in trees.items()} | programs
     if with_xla:
         programs["merged, xla"] = jax_program(model.clone(impl="xla").apply, merged, images)
     programs["no depthwise"] = jax_program(_without_depthwise(model), merged, images)
@@ -33,7 +41,8 @@ def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla
 
         return run
 
-    return _rows(name, batch, programs | _torch_programs(model, images, work), rounds)
+    programs |= _torch_programs(model, images, work) if "torch" in against else {}
+    return _rows(name, batch, programs, rounds, against)
 
 
 def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=False):
@@ -121,16 +130,14 @@ def _torch_programs(model, images, work):
     return {"torch": program(torch.contiguous_format), "torch, channels last": program(torch.channels_last)}
 
 
-def _rows(name, batch, programs, rounds):
+def _rows(name, batch, programs, rounds, against=("torch",)):
     timings = measure(programs, rounds)
-    torch = [timing.median for form, timing in timings.items() if form.startswith("torch")]
+    fastest = {
+        other: min((timing.median for form, timing in timings.items() if form.startswith(other)), default=None)
+        for other in against
+    }
     return [
-        {
-            "model": name,
-            "batch": batch,
-            "form": form,
-            **timing._asdict(),
-            "times torch": timing.median / min(torch) if torch else None,
-        }
+        {"model": name, "batch": batch, "form": form, **timing._asdict()}
+        | {f"times {other}": timing.median / seconds if seconds else None for other, seconds in fastest.items()}
         for form, timing in timings.items()
     ]

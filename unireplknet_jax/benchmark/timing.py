@@ -119,7 +119,7 @@ def torch_and_device():
 def environment():
     """{"device", "threads", versions ...}: what a measurement depends on and does not say itself."""
     device = jax.devices()[0]
-    names = ("jax", "jaxlib", "flax", "numpy", "torch")
+    names = ("jax", "jaxlib", "flax", "numpy", "torch", "openvino", "onnxruntime")
     versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
     kind = _processor() if device.platform == "cpu" else device.device_kind
     threads, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import tempfile
 
@@ -15,6 +16,7 @@ EXAMPLES = (
     'benchmark depthwise --case "8x14x14x320 k13"',
     "benchmark block --static v5e",
     "benchmark model unireplknet_t --batch 8",
+    "benchmark model --against openvino,onnxruntime",
     "benchmark train --dtype bfloat16 --json",
 )
 
@@ -110,13 +112,26 @@ def _add_network_arguments(parser):
     _add_static_argument(parser, "a TPU (v5e) or a GPU (h100)")
 
 
+def _add_model_arguments(parser):
+    _add_network_arguments(parser)
+    parser.add_argument(
+        "--against",
+        metavar="NAMES",
+        help="what else is timed, of torch, openvino and onnxruntime (default: torch where it is installed)",
+    )
+
+
 def _run_model(args):
     if args.static:
+        if args.against is not None:
+            raise ValueError("--static counts, so --against has no meaning with it; leave one of the two out.")
         _run_static_network(args, train=False)
         return
     from unireplknet_jax.benchmark.network import measure_inference
 
-    _run_network(args, measure_inference, (1, 8), ("unireplknet_a", "unireplknet_t"))
+    against = ("torch",) if args.against is None else tuple(dict.fromkeys(args.against.split(",")))
+    measure = functools.partial(measure_inference, against=against)
+    _run_network(args, measure, (1, 8), ("unireplknet_a", "unireplknet_t"), [f"times {name}" for name in against])
 
 
 def _run_train(args):
@@ -125,7 +140,7 @@ def _run_train(args):
         return
     from unireplknet_jax.benchmark.network import measure_training
 
-    _run_network(args, measure_training, (8,), ("unireplknet_a",))
+    _run_network(args, measure_training, (8,), ("unireplknet_a",), ["times torch"])
 
 
 def _check_network(args, batches):
@@ -151,7 +166,7 @@ def _run_static_network(args, train):
     _report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only)])
 
 
-def _run_network(args, measure, batches, models):
+def _run_network(args, measure, batches, models, ratios):
     _check_network(args, batches)
     rows = [
         row
@@ -159,7 +174,7 @@ def _run_network(args, measure, batches, models):
         for batch in args.batch or batches
         for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla)
     ]
-    _report(args, rows, ["model", "batch", "form"], ["times torch"])
+    _report(args, rows, ["model", "batch", "form"], ratios)
 
 
 # ---- input
@@ -355,6 +370,6 @@ PARTS = {
     "startup": ("how long the first result takes in a fresh process", _add_startup_arguments, _run_startup),
     "depthwise": ("the depthwise convolution, form by form", _add_depthwise_arguments, _run_depthwise),
     "block": ("a training block beside one large kernel", _add_block_arguments, _run_block),
-    "model": ("merged inference beside an equal PyTorch network", _add_network_arguments, _run_model),
+    "model": ("merged inference beside equal networks of other runtimes", _add_model_arguments, _run_model),
     "train": ("a training step beside an equal PyTorch network", _add_network_arguments, _run_train),
 }

@@ -35,12 +35,8 @@ _Row = tuple[int | None, int | None, int | None, int | None, str]
 # map's larger side, the examples on a device and the dilation (None: any). `unireplknet benchmark depthwise` prints the
 # measurements. "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not
 # listed take XLA's convolution.
-_CPU = (
-    (5, None, None, None, "shift"),
-    (None, 8, None, None, "toeplitz"),
-    (None, 40, None, None, "dft"),
-    (None, None, None, None, "fft"),
-)
+_CPU_LARGE = ((None, 40, None, None, "dft"), (None, None, None, None, "fft"))
+_CPU = ((5, None, None, None, "shift"), *_CPU_LARGE)
 # cuDNN takes up to 100 times as long for a dilated kernel. What `toeplitz` makes of the kernel costs few examples more
 # than it saves.
 _GPU_LARGE = (
@@ -56,7 +52,11 @@ _TPU_LARGE = ((3, None, None, None, "xla"), (None, 40, None, None, "toeplitz_tpu
 _TPU_LARGE_GRADIENT = (_TPU_LARGE[0], (None, 16, None, None, "toeplitz_tpu"), (None, 40, None, None, "toeplitz"))
 _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
     {
-        "cpu": {"convolve": _CPU, "kernel_gradient": _CPU, "prepared": _CPU},
+        "cpu": {
+            "convolve": _CPU,
+            "kernel_gradient": ((3, None, None, None, "shift"), (5, 16, None, None, "dft"), *_CPU),
+            "prepared": _CPU,
+        },
         "gpu": {
             "convolve": (*_GPU_SMALL, *_GPU_LARGE),
             "kernel_gradient": (_GPU_CUDNN, *_GPU_LARGE),

@@ -66,12 +66,13 @@ def linear_of_scaled(x: Scaled, kernel: jax.Array, bias: jax.Array | None = None
         kernel,
         *([] if bias is None else [bias]),
         default=lambda y, factor, *parameters: linear((factor * y.astype(jnp.float32)).astype(y.dtype), *parameters),
+        cpu=_linear_of_rows,
         cuda=_linear_of_rows,
     )
 
 
 def _linear_of_rows(y: jax.Array, factor: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """On a GPU the smaller of both operands is multiplied: the map, or the kernel, once for every example."""
+    """The smaller of both operands is multiplied: the map, or the kernel, once for every example."""
     n, h, w, c = y.shape
     factor = factor.reshape(n, c)
     if c > h * w:

@@ -1,0 +1,61 @@
+"""The merged classifier in other runtimes: PyTorch, and on a CPU those that people deploy an ONNX graph with."""
+
+import importlib.util
+import os
+
+import numpy as np
+
+from unireplknet_jax.benchmark.timing import Program
+
+_NEEDED = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
+NAMES = tuple(_NEEDED)
+
+
+def check(names):
+    """Raise ValueError for a name that is none of `NAMES`, ImportError for a runtime that is not installed."""
+    for name in names:
+        if name not in _NEEDED:
+            raise ValueError(f"--against {name} is unknown; it takes {', '.join(('torch', *NAMES))}.")
+        for module in _NEEDED[name]:
+            if importlib.util.find_spec(module) is None:
+                raise ImportError(f"--against {name} needs {module}: pip install {module}")
+
+
+def programs(names, model, params, images):
+    """{name: `Program`} of the merged parameters of a classifier on images (n, h, w, c), in float32 on all threads
+    that this process may use. `run` returns the logits.
+    """
+    if not names:
+        return {}
+    from unireplknet_jax.benchmark.onnx_network import build
+
+    inputs = np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
+    graph = build(params, model.depths, *inputs.shape).SerializeToString()
+    make = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+    return {name: Program(make[name](graph, inputs), wait=lambda result: None) for name in names}
+
+
+def _openvino(graph, inputs):
+    import openvino
+
+    core = openvino.Core()
+    options = {
+        "INFERENCE_NUM_THREADS": _threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = core.compile_model(core.read_model(graph), "CPU", options).create_infer_request()
+    return lambda: request.infer({0: inputs}, share_inputs=True)[0]
+
+
+def _onnxruntime(graph, inputs):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _threads()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"images": inputs})[0]
+
+
+def _threads():
+    return len(os.sched_getaffinity(0))

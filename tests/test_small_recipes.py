@@ -80,7 +80,7 @@ def test_small_recipes_are_trained_alike_and_leave_alone_what_may_tell_classes_a
     options = config.task.options
     assert not any(options.get(name) for name in ("flip", "rand_augment", "random_erasing", "mixup", "cutmix"))
     if recipe == "finetune.py:small":
-        assert (options.resize, options.image_size) == ("warp", 96)  # the whole picture is looked at
+        assert (options.resize, options.image_size) == ("warp", 64)  # the whole picture is looked at
 
 
 @pytest.mark.parametrize("kind", separable_files.KINDS)

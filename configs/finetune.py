@@ -70,5 +70,5 @@ def get_config(arg="a"):
     if size == "small":
         mild = {"crop_scale": (0.5, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
         config = train_small(config, 200, image_size=64, resize="warp", **mild)
-        config.optim.warmup_epochs = 10.0  # 5 % of the run: the first steps on batches of 16 are noisy
+        config.optim.warmup_epochs = 10.0  # 5 % of the run
     return run_locally(config) if "runlocal" in options else config

@@ -10,11 +10,13 @@ import platform
 import shlex
 import subprocess
 import sys
+import types
 import warnings
 from importlib.metadata import version
 
 import pytest
 
+from unireplknet_jax import __main__ as command_line
 from unireplknet_jax import __version__
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.parser import COMMANDS, make_parser, parse
@@ -235,3 +237,15 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(cache, chosen, tmp
     assert main(["models"]) == 0
     ours = (tmp_path / cache if cache else home / ".cache") / "unireplknet_jax" / "xla" / platform.node()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == (chosen or str(ours))
+
+
+@pytest.mark.parametrize(("platforms", "plugin", "kept"), [("cpu", True, True), ("", True, False), ("", False, True)])
+def test_freed_memory_is_kept_where_the_cpu_computes(platforms, plugin, kept, monkeypatch):
+    asked = []
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: plugin or None)
+    monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    libc = types.SimpleNamespace(mallopt=lambda *option: asked.append(option))
+    monkeypatch.setattr(command_line.ctypes, "CDLL", lambda name: libc)
+    command_line._keep_freed_memory()
+    assert asked == ([(-8, 1), (-4, 0), (-1, 2**31 - 1)] if kept else [])

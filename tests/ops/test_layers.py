@@ -1,4 +1,4 @@
-"""Norms: the forms for a GPU against the plain ones, values and gradients."""
+"""Layers: the forms of one platform against the plain ones, values and gradients."""
 
 import functools
 
@@ -62,3 +62,29 @@ def test_only_what_is_compiled_for_cuda_takes_them(function, kept):
     traced = jax.jit(function).trace(normal(0, *SHAPE), *normal(1, 2, SHAPE[-1]))
     texts = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "cuda", "tpu")}
     assert [name for name, text in texts.items() if kept in text] == ["cuda"]
+
+
+@pytest.mark.parametrize(("c", "d"), [(3, 8), (3, 64), (4, 8)])
+def test_a_strided_convolution_of_few_channels(c, d):
+    """XLA's own, and its gradients, whatever is filled up with zeros."""
+    arrays = normal(0, 2, 9, 8, c), normal(1, 3, 3, c, d)
+
+    def plain(x, kernel):
+        axes = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=axes)
+
+    bias = jnp.zeros(d)
+    assert_pullbacks_alike(lambda x, kernel: layers.strided_conv(x, kernel, bias), plain, arrays)
+
+
+@pytest.mark.parametrize(("c", "d"), [(6, 10), (10, 6)])
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_the_gradients_of_a_linear_layer(c, d, shape):
+    assert_pullbacks_alike(layers.linear, jnp.matmul, (normal(0, *shape, c), normal(1, c, d)))
+
+
+def assert_pullbacks_alike(function, plain, arrays):
+    """Results and cotangents of all arguments."""
+    found, exact = (jax.vjp(f, *arrays) for f in (function, plain))
+    g = normal(9, *exact[0].shape)
+    assert_alike((found[0], *found[1](g)), (exact[0], *exact[1](g)), 1e-6)

@@ -10,7 +10,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import types
 import warnings
 from importlib.metadata import version
 
@@ -239,13 +238,31 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(cache, chosen, tmp
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == (chosen or str(ours))
 
 
-@pytest.mark.parametrize(("platforms", "plugin", "kept"), [("cpu", True, True), ("", True, False), ("", False, True)])
-def test_freed_memory_is_kept_where_the_cpu_computes(platforms, plugin, kept, monkeypatch):
-    asked = []
-    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+@pytest.mark.parametrize(
+    ("settings", "plugin", "again"),
+    [
+        ({"JAX_PLATFORMS": "cpu"}, True, True),
+        ({}, True, False),
+        ({}, False, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=1"}, False, False),
+    ],
+)
+def test_a_process_starts_again_with_huge_pages_where_the_cpu_computes(settings, plugin, again, monkeypatch):
+    started = []
+    monkeypatch.setattr(command_line.os, "environ", {"HOME": "/", **settings})
     monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: plugin or None)
     monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))
-    libc = types.SimpleNamespace(mallopt=lambda *option: asked.append(option))
-    monkeypatch.setattr(command_line.ctypes, "CDLL", lambda name: libc)
-    command_line._keep_freed_memory()
-    assert asked == ([(-8, 1), (-4, 0), (-1, 2**31 - 1)] if kept else [])
+    monkeypatch.setattr(command_line.sys, "orig_argv", ["python", "-m", "unireplknet_jax", "models"])
+    monkeypatch.setattr(command_line.os, "execv", lambda *command: started.append(command))
+    command_line._use_huge_pages()
+    assert started == [(sys.executable, [sys.executable, "-m", "unireplknet_jax", "models"])] * again
+    command_line._use_huge_pages()  # in the process that started again
+    assert len(started) == again
+
+
+def test_a_command_that_starts_again_answers_once():
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-m", "unireplknet_jax", "--version"]
+    done = subprocess.run(command, env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert __version__ in done.stdout

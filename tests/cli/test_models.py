@@ -70,11 +70,11 @@ def test_an_unknown_name_suggests_near_ones(capsys):
 @pytest.mark.parametrize("deploy", [False, True])
 def test_counting_by_sizes_gives_what_the_whole_program_computes(deploy):
     model = UniRepLKNet(
-        (2, 1, 3, 1), (8, 16, 24, 32), ((3, 3), (13,), (7, 0, 7), (5,)), 7, 2, deploy=deploy, impl="fft"
-    )
+        (2, 1, 3, 1), (8, 16, 24, 32), ((3, 3), (13,), (7, 0, 7), (5,)), 7, 4, deploy=deploy, impl="fft"
+    )  # of 4 channels, which no zeros are added to
     parameters, macs = complexity.costs(model, 48)
     variables = abstract_variables(model)
-    whole = jax.make_jaxpr(model.clone(impl="xla").apply)(variables, jnp.zeros((1, 48, 48, 2)))
+    whole = jax.make_jaxpr(model.clone(impl="xla").apply)(variables, jnp.zeros((1, 48, 48, 4)))
     assert macs == complexity._macs(whole.jaxpr) > 0
     assert parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert complexity.count_parameters(variables) == parameters

@@ -22,7 +22,7 @@ def count_parameters(variables: Mapping[str, Any]) -> int:
 
 
 def program_macs(function: Callable[..., Any], *args: Any) -> int:
-    """The multiply-accumulates of any traceable function; args: arrays or their shapes."""
+    """The multiply-accumulates of any traceable function, of zeros, too; args: arrays or their shapes."""
     return _macs(jax.make_jaxpr(function)(*args).jaxpr)
 
 

@@ -1,4 +1,4 @@
-"""The merged classifier in other runtimes: PyTorch, and on a CPU those that people deploy an ONNX graph with."""
+"""The merged classifier in the runtimes with which people deploy an ONNX graph on a CPU."""
 
 import importlib.util
 import os

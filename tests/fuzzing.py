@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import time
 import warnings
 from pathlib import Path
@@ -77,21 +76,16 @@ def mutated(draw, files, most=6):
     return data[:1_000_000]
 
 
-def resident():
-    """The memory of this process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def peak():
-    """The most memory of this process in bytes since the peak was forgotten."""
+def memory(name):
+    """Of this process in bytes: "VmRSS", what it has now, or "VmHWM", the most since that was forgotten."""
     status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
+    return 1024 * int(re.search(rf"^{name}:\s*(\d+) kB", status, re.MULTILINE)[1])
 
 
 def survived(read, *arguments):
     """Whether `read(*arguments)` gives something; a refusal is one sentence, and either costs little."""
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what ran before
-    memory, start = resident(), time.process_time()
+    before, start = memory("VmRSS"), time.process_time()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, about files that they read all the same
@@ -99,7 +93,7 @@ def survived(read, *arguments):
         refused = None
     except (ValueError, OSError) as error:
         refused = str(error)
-    spent, more = time.process_time() - start, peak() - memory
+    spent, more = time.process_time() - start, memory("VmHWM") - before
     assert spent < MOST_SECONDS, f"{spent:.1f} s"
     assert more < MOST_MEMORY, f"{more / 2**20:.0f} MiB"
     if refused is not None:

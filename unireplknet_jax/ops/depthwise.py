@@ -35,8 +35,7 @@ _Row = tuple[int | None, int | None, int | None, int | None, str]
 # map's larger side, the examples on a device and the dilation (None: any). `unireplknet benchmark depthwise` prints the
 # measurements. "prepared": with a kernel of which `prepare_kernel` has computed what depends on it alone. Platforms not
 # listed take XLA's convolution.
-_CPU_LARGE = ((None, 40, None, None, "dft"), (None, None, None, None, "fft"))
-_CPU = ((5, None, None, None, "shift"), *_CPU_LARGE)
+_CPU = ((5, None, None, None, "shift"), (None, 40, None, None, "dft"), (None, None, None, None, "fft"))
 # cuDNN takes up to 100 times as long for a dilated kernel. What `toeplitz` makes of the kernel costs few examples more
 # than it saves.
 _GPU_LARGE = (

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import lively
 from splits import examples_of, fitted_to
 from waves import DATA, DECODER, MODEL, make_task
 
@@ -369,7 +370,9 @@ def test_the_loss_is_over_known_values_alone(fitted):
 
 
 @pytest.mark.slow  # the merged forecasts of the original stay
-def test_merged_inference_gives_the_same_forecast(fitted, variables, tmp_path):
+def test_merged_inference_gives_the_same_forecast(fitted, tmp_path):
+    fitted = dataclasses.replace(fitted, model=NAMED)
+    variables = lively(fitted.abstract_variables())
     checkpoint = Checkpoint(fitted, variables, merged=False)
     merged, error = convert.merge(checkpoint, tolerance=1e-4)
     assert error < 1e-5

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from unireplknet_jax.data.base import Source, listed, near
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -33,6 +35,10 @@ class Renumbered:
             example["label"] = self.numbers[example["label"]]
         if "classes" in example:
             example["classes"] = self._renumbered(example["classes"])
+        if "label_map" in example:  # negative where no class counts
+            label_map = example["label_map"]
+            numbers = np.array(self.numbers, label_map.dtype)
+            example["label_map"] = np.where(label_map < 0, label_map, numbers[np.maximum(label_map, 0)])
         return example
 
     def contents(self) -> dict[str, list[int]]:

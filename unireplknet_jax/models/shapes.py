@@ -41,15 +41,19 @@ def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
 
 
 class _Outline(nn.Module):
-    """What the layers around a trunk see of it: the shape of its last map."""
+    """What the layers around a trunk see of it: the shapes of its maps."""
 
     dims: tuple[int, ...]
     in_chans: int
+    dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        del train
+        return self.features(x, train)[-1]
+
+    def features(self, x: jax.Array, train: bool = False, sizes: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        del train, sizes
         n, *size, _ = x.shape
-        return jnp.zeros((n, *(-(-side // 32) for side in size), self.dims[-1]), x.dtype)
+        return tuple(jnp.zeros((n, *map_size(size, i), dim), x.dtype) for i, dim in enumerate(self.dims))
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from unireplknet_jax.tasks.drawing import Axes
 
 TASKS = {
+    "segmentation": "unireplknet_jax.tasks.segmentation:Segmentation",
     "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "points": "unireplknet_jax.tasks.points:Points",
     "video": "unireplknet_jax.tasks.video:VideoClassification",
@@ -342,8 +343,9 @@ def task_class(name: str) -> type[Task]:
 
 
 def apply_training(
-    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array
+    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array, method: str | None = None
 ) -> tuple[Any, Any]:
-    """(output, new batch statistics) of a network in training, for `Task.loss`."""
-    output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
+    """(output, new batch statistics) of a network in training, for `Task.loss`. method: of the network, None: itself."""
+    named = {} if method is None else {"method": method}
+    output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"], **named)
     return output, updates.get("batch_stats", {})

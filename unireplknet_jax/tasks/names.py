@@ -14,9 +14,10 @@ _TRUNKS = {
     "encoder.stages.": "forecasting",
     "base_model.stages.": "points",
     "v.stages.": "audio",
+    "backbone.stages.": "segmentation",
     "stages.": "classification",
 }
-NAMED = ("forecasting", "points", "video", "audio", "classification")
+NAMED = ("segmentation", "forecasting", "points", "video", "audio", "classification")
 
 
 class Names:

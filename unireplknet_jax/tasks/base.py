@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -114,6 +115,11 @@ class Task:
     def names(self) -> Names:
         """The original's names of this task's tensors."""
         return names_of_task(self.name)
+
+    @property
+    def torch_meta(self) -> dict[str, Any]:
+        """What the original expects in a file beside its tensors: {name: texts, whole numbers and tuples of them}."""
+        return {}
 
     # ---- the network
 
@@ -284,6 +290,15 @@ class Task:
     def combined(self, records: list[Record]) -> list[Record]:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a record holds the class of every pixel of a picture, so that `save_mask` writes it."""
+        return False
+
+    def save_mask(self, path: os.PathLike[str], record: Record) -> None:
+        """Write the mask of a record as a PNG file with the data's own values, where a task has masks."""
+        raise NotImplementedError
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -122,6 +123,10 @@ class Segmentation(Labelled):
             model["head_dropout"],
             model["bn_group"],
         )
+
+    @property
+    def torch_meta(self) -> dict[str, Any]:
+        return {"CLASSES": self.labels, "PALETTE": self.colours} if self.labels else {}
 
     # ---- shapes
 
@@ -277,6 +282,13 @@ class Segmentation(Labelled):
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         return {**mask_metrics.metrics(self.confusion(records), self.labels), "count": float(totals["count"])}
+
+    @property
+    def has_masks(self) -> bool:
+        return True
+
+    def save_mask(self, path: os.PathLike[str], record: Record) -> None:
+        mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self.colours)
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         names = [self._label(index) for index in range(self.classes)]

@@ -1,7 +1,7 @@
 """The original's names of a UPerNet: those of mmsegmentation 0.27, whose files hold them below "state_dict"."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models import torch_names
@@ -22,6 +22,8 @@ _SIZES = {
 
 
 class SegmentationNames(Names):
+    entry: ClassVar[str] = "state_dict"
+
     def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         return "decode_head.conv_seg.weight" in shapes
 
@@ -37,6 +39,24 @@ class SegmentationNames(Names):
     def canonical(self, name: str) -> str | None:
         """None for a classifier's layers and for moving averages, which mmcv keeps beside the weights as "ema_..."."""
         return None if name.startswith(("ema_", "backbone.head.", "backbone.norm.")) else name
+
+    def told_by(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Names and colours of the classes, which mmsegmentation calls CLASSES and PALETTE."""
+        labels, colours = meta.get("CLASSES"), meta.get("PALETTE")
+        if not (isinstance(labels, list | tuple) and labels and all(isinstance(name, str) for name in labels)):
+            return {}
+        found: dict[str, Any] = {"labels": tuple(labels)}
+        if isinstance(colours, list | tuple) and len(colours) == len(labels) and all(map(_is_colour, colours)):
+            found["colours"] = tuple(map(tuple, colours))
+        return found
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    )
 
 
 NAMES = SegmentationNames()

@@ -35,10 +35,8 @@ class Renumbered:
             example["label"] = self.numbers[example["label"]]
         if "classes" in example:
             example["classes"] = self._renumbered(example["classes"])
-        if "label_map" in example:  # negative where no class counts
-            label_map = example["label_map"]
-            numbers = np.array(self.numbers, label_map.dtype)
-            example["label_map"] = np.where(label_map < 0, label_map, numbers[np.maximum(label_map, 0)])
+        if "label_map" in example:  # of the class of every pixel; -1 is none
+            example["label_map"] = np.array([*self.numbers, -1], np.int16)[example["label_map"]]
         return example
 
     def contents(self) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ from unireplknet_jax.data.broken import Selected
 from unireplknet_jax.data.classes import Renumbered
 from unireplknet_jax.data.files import ListedFiles, Names, contents_of, natural_key
 from unireplknet_jax.data.folder import class_folders, sorted_out
-from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.data.pictures.decode import SUFFIXES, read_image, upright_size
 from unireplknet_jax.data.pictures.mask_classes import MaskClasses, classes_of, distinct_colours, read_classes
 from unireplknet_jax.data.pictures.masks import MASK_SUFFIXES, Colour, read_mask, read_values
@@ -152,7 +152,7 @@ def _open_ade20k(root: Path, split: str, data: Mapping[str, Any]) -> MaskFiles:
     zero = data.get("reduce_zero_label")
     if zero is not None and not zero:
         raise ValueError("the value 0 of ADE20K is no class, so data.reduce_zero_label is True; use mask_folder else")
-    classes = MaskClasses(labels, tuple(range(1, len(labels) + 1)), distinct_colours(len(labels)))
+    classes = MaskClasses(labels, tuple(range(1, len(labels) + 1)), read_colours("ade20k"))
     pictures, masks = _listed(root, _ADE20K.get(split, split))
     return MaskFiles(pictures, masks, classes, _ignored(data, 0), data.get("white", 0))
 

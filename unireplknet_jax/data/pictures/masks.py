@@ -19,10 +19,10 @@ from unireplknet_jax.data.pictures import deep, headers
 from unireplknet_jax.data.pictures.decode import decoded, upright
 
 IGNORED = -1  # the class index of pixels that count nowhere
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 MOST = 65535  # the largest value of a class in a file
 _UNKNOWN = -2
-_LOSSLESS = ("PNG", "TIFF", "BMP", "GIF")
+_LOSSLESS = ("PNG", "TIFF", "BMP")
 _GREY, _GREY_ALPHA = 0, 4  # colour types of PNG
 Colour = tuple[int, int, int]
 
@@ -72,7 +72,7 @@ def read_values(source: str | os.PathLike[str] | EncodedFile) -> np.ndarray:
     stored. Transparency is passed over.
 
     Raises ValueError, one sentence with the file's name, where it is no picture, or one that values change in or that
-    are none: JPEG and WebP, 16 bits with transparency, fractions, several pages.
+    are none: JPEG, WebP, GIF, whose writers number colours anew, 16 bits with transparency, fractions, several pages.
     """
     file = read_file(source, "a mask file")
     kind, found = decoded(file, file.name, functools.partial(_unchanged, data=file))

@@ -84,6 +84,7 @@ class Task:
     absent: ClassVar[Mapping[str, str]] = {}  # metrics that some data do not have, and why
     makes_records: ClassVar[bool] = False  # in an evaluation; False: sums suffice, predictions stay where they are
     higher_is_better: ClassVar[bool] = True  # of the first metric
+    outcomes_of: ClassVar[str] = "examples"  # what has one class each; of others, "pixels", the records tell
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown
     mappings: ClassVar[tuple[str, ...]] = ("model",)  # the options that are mappings
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
@@ -276,11 +277,15 @@ class Task:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether every example of a data set has one class, so that `outcomes` tells which was taken for which."""
+        """Whether every example of a data set, or what `outcomes_of` says, has one class that was taken for another."""
         return False
 
     def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """((n,) the classes of the examples, (n,) those that were predicted, -1 for none), where a task has them."""
+        raise NotImplementedError
+
+    def counted_outcomes(self, records: list[Record]) -> list[list[int]]:
+        """[class, predicted class, how often] of a data set's records, in place of `outcomes` of whole examples."""
         raise NotImplementedError
 
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:

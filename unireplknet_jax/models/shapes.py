@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from unireplknet_jax.nn.block import BRANCHES
 
@@ -32,24 +33,29 @@ def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     trunk = trunk_of(model)
     if trunk is model:
         return variable_shapes(model)
-    inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, model.in_chans), jnp.float32),)
+    inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, trunk.in_chans), jnp.float32),)
     inner = variable_shapes(trunk)
-    outline = _Outline(trunk.dims, trunk.in_chans)
+    outline = _Outline(trunk.dims, trunk.in_chans, trunk.dtype)
     around = jax.eval_shape(model.clone(backbone=outline).init, jax.random.key(0), *inputs)
     names = sorted({*around, *inner})
     return {name: around.get(name, {}) | ({"backbone": inner[name]} if name in inner else {}) for name in names}
 
 
 class _Outline(nn.Module):
-    """What the layers around a trunk see of it: the shape of its last map."""
+    """What the layers around a trunk see of it: the shapes of its maps."""
 
     dims: tuple[int, ...]
     in_chans: int
+    dtype: DTypeLike
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        del train
+        return self.features(x, train)[-1]
+
+    def features(self, x: jax.Array, train: bool = False, **options: Any) -> tuple[jax.Array, ...]:
+        """Zeros in the shapes of the trunk's maps, whatever else their values may depend on."""
+        del train, options
         n, *size, _ = x.shape
-        return jnp.zeros((n, *(-(-side // 32) for side in size), self.dims[-1]), x.dtype)
+        return tuple(jnp.zeros((n, *map_size(size, stage), width), x.dtype) for stage, width in enumerate(self.dims))
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:

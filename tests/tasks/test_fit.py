@@ -221,6 +221,10 @@ class HeadsOnMaps(nn.Module):
             self.auxiliary_head(maps[2])
         return self.decode_head(maps[0])
 
+    @property
+    def in_chans(self):
+        return self.backbone.in_chans
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels(Task):

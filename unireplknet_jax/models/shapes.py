@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from unireplknet_jax.nn.block import BRANCHES
 
@@ -33,9 +32,9 @@ def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     trunk = trunk_of(model)
     if trunk is model:
         return variable_shapes(model)
-    inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, trunk.in_chans), jnp.float32),)
+    inputs = inputs or (jax.ShapeDtypeStruct((1, 32, 32, model.in_chans), jnp.float32),)
     inner = variable_shapes(trunk)
-    outline = _Outline(trunk.dims, trunk.in_chans, trunk.dtype)
+    outline = _Outline(trunk.dims, trunk.in_chans)
     around = jax.eval_shape(model.clone(backbone=outline).init, jax.random.key(0), *inputs)
     names = sorted({*around, *inner})
     return {name: around.get(name, {}) | ({"backbone": inner[name]} if name in inner else {}) for name in names}
@@ -46,16 +45,15 @@ class _Outline(nn.Module):
 
     dims: tuple[int, ...]
     in_chans: int
-    dtype: DTypeLike
+    dtype: Any = jnp.float32
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         return self.features(x, train)[-1]
 
-    def features(self, x: jax.Array, train: bool = False, **options: Any) -> tuple[jax.Array, ...]:
-        """Zeros in the shapes of the trunk's maps, whatever else their values may depend on."""
-        del train, options
+    def features(self, x: jax.Array, train: bool = False, sizes: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        del train, sizes
         n, *size, _ = x.shape
-        return tuple(jnp.zeros((n, *map_size(size, stage), width), x.dtype) for stage, width in enumerate(self.dims))
+        return tuple(jnp.zeros((n, *map_size(size, i), dim), x.dtype) for i, dim in enumerate(self.dims))
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:

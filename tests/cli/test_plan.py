@@ -19,6 +19,10 @@ REPORT = {
     "memory": int(10.5 * GIB),
     "memory_of": {"arguments": GIB, "results": 0, "temporaries": 9 * GIB, "program": GIB // 2},
     "collectives": {"all-reduce": {"count": 12, "bytes": 34_500_000, "sent": 6e7}},
+    "programs": [
+        {"what": "training", "shapes": {"label": [], "image": [224, 224, 3]}, "memory": int(10.5 * GIB)},
+        {"what": "evaluation", "shapes": {"image": [512, 704, 3], "size": [2]}, "memory": GIB},
+    ],
     "device_memory": 15.75 * GIB,
     "fits": True,
     "largest_batch": 5120,
@@ -66,6 +70,8 @@ def test_a_report_is_printed_as_a_table(planned, capsys):
     assert table["batch"] == "16 devices x 32 examples x 8 micro-batches"
     assert table["memory per device"] == "10.50 of 15.75 GiB"
     assert table["temporaries"] == "9.00 GiB"
+    assert table["programs for its shapes"] == "2, the largest: training, image 224x224x3"
+    assert (table["training, image 224x224x3"], table["evaluation, image 512x704x3"]) == ("10.50 GiB", "1.00 GiB")
     assert table["largest batch that fits"] == "5,120 (compiled)"
     assert table["model FLOPs per step"].startswith("1.23e+15")
     assert table["all-reduce per step"].startswith("12, 34.5 MB")

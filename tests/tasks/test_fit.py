@@ -2,14 +2,22 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from official_files import TINY, assert_equal, leaves, make_state, write
 
-from unireplknet_jax.models import zoo
+from unireplknet_jax.models import torch_names, zoo
+from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.tasks.base import Spec, Task
 from unireplknet_jax.tasks.checkpoint import (
+    Checkpoint,
     initial_variables,
     load_checkpoint,
     open_checkpoint,
@@ -17,6 +25,7 @@ from unireplknet_jax.tasks.checkpoint import (
     save_torch_checkpoint,
 )
 from unireplknet_jax.tasks.classification import Classification
+from unireplknet_jax.tasks.fit import fit_classes, fit_order, fit_trunk
 
 
 @pytest.fixture(params=[False, True], ids=["training", "merged"])
@@ -185,3 +194,131 @@ def test_a_kept_classifier_has_the_classes_of_the_data_in_their_order(tmp_path, 
         assert_equal(started(labels), before)
         assert said in caplog.text
         assert said or not caplog.text
+
+
+# A network with a class for every pixel: two heads on the maps of a trunk with output norms.
+
+
+class Head(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Conv(self.classes, (1, 1), name="conv_seg")(nn.Dense(6, name="lateral")(x))
+
+
+class HeadsOnMaps(nn.Module):
+    backbone: nn.Module
+    num_classes: int
+
+    def setup(self):
+        self.decode_head, self.auxiliary_head = Head(self.num_classes), Head(self.num_classes)
+
+    def __call__(self, x, train=False):
+        maps = self.backbone.features(x, train)
+        assert [leaf.shape[1:] for leaf in maps] == [(8, 8, 8), (4, 4, 16), (2, 2, 24), (1, 1, 32)]
+        if self.is_initializing():
+            self.auxiliary_head(maps[2])
+        return self.decode_head(maps[0])
+
+    @property
+    def in_chans(self):
+        return self.backbone.in_chans
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels(Task):
+    model: Mapping[str, Any]
+    labels: tuple[str, ...] = ()
+    colours: tuple[tuple[int, int, int], ...] = ()
+
+    name = "pixels"
+
+    def module(self, deploy=False):
+        trunk = self.trunk(("num_classes",), num_classes=None, output_norms=True, deploy=deploy)
+        return HeadsOnMaps(trunk, dict(self.model)["num_classes"])
+
+    def specs(self, train):
+        return (Spec({"x": jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)}, {}),)
+
+    def inputs(self, batch):
+        return (batch["x"],)
+
+    def name_table(self, deploy=False):
+        return torch_names.name_table(self.abstract_variables(deploy))
+
+
+def pixels(classes, **options):
+    return Pixels(TINY | {"num_classes": classes}, **options)
+
+
+def of_pixels(task):
+    """A `Checkpoint` of random numbers, {path: array} of them."""
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), task.abstract_variables())
+    return Checkpoint(task, variables, merged=False), leaves(variables)
+
+
+def test_the_shapes_of_heads_on_maps_are_found_without_the_trunk():
+    task = pixels(4)
+    by_flax = jax.eval_shape(task.module().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    assert abstract_variables(task.module()) == by_flax
+    assert by_flax["params"]["auxiliary_head"]["conv_seg"]["kernel"].shape == (1, 1, 6, 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_classes": None}, {"num_classes": None, "output_norms": True}])
+def test_heads_on_maps_start_from_any_trunk_with_norms_of_one_and_zero(tmp_path, caplog, options):
+    state = make_state(**options)
+    ours = leaves(initial_variables(pixels(4), write(tmp_path / "a.pth", state)))
+    np.testing.assert_array_equal(
+        ours["params/backbone/stages_3_0/pwconv1/kernel"], state["stages.3.0.pwconv1.1.weight"].T
+    )
+    np.testing.assert_array_equal(
+        ours["batch_stats/backbone/stages_0_0/norm/mean"], state["stages.0.0.norm.running_mean"]
+    )
+    for stage in range(4):
+        scale, bias = (ours[f"params/backbone/norm{stage}/{leaf}"] for leaf in ("scale", "bias"))
+        np.testing.assert_array_equal(scale, state.get(f"norm{stage}.weight", np.ones(TINY["dims"][stage])))
+        np.testing.assert_array_equal(bias, state.get(f"norm{stage}.bias", np.zeros(TINY["dims"][stage])))
+    norms = "" if "norm0.weight" in state else ", backbone/norm0, backbone/norm1, backbone/norm2, backbone/norm3"
+    assert f"made: auxiliary_head{norms}, decode_head." in caplog.text
+    assert np.std(ours["params/decode_head/lateral/kernel"]) > 0
+
+
+def test_heads_for_other_classes_are_kept_but_for_their_last_layer(caplog):
+    checkpoint, before = of_pixels(pixels(5))
+    ours = leaves(fit_trunk(checkpoint, pixels(4)))
+    assert "made: auxiliary_head/conv_seg, decode_head/conv_seg." in caplog.text
+    fresh = {name for name in before if "conv_seg" in name}
+    assert {name: ours[name].shape[-1] for name in fresh} == dict.fromkeys(fresh, 4)
+    assert_equal(
+        {name: ours[name] for name in ours if name not in fresh},
+        {name: before[name] for name in before if name not in fresh},
+    )
+
+
+def test_a_checkpoint_of_heads_on_maps_gets_other_classes(caplog):
+    task = pixels(3, labels=("sky", "sea", "land"), colours=((0, 0, 255), (0, 255, 255), (0, 255, 0)))
+    checkpoint, before = of_pixels(task)
+    fitted = fit_classes(checkpoint, 7000)
+    assert (fitted.task.labels, fitted.task.colours, fitted.module.num_classes) == ((), (), 7000)
+    ours = leaves(fitted.variables)
+    for head in ("decode_head", "auxiliary_head"):
+        kernel, bias = (ours[f"params/{head}/conv_seg/{leaf}"] for leaf in ("kernel", "bias"))
+        # 42,000 draws of deviation 0.01: their own deviation is known to 0.35 %.
+        assert kernel.shape == (1, 1, 6, 7000)
+        assert np.std(kernel) == pytest.approx(0.01, rel=0.015)
+        np.testing.assert_array_equal(bias, np.zeros(7000))
+    same = {name for name in before if "conv_seg" not in name}
+    assert_equal({name: ours[name] for name in same}, {name: before[name] for name in same})
+    gone = "auxiliary_head/conv_seg, decode_head/conv_seg"
+    assert f"num_classes 3 -> 7000: dropped {gone}; made auxiliary_head/conv_seg (random, 7000 cl" in caplog.text
+    with pytest.raises(ValueError, match="a network of the task pixels cannot be without its classifier"):
+        fit_classes(checkpoint, None)
+
+
+def test_kept_heads_have_the_classes_of_the_data_in_their_order():
+    checkpoint, before = of_pixels(pixels(3, labels=("sky", "sea", "land")))
+    ours = leaves(fit_order(checkpoint, ("land", "sky", "sea")).variables)
+    for name, value in before.items():
+        np.testing.assert_array_equal(ours[name], value[..., [2, 0, 1]] if "conv_seg" in name else value, err_msg=name)

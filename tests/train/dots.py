@@ -75,6 +75,9 @@ class Dots(Task):
     def inputs(self, batch):
         return (batch["x"],)
 
+    def training_shapes(self):
+        return (jax.ShapeDtypeStruct((1, LARGEST, LARGEST), jnp.float32),)
+
     def init(self, key):
         return self.module().init(key, jnp.zeros((1, 2, 2)), method="everything")
 

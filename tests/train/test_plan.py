@@ -6,13 +6,17 @@ import re
 import jax
 import numpy as np
 import pytest
+from dots import LARGEST, SIZES, Dots
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.tasks import base
 from unireplknet_jax.train import plan as planning
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.hardware import TPUS
 from unireplknet_jax.train.plan import needed_bytes, plan
+from unireplknet_jax.train.recipe import completed
 from unireplknet_jax.train.setup import training_flops
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -36,10 +40,13 @@ def recipe(request):
 
 
 class Compiler:
-    """Needs `fixed` bytes and `each` for an example of a micro-batch on a device; notes the batches it is given."""
+    """Needs `fixed` bytes and `each` for an example of a micro-batch on a device; notes the batches it is given.
 
-    def __init__(self, fixed, each):
-        self.fixed, self.each, self.batches = fixed, each, []
+    An evaluation takes `evaluation` bytes.
+    """
+
+    def __init__(self, fixed, each, evaluation):
+        self.fixed, self.each, self.evaluation, self.batches = fixed, each, evaluation, []
 
     def compile(self, compiler, batch_size):
         self.batches.append(batch_size)
@@ -53,11 +60,12 @@ class Compiler:
 def made_up(monkeypatch):
     """(fixed, each) -> the Compiler that is in libtpu's place, for 8 devices with the numbers of v5e."""
 
-    def make(fixed, each):
-        fake = Compiler(fixed, each)
+    def make(fixed, each, evaluation=0):
+        fake = Compiler(fixed, each, evaluation)
         monkeypatch.setattr(planning, "open_slice", lambda topology: (TPUS["v5e"], jax.devices()))
         monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.1")
-        monkeypatch.setattr(planning._Compiler, "_compile", lambda compiler, size: fake.compile(compiler, size))
+        monkeypatch.setattr(planning._Compiler, "_compile_step", lambda compiler, size, _: fake.compile(compiler, size))
+        monkeypatch.setattr(planning._Compiler, "_compile_evaluation", lambda *_: {"memory": fake.evaluation})
         return fake
 
     return make
@@ -148,8 +156,76 @@ def test_a_warm_up_in_steps_does_not_bound_the_batches_that_are_tried(recipe, mo
     compiler = planning._Compiler(config, planning.make_task(config), make_mesh(), True, None)
     for batch_size in (64, 4096):
         with pytest.raises(Stopped):
-            compiler._compile(batch_size)
+            compiler._compile_step(batch_size, compiler.trained[0])
     assert tuple(found) == tuple(max(steps - 1, 0) for steps in warmups)  # the first step at the full rate
+
+
+def test_an_evaluation_that_does_not_fit_is_said_apart(made_up, recipe):
+    made_up(fixed=3 * GIB, each=GIB / 4, evaluation=16 * GIB)
+    report = plan(recipe("batch_size=256", "accumulate=2"), "v5e:2x4", full=True)
+    assert (report["fits"], report["memory"], report["largest_batch"]) == (False, 7 * GIB, 768)
+    said = "an evaluation does not fit beside the state of the training; "
+    assert report["notes"] == [f"{said}an eval_batch_size below 256 takes less."]
+    notes = plan(recipe("eval_batch_size=8"), "v5e:2x4", full=True)["notes"]
+    assert notes == [f"{said}a larger mesh.fsdp splits the state."]
+    assert plan(recipe("data.eval_split="), "v5e:2x4")["fits"]  # without evaluations
+
+
+@pytest.fixture
+def dots(monkeypatch):
+    """A recipe of a task whose pictures have several sizes; those of training, too, with (4, 4) among them."""
+    monkeypatch.setitem(base.TASKS, "dots", f"{Dots.__module__}:Dots")
+    monkeypatch.setattr(Dots, "specs", specs_of_dots)
+    data = {"name": "pictures", "train_split": "train", "eval_split": "test", "train_examples": 640}
+    recipe = {"task": {"name": "dots"}, "data": data, "batch_size": 32, "eval_batch_size": 20, "epochs": 1}
+    return ConfigDict(recipe)
+
+
+def specs_of_dots(task, train):
+    sizes = [(4, 4), (LARGEST, LARGEST), (4, 4)] if train else SIZES
+    return tuple(task._spec(size, train) for size in sizes)
+
+
+class Program:
+    """In the place of a compiled one."""
+
+    def __init__(self, lowered):
+        shapes = [leaf.shape for leaf in jax.tree.leaves(lowered.in_avals)]
+        pictures = max(shapes, key=lambda shape: (len(shape), shape))  # (micro-batches,) n, h, w
+        self.pictures, self.argument_size_in_bytes = pictures, 1000 * int(np.prod(pictures))
+        self.output_size_in_bytes = self.alias_size_in_bytes = self.temp_size_in_bytes = 0
+        self.generated_code_size_in_bytes = 0
+
+    def memory_analysis(self):
+        return self
+
+    def as_text(self):
+        return ""
+
+
+def test_every_shape_of_training_and_of_evaluations_is_compiled(monkeypatch, dots, caplog):
+    compiled = []
+    monkeypatch.setattr(planning, "open_slice", lambda topology: (TPUS["v5e"], jax.devices()))
+    monkeypatch.setattr(planning, "libtpu_version", lambda: "0.0.1")
+    monkeypatch.setattr(planning, "compile_lowered", lambda *args: compiled.append(Program(args[0])) or compiled[-1])
+    caplog.set_level("INFO")
+    report = plan(dots, "v5e:2x4")
+    assert [program.pictures for program in compiled] == [
+        *((1, 32, *size) for size in [(4, 4), (6, 6)]),
+        *((24, *size) for size in SIZES),  # 20 examples do not divide over 8 devices
+        *((1, batch, 6, 6) for batch in (16, 640)),  # of the step that takes the most
+    ]
+    assert "compiling the step for batch 640 (7 of at most 7)" in caplog.text
+    state = planning._Compiler(completed(dots), base.get_task("dots"), make_mesh(), False, None)._state
+    rest = planning._bytes_of(state) - planning._bytes_of({"params": state["params"]})
+    assert rest == 2 * 4 * 4 + 3 * 4  # two moments of four numbers; counters of the optimizer and of the run
+    assert [(program["what"], program["shapes"]["x"], program["memory"]) for program in report["programs"]] == [
+        *(("training", [*size], 1000 * 32 * int(np.prod(size))) for size in [(4, 4), (6, 6)]),
+        *(("evaluation", [*size], 1000 * 24 * int(np.prod(size)) + rest) for size in SIZES),
+    ]
+    assert [program["examples_per_device"] for program in report["programs"]] == [4, 4, 3, 3, 3]
+    assert (report["memory"], report["largest_batch"]) == (1000 * 32 * 36, 640)
+    assert report["model_flops_per_step"] == 32 * 6 * 36  # one product for each pixel of a training picture
 
 
 def test_what_would_stop_the_run_later_is_noted(made_up, recipe):

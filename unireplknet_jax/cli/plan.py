@@ -1,5 +1,6 @@
 """`plan`: whether a recipe's training step fits a TPU slice, compiled for it on a machine without a TPU."""
 
+import math
 import os
 import pathlib
 
@@ -25,7 +26,10 @@ def add_arguments(parser):
     parser.add_argument("--full", action="store_true", help="compile as the run will, not with low effort (minutes)")
     parser.add_argument("--no-cache", action="store_true", help="compile even if the answer is known")
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
-    parser.epilog = "It compiles at most three times: the recipe's batch, another, and the largest that should fit."
+    parser.epilog = (
+        "It compiles the step and an evaluation for every shape that examples have, and at most two more steps: for "
+        "another batch, and for the largest that then should fit."
+    )
     parser.set_defaults(overrides=[])
 
 
@@ -54,6 +58,8 @@ def _rows(report):
         ["batch", batch + (f" x {accumulate} micro-batches" if accumulate > 1 else "")],
         ["memory per device", f"{_gib(report['memory'])} of {_gib(report['device_memory'])} GiB"],
         *[[f"  {part}", f"{_gib(size)} GiB"] for part, size in report.get("memory_of", {}).items()],
+        ["programs for its shapes", _programs(report)],
+        *[[f"  {_program(program)}", f"{_gib(program['memory'])} GiB"] for program in report["programs"]],
         ["largest batch that fits", _largest(report)],
         ["model FLOPs per step", f"{report['model_flops_per_step']:.3g}, {_tera(report)} T per device"],
         *[
@@ -68,6 +74,17 @@ def _rows(report):
 
 def _gib(size):
     return f"{size / 2**30:.2f}"
+
+
+def _programs(report):
+    programs = report["programs"]
+    return f"{len(programs)}, the largest: {_program(max(programs, key=lambda program: program['memory']))}"
+
+
+def _program(program):
+    """What a program does, and the largest array of an example of its shapes: "evaluation, image 512x704x3"."""
+    name, shape = max(program["shapes"].items(), key=lambda item: math.prod(item[1]))
+    return f"{program['what']}, {name} {'x'.join(map(str, shape))}"
 
 
 def _tera(report):

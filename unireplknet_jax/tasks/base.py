@@ -169,6 +169,10 @@ class Task:
         """The shapes of what the network is applied to for so many examples."""
         return jax.eval_shape(lambda: self.inputs(self._blank(count)))
 
+    def training_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """The shapes of what the network is applied to for one training example; here those of an evaluation."""
+        return self.input_shapes(1)
+
     # ---- host
 
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import flax
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _HEAD = ("norm", "head")
 _OUTPUT_NORMS = ("norm0", "norm1", "norm2", "norm3")
+# Where the layers are that end in a logit for each class: of a whole input, and of every pixel.
+_PIXEL_CLASSIFIERS = (("decode_head", "conv_seg"), ("auxiliary_head", "conv_seg"))
+_CLASSIFIERS = (("head",), *_PIXEL_CLASSIFIERS)
 
 
 def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
@@ -43,7 +46,10 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     for name in set(dropped) - set(kept):
         del params[name]
     made = []
-    if num_classes is not None:
+    if num_classes is not None and _of_classifiers(params, _PIXEL_CLASSIFIERS):
+        params, dropped = _fresh_pixel_classifiers(params, num_classes)
+        made += [f"{name} (random, {num_classes} classes)" for name in dropped]
+    elif num_classes is not None:
         width = trunk.dims[-1] if trunk is module else checkpoint.variables["params"]["head"]["kernel"].shape[0]
         if not kept and trunk is module:
             params["norm"] = {"scale": np.ones(width, np.float32), "bias": np.zeros(width, np.float32)}
@@ -57,8 +63,28 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     model |= (
         {"num_classes": num_classes} if trunk is not module else {"num_classes": num_classes, "output_norms": False}
     )
-    task = dataclasses.replace(checkpoint.task, model=model, labels=())
+    of_classes = {name: () for name in ("labels", "colours", "values") if hasattr(checkpoint.task, name)}
+    task = dataclasses.replace(checkpoint.task, model=model, **of_classes)
     return dataclasses.replace(checkpoint, task=task, variables={**checkpoint.variables, "params": params})
+
+
+def _of_classifiers(
+    params: Mapping[str, Any], classifiers: Sequence[tuple[str, ...]] = _CLASSIFIERS
+) -> dict[tuple[str, ...], Any]:
+    """{path: array (..., classes)} of the layers that end in a logit for each class."""
+    flat = flax.traverse_util.flatten_dict(params)
+    return {path: leaf for path, leaf in flat.items() if any(path[: len(each)] == each for each in classifiers)}
+
+
+def _fresh_pixel_classifiers(params: Mapping[str, Any], num_classes: int) -> tuple[dict[str, Any], list[str]]:
+    """(the parameters with fresh classifiers of pixels, what these are called), drawn as those of the original."""
+    rng, fresh = np.random.default_rng(0), {}
+    for path, leaf in _of_classifiers(params, _PIXEL_CLASSIFIERS).items():
+        shape = (*leaf.shape[:-1], num_classes)
+        kernel = np.float32(0.01) * rng.standard_normal(shape, np.float32)
+        fresh[path] = kernel if path[-1] == "kernel" else np.zeros(shape, np.float32)
+    names = sorted({"/".join(path[:-1]) for path in fresh})
+    return flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(params) | fresh), names
 
 
 def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
@@ -67,8 +93,8 @@ def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
     It stays as it is where one of them has no names, or another number of classes; and, which the log says, where the
     names are others.
     """
-    own, head = checkpoint.labels, checkpoint.variables["params"].get("head", {})
-    outputs = {leaf.shape[-1:] for leaf in jax.tree.leaves(head)}
+    own, params = checkpoint.labels, checkpoint.variables["params"]
+    outputs = {leaf.shape[-1:] for leaf in _of_classifiers(params).values()}
     if not own or not labels or own == tuple(labels) or outputs != {(len(own),)} or len(labels) != len(own):
         return checkpoint
     try:
@@ -81,7 +107,8 @@ def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
     if numbers == [*range(len(own))]:
         return checkpoint
     _log.warning("the classifier's outputs were put into the order of the data's classes: %s", listed(labels))
-    params = {**checkpoint.variables["params"], "head": jax.tree.map(lambda leaf: np.asarray(leaf)[..., numbers], head)}
+    ordered = {path: np.asarray(leaf)[..., numbers] for path, leaf in _of_classifiers(params).items()}
+    params = flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(params) | ordered)
     return dataclasses.replace(checkpoint, variables={**checkpoint.variables, "params": params})
 
 
@@ -116,24 +143,45 @@ def fit_trunk(checkpoint: Any, task: Task) -> dict[str, Any]:
     """The variables to start a task from whose network has layers of its own around a trunk called "backbone".
 
     A checkpoint of such a network gives all of it but the layers of another shape; any other gives its trunk, with the
-    stem fitted to the channels (`fit_channels`). What it does not give is fresh.
+    stem fitted to the channels (`fit_channels`). What it does not give is fresh: output norms start at 1 and 0.
     """
+    trunk = trunk_of(task.module())
     if "backbone" not in checkpoint.variables["params"]:
-        checkpoint = fit_channels(checkpoint, trunk_of(task.module()).in_chans)
+        checkpoint = fit_channels(checkpoint, trunk.in_chans)
         found: Mapping[str, Any] = {
-            name: {
-                "backbone": {layer: leaves for layer, leaves in tree.items() if layer not in (*_HEAD, *_OUTPUT_NORMS)}
-            }
+            name: {"backbone": {layer: leaves for layer, leaves in tree.items() if layer not in _HEAD}}
             for name, tree in checkpoint.variables.items()
         }
     else:
         found = checkpoint.variables
-    taken, own = flax.traverse_util.flatten_dict(found), _fresh_layers(task)
+    taken, own = flax.traverse_util.flatten_dict(found), _fresh_layers(task) | _fresh_norms(trunk)
     kept = {path: taken[path] for path, leaf in own.items() if path in taken and taken[path].shape == leaf.shape}
-    made = sorted({path[1] for path in own.keys() - kept.keys()})
+    given = {path: leaf for path, leaf in taken.items() if path[1] == "backbone" and path[2] not in _OUTPUT_NORMS}
+    made = _whole_layers(own.keys() - kept.keys(), own.keys() | given.keys())
     _log.warning("taken: the backbone; made: %s.", ", ".join(made) or "nothing")
-    trunk = {path: leaf for path, leaf in taken.items() if path[1] == "backbone"}
-    return flax.traverse_util.unflatten_dict(trunk | own | kept)
+    return flax.traverse_util.unflatten_dict(given | own | kept)
+
+
+def _whole_layers(paths: Collection[tuple[str, ...]], known: Collection[tuple[str, ...]]) -> list[str]:
+    """The names "decode_head" or "decode_head/conv_seg" of the layers whose arrays, of those known, are all there."""
+    found = set()
+    for path in paths:
+        whole = (
+            path[1:end]
+            for end in range(2, len(path) + 1)
+            if all(other in paths for other in known if other[1:end] == path[1:end])
+        )
+        found.add("/".join(next(whole, path[1:])))
+    return sorted(found)
+
+
+def _fresh_norms(trunk: Any) -> dict[tuple[str, ...], np.ndarray]:
+    """{path: array} of the norms behind a trunk's stages; none where it has none."""
+    return {
+        ("params", "backbone", f"norm{stage}", leaf): make(width, np.float32)
+        for stage, width in enumerate(trunk.dims if trunk.output_norms else ())
+        for leaf, make in (("scale", np.ones), ("bias", np.zeros))
+    }
 
 
 def _fresh_layers(task: Task) -> dict[tuple[str, ...], jax.Array]:

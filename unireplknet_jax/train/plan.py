@@ -1,8 +1,11 @@
 """Whether a recipe's training step fits a TPU slice, and what it costs at least, without a TPU.
 
-The step is compiled ahead of time for the slice by libtpu, the TPU compiler, which runs on any Linux machine.
+Step and evaluations are compiled ahead of time for the slice by libtpu, the TPU compiler, which runs on any Linux
+machine, both for every shape that a task's examples have.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -17,10 +20,11 @@ from unireplknet_jax.models.program import QUICK_ELSEWHERE, announced, compile_l
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.durations import RUN, WARMUP
 from unireplknet_jax.train.program_cache import without_program_cache
-from unireplknet_jax.train.recipe import completed, set_field
-from unireplknet_jax.train.setup import abstract_batch, make_task, set_up, training_flops
-from unireplknet_jax.train.sharding import make_mesh
+from unireplknet_jax.train.recipe import completed, evaluation_options, set_field
+from unireplknet_jax.train.setup import abstract_batch, example_shapes, make_task, set_up, training_flops
+from unireplknet_jax.train.sharding import batch_sharding, make_mesh, micro_batch_sharding
 from unireplknet_jax.train.slices import libtpu_version, open_slice
+from unireplknet_jax.train.step import make_eval_step, variables_of
 
 _log = logging.getLogger(__name__)
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
@@ -30,8 +34,9 @@ def plan(config, topology, full=False, cache=None):
     """Compile a recipe's step for a topology such as "v5e:4x4"; a JSON-able report.
 
     full: compile as the run will, which takes minutes; else with low effort, whose memory is close and whose code is
-    slower. At most three compilations: the batch of the recipe, another one, and the largest that then should fit.
-    cache: a folder for what has been compiled, None: none. Sizes are bytes on one device, which is a chip (v4: half).
+    slower. cache: a folder for what has been compiled, None: none. Sizes are bytes on one device, which is a chip
+    (v4: half). "programs": what was compiled for the recipe's own batches, each with the shapes of an example; the
+    report is on the training step that takes the most. Two more compilations of that step find the largest batch.
     Raises ImportError without libtpu and ValueError for a topology or a batch that cannot be.
     """
     config = completed(config)
@@ -44,14 +49,20 @@ def plan(config, topology, full=False, cache=None):
     compiler = _Compiler(config, task, mesh, full, store)
 
     step = mesh.size * config.accumulate
-    report = compiler.compile(config.batch_size)
+    steps = [compiler.step(config.batch_size, example) for example in compiler.trained]
+    evaluations = [compiler.evaluation(example) for example in compiler.measured]
+    report, example = max(zip(steps, compiler.trained, strict=True), key=lambda each: each[0]["memory"])
     most, confirmed = _largest(
-        lambda count: compiler.compile(count * step)["memory"],
+        lambda count: compiler.step(count * step, example)["memory"],
         (config.batch_size // step, report["memory"]),
         chip.memory,
         unit,
         max(config.data.train_examples, config.batch_size) // step,
     )
+    programs = [
+        *_programs("training", compiler.trained, steps, config.batch_size // step),
+        *_programs("evaluation", compiler.measured, evaluations, compiler.evaluation_batch // mesh.size),
+    ]
     report = {
         "topology": topology,
         "devices": mesh.size,
@@ -59,8 +70,9 @@ def plan(config, topology, full=False, cache=None):
         "accumulate": config.accumulate,
         "examples_per_device": config.batch_size // step,
         **report,
+        "programs": programs,
         "device_memory": chip.memory,
-        "fits": report["memory"] <= chip.memory,
+        "fits": max(program["memory"] for program in programs) <= chip.memory,
         "largest_batch": most * step,
         "largest_batch_compiled": confirmed,
         **_bounds(config, chip, mesh.size, store.once("flops", lambda: training_flops(task)), report),
@@ -70,39 +82,93 @@ def plan(config, topology, full=False, cache=None):
     return report | {"notes": _notes(config, report, mesh.size, unit, most)}
 
 
+def _programs(what, examples, reports, count):
+    """[{"what", "shapes": {name: list}, "examples_per_device", "memory"}] of compiled programs."""
+    return [
+        {
+            "what": what,
+            "shapes": {name: list(leaf.shape) for name, leaf in example.items()},
+            "examples_per_device": count,
+            "memory": report["memory"],
+        }
+        for example, report in zip(examples, reports, strict=True)
+    ]
+
+
+def _kinds(specs):
+    """The examples of some `Spec`s, [{name: shape}], each of other shapes."""
+    return [*{_name_of(example): example for example in map(example_shapes, specs)}.values()]
+
+
+def _name_of(example):
+    return ", ".join(f"{name} {leaf.dtype} {leaf.shape}" for name, leaf in example.items())
+
+
 class _Compiler:
-    """Compiles the step for one batch size after the other."""
+    """Compiles the step for one batch size after the other, and the evaluations.
+
+    trained, measured: the examples of training and of the run's evaluations, [{name: shape}] without repetition.
+    """
 
     def __init__(self, config, task, mesh, full, store):
         self._config, self._task, self._mesh, self._store = config, task, mesh, store
+        self._measured = dataclasses.replace(task, **evaluation_options(config))
         self._options = None if full else QUICK_ELSEWHERE
-        self._count = 0
+        self.trained = _kinds(task.specs(train=True))
+        self.measured = _kinds(self._measured.specs(train=False)) if config.data.eval_split else []
+        self.evaluation_batch = -(-config.eval_batch_size // mesh.size) * mesh.size
+        self._count, self._most = 0, len(self.trained) + 2 + len(self.measured)
 
-    def compile(self, batch_size):
+    def step(self, batch_size, example):
         """{"memory", "memory_of": {part: bytes}, "moved", "collectives"} of one device and step.
 
         moved: bytes of what the step takes and gives. Of a program that is too large there is "memory" alone.
         """
         self._count += 1
-        return self._store.once(str(batch_size), lambda: self._compile(batch_size))
+        name = f"{batch_size} of {_name_of(example)}"
+        return self._store.once(name, lambda: self._compile_step(batch_size, example))
 
-    def _compile(self, batch_size):
+    def evaluation(self, example):
+        """As `step`, of a batch of an evaluation; its memory holds what else there is of the state of the training."""
+        self._count += 1
+        return self._store.once(f"evaluation of {_name_of(example)}", lambda: self._compile_evaluation(example))
+
+    def _set_up(self, batch_size):
         config = self._config.copy_and_resolve_references()
         if batch_size != config.batch_size or not config.data.train_examples:
             for field in (*RUN, *WARMUP):  # which may not fit so few steps; the program is the same
                 set_field(config, field, 0)
             config.epochs = 1.0
         config.batch_size, config.eval_batch_size = batch_size, self._mesh.size
-        run = set_up(config, self._task, self._mesh, max(config.data.train_examples, batch_size))
-        batch = abstract_batch(self._task, batch_size, config.accumulate, self._mesh)
-        with announced(f"compiling the step for batch {batch_size} ({self._count} of at most 3)", silent=0):
+        return set_up(config, self._task, self._mesh, max(config.data.train_examples, batch_size))
+
+    @functools.cached_property
+    def _state(self):
+        return self._set_up(self._config.batch_size).state
+
+    def _compile_step(self, batch_size, example):
+        run, accumulate = self._set_up(batch_size), self._config.accumulate
+        lead = accumulate, batch_size // accumulate
+        batch = abstract_batch(example, lead, micro_batch_sharding(self._mesh))
+        return self._compile(run.train_step, (run.state, batch), f"the step for batch {batch_size}")
+
+    def _compile_evaluation(self, example):
+        step = make_eval_step(self._measured, self._mesh, False, self._measured.makes_records).function
+        example = {**example, "mask": jax.ShapeDtypeStruct((), "float32")}
+        batch = abstract_batch(example, (self.evaluation_batch,), batch_sharding(self._mesh))
+        variables = variables_of(self._state)
+        report = self._compile(step, (variables, batch), f"an evaluation of {self.evaluation_batch} examples")
+        return report | {"memory": report["memory"] + _bytes_of(self._state) - _bytes_of(variables)}
+
+    def _compile(self, function, arguments, what):
+        with announced(f"compiling {what} ({self._count} of at most {self._most})", silent=0):
             with jax.set_mesh(self._mesh):
-                lowered = run.train_step.trace(run.state, batch).lower(lowering_platforms=("tpu",))
+                lowered = function.trace(*arguments).lower(lowering_platforms=("tpu",))
             try:
                 with without_program_cache():
                     compiled = compile_lowered(lowered, self._options)
             except jax.errors.JaxRuntimeError as error:
-                return {"memory": needed_bytes(error, _bytes_of((run.state, batch)))}
+                return {"memory": needed_bytes(error, _bytes_of(arguments))}
         sizes = compiled.memory_analysis()
         parts = {
             "arguments": sizes.argument_size_in_bytes,
@@ -211,7 +277,7 @@ def _check(config, devices, unit):
 def _notes(config, report, devices, unit, most):
     """Sentences for the user: what to do where it does not fit, and what else stands in the way."""
     notes = []
-    if not report["fits"]:
+    if report["memory"] > report["device_memory"]:
         works = [
             k
             for k in range(config.accumulate + 1, config.batch_size // (devices * unit) + 1)
@@ -220,6 +286,10 @@ def _notes(config, report, devices, unit, most):
         alternatives = "a larger mesh.fsdp splits the state, task.options.model.remat=True computes activations twice"
         hint = f"--config.accumulate={works[0]} should fit" if works else "no accumulate makes this batch fit"
         notes.append(f"it does not fit; {hint}, {alternatives}, more chips take less each.")
+    if max(_memory_of_evaluations(report), default=0) > report["device_memory"]:
+        lower = f"an eval_batch_size below {config.eval_batch_size} takes less"
+        hint = lower if config.eval_batch_size > devices else "a larger mesh.fsdp splits the state"
+        notes.append(f"an evaluation does not fit beside the state of the training; {hint}.")
     if config.eval_batch_size % devices:
         notes.append(f"training refuses eval_batch_size={config.eval_batch_size}: no multiple of {devices} devices.")
     if report["topology"].startswith("v4"):
@@ -227,6 +297,10 @@ def _notes(config, report, devices, unit, most):
     if report["effort"] == "low":
         notes.append("compiled with low effort: a run's program differs, and so does its memory; --full compiles it.")
     return notes
+
+
+def _memory_of_evaluations(report):
+    return [program["memory"] for program in report["programs"] if program["what"] == "evaluation"]
 
 
 class _Store:

@@ -15,7 +15,6 @@ from unireplknet_jax.tasks.options import check_number
 from unireplknet_jax.train.durations import DURATIONS, EVAL_EVERY, RUN, given, steps_of
 from unireplknet_jax.train.optimizer import make_optimizer, make_schedule, parameter_groups
 from unireplknet_jax.train.recipe import evaluation_options, value_of
-from unireplknet_jax.train.sharding import micro_batch_sharding
 from unireplknet_jax.train.step import abstract_state, make_train_step
 
 _NUMBERS = {
@@ -140,13 +139,16 @@ def _describe(config, mesh):
     return devices if config.accumulate == 1 else f"accumulate={config.accumulate} times {devices}"
 
 
-def abstract_batch(task, batch_size, accumulate, mesh):
-    """The shapes of a train step's batch, {name: (accumulate, batch_size / accumulate, ...)}, with their sharding."""
-    lead, sharding = (accumulate, batch_size // accumulate), micro_batch_sharding(mesh)
-    spec = task.specs(train=True)[0]
+def example_shapes(spec):
+    """{name: shape} of all that one example of a `Spec` has, as `jax.ShapeDtypeStruct`s."""
+    return {**spec.inputs, **spec.targets}
+
+
+def abstract_batch(example, lead, sharding):
+    """The shapes of a batch, {name: (*lead, ...)}, with their sharding; example: {name: shape} of one."""
     return {
         name: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=sharding)
-        for name, leaf in {**spec.inputs, **spec.targets}.items()
+        for name, leaf in example.items()
     }
 
 
@@ -160,4 +162,4 @@ def training_flops(task):
     def forward(*inputs):
         return module.init_with_output(jax.random.key(0), *inputs)[0]
 
-    return 6 * program_macs(forward, *task.input_shapes(1))
+    return 6 * program_macs(forward, *task.training_shapes())

@@ -7,12 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from draws import normal
-from networks import lively
 
-from unireplknet_jax.models.reparameterize import reparameterize
-from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.nn.upernet import UPerNet
 from unireplknet_jax.models.torch_names import to_torch
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.tasks.checkpoint import open_checkpoint

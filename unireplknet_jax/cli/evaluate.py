@@ -56,6 +56,8 @@ def run(args):
     join()
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
+    if args.predictions and checkpoint.task.has_masks:
+        raise ValueError("leave out --predictions: maps of pixels are written by `unireplknet predict --save DIR`.")
     if args.confusion and not checkpoint.task.has_outcomes:
         name = checkpoint.task.name
         raise ValueError(f"leave out --confusion: the examples of the task {name} do not have one class each.")

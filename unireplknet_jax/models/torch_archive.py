@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,13 +253,13 @@ def write_state_dict(
     """Write {name: array} as `{entry: OrderedDict}` in a `.pth` of PyTorch 1.6 or later, or as `.safetensors`.
 
     path: its suffix chooses the format; an existing file is replaced, and only when the new one is complete. arrays:
-    in PyTorch's layout already; float16/32/64, bfloat16, int8 to int64, uint8 or bool. meta: {name: texts, whole numbers
-    and tuples of them} for an entry "meta" of a `.pth`. The `.pth` is one that
-    `torch.load(path, weights_only=True)` takes. Raises ValueError for another suffix or dtype, FileNotFoundError for a
-    missing folder, ImportError if `.safetensors` lacks its library.
+    in PyTorch's layout already; float16/32/64, bfloat16, int8 to int64, uint8 or bool. meta: {name: texts, whole
+    numbers and tuples of them} for an entry "meta" of a `.pth`, which `torch.load(path, weights_only=True)` takes.
+    Raises ValueError for another suffix or dtype, FileNotFoundError for a missing folder, ImportError if
+    `.safetensors` lacks its library.
     """
     path = Path(path)
-    writers = {
+    writers: dict[str, Callable[..., None]] = {
         ".pth": functools.partial(write_zip, entry=entry, meta=meta or {}),
         ".safetensors": _write_safetensors,
     }

@@ -4,8 +4,9 @@ Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", 2018. 
 mmsegmentation 0.27, with the sizes of UniRepLKNet's segmentation/configs.
 """
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,21 +42,21 @@ class ConvNormRelu(nn.Module):
     bn_group: int | None = None
 
     @nn.compact
-    def __call__(
-        self, *parts: jax.Array | Resized, train: bool = False, valid: jax.Array | None = None
-    ) -> jax.Array:
-        """parts: maps (n, h, w, c_i) that are concatenated, or `Resized` ones that get this size -> (n, h, w, features).
+    def __call__(self, *parts: jax.Array | Resized, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """parts: maps (n, h, w, c_i), or `Resized` ones that get this size, as one map -> (n, h, w, features).
 
-        The kernel is cut into the parts', so nothing is concatenated, and what is resized stays small as long as it can.
+        Each part has its own piece of the kernel: nothing is concatenated, and what is to be enlarged stays small.
         valid: (n, h, w, 1), the positions of the pictures in their canvas (`ops.valid`), beyond which the parts hold
         zeros, as the result does; None: all of it.
         """
         channels = [(part.x if isinstance(part, Resized) else part).shape[-1] for part in parts]
         kernel = _Kernel((self.kernel_size, self.kernel_size, sum(channels), self.features), name="conv")()
-        kernel, start, y = kernel.astype(self.dtype), 0, None
-        for part, count in zip(parts, channels, strict=True):
-            own = self._convolve(part, kernel[:, :, start : start + count])
-            y, start = own if y is None else y + own, start + count
+        kernel, ends = kernel.astype(self.dtype), [0, *itertools.accumulate(channels)]
+        own = [
+            self._convolve(part, kernel[:, :, start:end])
+            for part, (start, end) in zip(parts, itertools.pairwise(ends), strict=True)
+        ]
+        y = sum(own[1:], start=own[0])
         return only_valid(nn.relu(BatchNorm(self.bn_group, name="bn")(y, train, valid)), valid)
 
     def _convolve(self, part: jax.Array | Resized, kernel: jax.Array) -> jax.Array:
@@ -107,7 +108,7 @@ class UPerHead(nn.Module):
         sizes: for each map the rows and columns (n, 2) of the pictures in it, beyond which it holds zeros and the
         logits mean nothing; None: all of it.
         """
-        levels = [_Level(x, size) for x, size in zip(maps, sizes or [None] * len(maps), strict=True)]
+        levels = [_Level(x, None if sizes is None else sizes[i]) for i, x in enumerate(maps)]
         *finer, last = levels
 
         def conv(name: str, kernel_size: int, valid: jax.Array | None, *parts: jax.Array | Resized) -> jax.Array:
@@ -116,18 +117,26 @@ class UPerHead(nn.Module):
 
         pooled = []
         for number, bins in enumerate(POOL_SCALES):
-            means = resize(last.map, *(adaptive_mean_matrix(*axis[:1], bins, *axis[1:]) for axis in last.axes))
+            means = resize(last.map, *(adaptive_mean_matrix(axis.length, bins, axis.valid) for axis in last.axes))
             narrow = conv(f"psp_modules_{number}", 1, None, means)
-            pooled.append(Resized(narrow, *(bilinear_matrix(bins, axis[0], None, *axis[1:]) for axis in last.axes)))
+            enlarge = [bilinear_matrix(bins, axis.length, None, axis.valid) for axis in last.axes]
+            pooled.append(Resized(narrow, *enlarge))
         laterals = [conv(f"lateral_convs_{i}", 1, level.valid, level.map) for i, level in enumerate(finer)]
         laterals.append(conv("bottleneck", 3, last.valid, last.map, *pooled))
         for i in range(len(laterals) - 1, 0, -1):
             laterals[i - 1] += resize(laterals[i], *levels[i].matrices(levels[i - 1]))
         outputs = [conv(f"fpn_convs_{i}", 3, levels[i].valid, x) for i, x in enumerate(laterals[:-1])]
         first, *coarser = [*outputs, laterals[-1]]
-        coarser = [Resized(x, *level.matrices(levels[0])) for x, level in zip(coarser, levels[1:], strict=True)]
-        y = conv("fpn_bottleneck", 3, levels[0].valid, first, *coarser)
+        enlarged = [Resized(x, *level.matrices(levels[0])) for x, level in zip(coarser, levels[1:], strict=True)]
+        y = conv("fpn_bottleneck", 3, levels[0].valid, first, *enlarged)
         return PixelClassifier(self.num_classes, self.dropout, name="conv_seg")(y, train)
+
+
+class _Axis(NamedTuple):
+    """The rows or columns of a map: how many it has, and how many of them each picture has, (n,) or None for all."""
+
+    length: int
+    valid: jax.Array | None
 
 
 class _Level:
@@ -137,15 +146,12 @@ class _Level:
         self.map = x
         canvas = x.shape[1:3]
         self.valid = None if sizes is None else valid_mask(sizes, canvas)
-        # For rows and columns (length, valid entries), as the functions that make matrices take them.
-        self.axes: list[tuple[Any, ...]] = [(length,) for length in canvas]
-        if sizes is not None:
-            self.axes = [(length, valid) for length, valid in zip(canvas, sizes.T, strict=True)]
+        self.axes = [_Axis(length, None if sizes is None else sizes[:, i]) for i, length in enumerate(canvas)]
 
     def matrices(self, other: "_Level") -> list[jax.Array]:
         """[rows, columns]: what resizes this map to the other's size."""
         return [
-            bilinear_matrix(own[0], theirs[0], *own[1:], *theirs[1:])
+            bilinear_matrix(own.length, theirs.length, own.valid, theirs.valid)
             for own, theirs in zip(self.axes, other.axes, strict=True)
         ]
 
@@ -163,7 +169,9 @@ class FCNHead(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, num_classes) in float32; valid as of `ConvNormRelu`."""
         layer = ConvNormRelu(self.channels, 3, self.dtype, self.bn_group, name="convs_0")
-        return PixelClassifier(self.num_classes, self.dropout, name="conv_seg")(layer(x, train=train, valid=valid), train)
+        return PixelClassifier(self.num_classes, self.dropout, name="conv_seg")(
+            layer(x, train=train, valid=valid), train
+        )
 
 
 class UPerNet(nn.Module):
@@ -198,9 +206,9 @@ class UPerNet(nn.Module):
         self, x: jax.Array, train: bool = False, sizes: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The logits, and those of the auxiliary head, (n, h/16, w/16, num_classes)."""
-        maps, sizes = self.backbone.features(x, train, sizes), _sizes_of_maps(sizes)
-        valid = None if sizes is None else valid_mask(sizes[2], maps[2].shape[1:3])
-        return self.decode_head(maps, train, sizes), self.auxiliary_head(maps[2], train, valid)
+        maps, own = self.backbone.features(x, train, sizes), _sizes_of_maps(sizes)
+        valid = None if own is None else valid_mask(own[2], maps[2].shape[1:3])
+        return self.decode_head(maps, train, own), self.auxiliary_head(maps[2], train, valid)
 
     @property
     def in_chans(self) -> int:

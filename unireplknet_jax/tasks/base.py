@@ -369,7 +369,10 @@ def task_class(name: str) -> type[Task]:
 def apply_training(
     apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array, method: str | None = None
 ) -> tuple[Any, Any]:
-    """(output, new batch statistics) of a network in training, for `Task.loss`. method: of the network, None: itself."""
+    """(output, new batch statistics) of a network in training, for `Task.loss`.
+
+    method: of the network, which is called in place of itself.
+    """
     named = {} if method is None else {"method": method}
     output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"], **named)
     return output, updates.get("batch_stats", {})

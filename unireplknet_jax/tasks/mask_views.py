@@ -22,13 +22,13 @@ class Way(NamedTuple):
     """One scale at which a picture is seen.
 
     size: of the picture as the network sees it; windows: of it, all or several; canvas: the size of each of their
-    arrays, and `count`, how many there are at least.
+    arrays, and `places`, how many arrays there are, of which windows fill the first.
     """
 
     size: Size
     windows: tuple[Window, ...]
     canvas: Size
-    count: int
+    places: int
 
 
 def canvas_of(size: Size, buckets: Sequence[Size]) -> Size:
@@ -59,20 +59,19 @@ def arrays_of(
     """
     picture = prepared(picture, scale, ratio)
     sides = [picture, np.ascontiguousarray(picture[:, ::-1])] if mirror else [picture]
-    images = np.zeros((len(sides) * way.count, *way.canvas, picture.shape[-1]), np.uint8)
+    images = np.zeros((len(sides) * way.places, *way.canvas, picture.shape[-1]), np.uint8)
     sizes = np.ones((len(images), 2), np.int32)
     for side, turned in enumerate(sides):
         for number, (top, left, height, width) in enumerate(way.windows):
-            images[side * way.count + number, :height, :width] = turned[top : top + height, left : left + width]
-            sizes[side * way.count + number] = height, width
+            images[side * way.places + number, :height, :width] = turned[top : top + height, left : left + width]
+            sizes[side * way.places + number] = height, width
     return images, sizes
 
 
 def views_of(logits: np.ndarray, way: Way) -> list[View]:
     """What the network said of the windows of `arrays_of`: the plain view and the mirrored one, if there is one."""
-    sides = len(logits) // way.count
+    sides = len(logits) // way.places
     return [
-        View(logits[side * way.count :][: len(way.windows)], list(way.windows), way.size, mirrored=side == 1)
+        View(logits[side * way.places :][: len(way.windows)], list(way.windows), way.size, mirrored=side == 1)
         for side in range(sides)
     ]
-

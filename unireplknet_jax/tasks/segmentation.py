@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +74,11 @@ class Segmentation(Labelled):
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-segmentation"
     makes_records: ClassVar[bool] = True
+    outcomes_of: ClassVar[str] = "pixels"
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
     preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std")
-    units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "count": "pictures"}
+    units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "iou": "%", "count": "pictures"}
     numbers: ClassVar[Mapping[str, str]] = {
         "crop": "1 or more",
         "stride": "1 or more",
@@ -98,7 +99,9 @@ class Segmentation(Labelled):
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
         sides = [side for bucket in self.buckets for side in bucket]
-        if any(len(bucket) != 2 for bucket in self.buckets) or any(side % mask_transforms.DIVISOR or side < 1 for side in sides):
+        if any(len(bucket) != 2 for bucket in self.buckets) or any(
+            side % mask_transforms.DIVISOR or side < 1 for side in sides
+        ):
             raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {mask_transforms.DIVISOR}.")
         if self.mode == "slide" and self.stride > self.crop:
             raise ValueError(f"stride={self.stride} leaves pixels out between windows of crop={self.crop}.")
@@ -139,7 +142,7 @@ class Segmentation(Labelled):
         for bucket in self.buckets or ((self.crop, self.crop),):
             inputs = {}
             for i, way in enumerate(self._ways(bucket, bucket)):
-                count = way.count * (1 + self.mirror)
+                count = way.places * (1 + self.mirror)
                 inputs[f"image_{i}"] = jax.ShapeDtypeStruct((count, *way.canvas, 3), jnp.uint8)
                 inputs[f"size_{i}"] = _sizes_shape(count)
             found.append(Spec(inputs, {}))
@@ -164,14 +167,16 @@ class Segmentation(Labelled):
 
     def fitted_to(self, train: Split, evaluation: Split | None) -> Segmentation:
         """The task with the classes, colours and values of the training data, where it has none."""
-        fitted = super().fitted_to(train, evaluation)
+        fitted = cast(Segmentation, super().fitted_to(train, evaluation))
         if tuple(train.source.labels) != fitted.labels:
             return fitted
-        found = {name: getattr(self, name) or tuple(getattr(train.source, name)) for name in ("colours", "values")}
-        return dataclasses.replace(fitted, **found)
+        colours, values = (getattr(self, name) or tuple(getattr(train.source, name)) for name in ("colours", "values"))
+        return dataclasses.replace(fitted, colours=colours, values=values)
 
     def shape_keys(self, split: Split) -> Sequence[Hashable]:
-        return [tuple((way.canvas, way.count) for way in self._ways_of(size)) for size in mask_sets.sizes_of(split.source)]
+        return [
+            tuple((way.canvas, way.places) for way in self._ways_of(size)) for size in mask_sets.sizes_of(split.source)
+        ]
 
     def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return _train_transform(self)(example, rng)
@@ -208,12 +213,15 @@ class Segmentation(Labelled):
         pixels, sizes = (_merged(batch[f"{name}_{scale}"]) for name in ("image", "size"))
         return self.normalized(pixels, sizes), sizes
 
+    def training_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        return (jax.ShapeDtypeStruct((1, self.crop, self.crop, 3), jnp.float32),)
+
     def loss(
         self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
     ) -> tuple[jax.Array, dict[str, Any]]:
         pixels = self.normalized(batch["image"], batch["size"])
         outputs, batch_stats = apply_training(apply, variables, (pixels,), rng, method="with_auxiliary")
-        total, scalars = jnp.float32(0), {}
+        total, scalars = jnp.float32(0), dict[str, tuple[jax.Array, jax.Array]]()
         for name, weight, logits in zip(("decode", "auxiliary"), (1.0, self.auxiliary_weight), outputs, strict=True):
             losses, hits, known = pixel_losses(logits, batch["label_map"])
             count = jnp.float32(batch["label_map"].size) if self.loss_average == "all" else jnp.maximum(known, 1)
@@ -236,7 +244,9 @@ class Segmentation(Labelled):
         return found
 
     def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
-        raise ValueError("the network of the task segmentation describes pixels, not pictures: embed with its backbone.")
+        raise ValueError(
+            "the network of the task segmentation describes pixels, not pictures: embed with its backbone."
+        )
 
     def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
         return {"count": jnp.sum(batch["mask"])}
@@ -272,16 +282,15 @@ class Segmentation(Labelled):
         best = [record["classes"][:top] for record in records]
         return [tuple(cell for each in found for cell in (each["label"], each["share"])) for found in best]
 
-    @property
-    def has_outcomes(self) -> bool:
-        return False
+    def counted_outcomes(self, records: list[Record]) -> list[list[int]]:
+        return mask_metrics.counts_of(self._confusion(records))
 
-    def confusion(self, records: Sequence[Record]) -> np.ndarray:
+    def _confusion(self, records: Sequence[Record]) -> np.ndarray:
         """(classes, classes) int64, rows the masks' classes, of all the records of an evaluation."""
         return mask_metrics.summed((record["confusion"] for record in records), self.classes)
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
-        return {**mask_metrics.metrics(self.confusion(records), self.labels), "count": float(totals["count"])}
+        return {**mask_metrics.metrics(self._confusion(records), self.labels), "count": float(totals["count"])}
 
     @property
     def has_masks(self) -> bool:
@@ -291,8 +300,8 @@ class Segmentation(Labelled):
         mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self.colours)
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
-        names = [self._label(index) for index in range(self.classes)]
-        return mask_drawing.overlay(examples[0]["picture"], records[0]["class_map"], names, self.colours)
+        (example,), (record,) = examples, records
+        return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self.colours, example["id"])
 
 
 def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:

@@ -11,7 +11,11 @@ from unireplknet_jax.tasks.names import Names
 _TORCH_MODULES = {
     "backbone": "backbone",
     **{f"decode_head/psp_modules_{i}": f"decode_head.psp_modules.{i}.1" for i in range(len(POOL_SCALES))},
-    **{f"decode_head/{name}_convs_{i}": f"decode_head.{name}_convs.{i}" for name in ("lateral", "fpn") for i in range(3)},
+    **{
+        f"decode_head/{name}_convs_{i}": f"decode_head.{name}_convs.{i}"
+        for name in ("lateral", "fpn")
+        for i in range(3)
+    },
     "auxiliary_head/convs_0": "auxiliary_head.convs.0",
 }
 _SIZES = {

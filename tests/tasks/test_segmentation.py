@@ -1,0 +1,188 @@
+"""Segmentation: evaluation and prediction of pictures of any size, files of mmsegmentation, wrong options and masks."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from networks import lively
+from PIL import Image
+from splits import examples_of, fitted_to
+
+import unireplknet_jax as urk
+from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
+from unireplknet_jax.tasks import convert, mask_metrics
+from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
+from unireplknet_jax.tasks.mask_views import canvas_of, way_of
+from unireplknet_jax.train.evaluate import evaluate
+from unireplknet_jax.train.sharding import make_mesh
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+MODEL = {
+    **{"depths": (1, 1, 1, 1), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (7,), (3,), (0,))},
+    **{"num_classes": 0, "channels": 8, "auxiliary_channels": 4, "layer_scale_init": 1.0},
+}
+SMALL = {"model": MODEL, "scale": (96, 64), "crop": 64, "buckets": ((64, 96), (96, 64))}
+SIZES = {"train": [(40, 60)], "val": [(50, 70), (90, 61), (33, 33)]}  # rows and columns
+COLOURS = ((20, 20, 20), (200, 40, 40), (40, 40, 200))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of pictures, half of each of one class, and their masks with the values 0, 5 and 9."""
+    folder = tmp_path_factory.mktemp("streets")
+    rng = np.random.default_rng(0)
+    (folder / "classes.csv").write_text("name,value,colour\nroad,0,#141414\ncar,5,#c82828\nsky,9,#2828c8\n")
+    for split, sizes in SIZES.items():
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for number, (rows, columns) in enumerate(sizes):
+            classes = np.full((rows, columns), number % 3)
+            classes[:, columns // 2 :] = (number + 1) % 3
+            pixels = np.array(COLOURS)[classes] + rng.integers(0, 40, (rows, columns, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / split / "images" / f"{number}.png")
+            Image.fromarray(np.array([0, 5, 9], np.uint8)[classes]).save(folder / split / "masks" / f"{number}.png")
+    return {"name": "mask_folder", "dir": str(folder), "train_split": "train", "eval_split": "val"}
+
+
+@pytest.fixture(scope="module")
+def task(data):
+    return fitted_to(get_task("segmentation", **SMALL), data)
+
+
+@pytest.fixture(scope="module")
+def variables(task):
+    return lively(task.abstract_variables())
+
+
+def test_classes_colours_and_values_come_from_the_data(task):
+    assert task.labels == ("road", "car", "sky")
+    assert (task.colours, task.values) == (COLOURS, (0, 5, 9))
+    assert task.classes == 3
+
+
+def test_an_evaluation_is_what_the_pictures_give_one_by_one(task, data, variables):
+    """Of three sizes in two canvases, on one device and on eight, beside each alone in a canvas of its own."""
+    split = task.open(data, "val")
+    keys, examples = task.shape_keys(split), task.examples(split, train=False)
+    assert len({*keys}) == 2
+    found = []
+    for devices in (1, 8):
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        found.append(evaluate(task, variables, examples, devices, mesh=mesh, keys=keys))
+    assert found[0] == found[1]
+    alone, matrix = dataclasses.replace(task, buckets=()), 0
+    for file, example in zip(split.source.pictures.names, examples, strict=True):
+        (record,) = urk.predict(Checkpoint(alone, variables, merged=False), f"{data['dir']}/{file}")[0]
+        matrix = matrix + mask_metrics.confusion(example["label_map"], record["class_map"], 3)
+    expected = mask_metrics.metrics(matrix, task.labels)
+    assert {name: found[0][name] for name in expected} == pytest.approx(expected, abs=0.2)
+    assert found[0]["count"] == 3 and 5 < expected["miou"] < 95
+
+
+def test_a_prediction_is_a_map_of_the_pictures_size(task, data, variables, tmp_path):
+    checkpoint = Checkpoint(task, variables, merged=False)
+    path = f"{data['dir']}/val/images/0.png"
+    (record,) = urk.predict(checkpoint, path)[0]
+    assert record["class_map"].shape == (50, 70) and record["size"] == [50, 70]
+    shares = {row["label"]: row["share"] for row in record["classes"]}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[task.labels[record["class_map"][0, 0]]] > 0
+    task.save_mask(tmp_path / "mask.png", record)
+    mask = Image.open(tmp_path / "mask.png")
+    np.testing.assert_array_equal(np.asarray(mask), np.array([0, 5, 9])[record["class_map"]])
+    assert mask.getpalette()[15:18] == [200, 40, 40]
+    drawn = task.draw(task.read(path), [{"id": "0.png", **record}])
+    assert drawn.width >= 70
+
+
+def test_windows_scales_and_mirrors_have_arrays_of_the_sizes_that_are_announced(task, data):
+    several = dataclasses.replace(task, mode="slide", stride=32, crop=64, scales=(0.5, 1.0), mirror=True)
+    example = several.read(f"{data['dir']}/val/images/0.png")[0]
+    (spec,) = [spec for spec in several.specs(train=False) if example["image_1"].shape == spec.inputs["image_1"].shape]
+    assert {name: example[name].shape for name in spec.inputs} == {n: leaf.shape for n, leaf in spec.inputs.items()}
+    first, second = (example[f"image_{i}"].shape for i in range(2))
+    assert first == (2, 64, 64, 3)  # 32 x 64 pixels in one window, and mirrored
+    assert second == (4, 64, 64, 3)  # 64 x 96 pixels in two
+    np.testing.assert_array_equal(example["size_0"], [[32, 64]] * 2)
+
+
+def test_a_picture_has_the_smallest_canvas_that_holds_it_or_one_of_its_own():
+    buckets = ((512, 704), (704, 512), (512, 1024))
+    assert canvas_of((512, 512), buckets) == (512, 704)
+    assert canvas_of((640, 512), buckets) == (704, 512)
+    assert canvas_of((512, 736), buckets) == (512, 1024)
+    assert canvas_of((32, 2048), buckets) == (32, 2048)
+    assert way_of((512, 704), (256, 352), 0.5, None, 1).canvas == (256, 352)
+    assert way_of((512, 704), (896, 1216), 1.75, None, 1).canvas == (896, 1248)
+
+
+def test_files_of_the_original_come_in_and_go_out_as_they_were(goldens, tmp_path):
+    path = goldens / "dense" / "seg_tiny.pth"
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.task.labels == tuple(f"class_{i}" for i in range(11))
+    assert checkpoint.task.colours[1] == (37, 91, 17)
+    convert.write_checkpoint(tmp_path / "back.pth", checkpoint)
+    state, back = (read_state_dict(file)[0] for file in (path, tmp_path / "back.pth"))
+    assert state.keys() == back.keys()
+    assert all(np.array_equal(state[name].numpy(), back[name].numpy()) for name in state)
+    meta = read_meta(tmp_path / "back.pth")
+    assert (meta["CLASSES"], meta["PALETTE"]) == (checkpoint.task.labels, checkpoint.task.colours)
+    again = open_checkpoint(tmp_path / "back.pth").task
+    assert again == checkpoint.task
+
+
+def test_moving_averages_beside_the_weights_are_left_out_and_holes_are_named(goldens, tmp_path):
+    state = {n: t.numpy() for n, t in read_state_dict(goldens / "dense" / "seg_tiny.pth")[0].items()}
+    averages = {f"ema_{name.replace('.', '_')}": array for name, array in state.items()}
+    write_state_dict(tmp_path / "ema.pth", state | averages, "state_dict")
+    assert open_checkpoint(tmp_path / "ema.pth").task.name == "segmentation"
+    del state["decode_head.fpn_convs.1.bn.bias"]
+    write_state_dict(tmp_path / "hole.pth", state, "state_dict")
+    with pytest.raises(ValueError, match=r"missing \(1\): decode_head.fpn_convs.1.bn.bias"):
+        open_checkpoint(tmp_path / "hole.pth")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "sliding"}, "'whole' or 'slide'"),
+        ({"scale": (512,)}, "long side, short side"),
+        ({"buckets": ((500, 512),)}, "multiples of 32"),
+        ({"mode": "slide", "stride": 65}, "leaves pixels out"),
+        ({"scales": ()}, "one or more"),
+        ({"loss_average": "most"}, "'all' or 'valid'"),
+        ({"labels": ("a", "b"), "model": MODEL | {"num_classes": 2}, "values": (1,)}, "1 values do not fit 2 classes"),
+    ],
+)
+def test_wrong_options_are_refused_in_a_sentence(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        get_task("segmentation", **SMALL | wrong)
+
+
+def test_another_number_of_classes_is_refused(task, data):
+    other = dataclasses.replace(task, model=dict(task.model) | {"num_classes": 2}, labels=(), colours=(), values=())
+    with pytest.raises(ValueError, match="has 3 classes, but the model has 2"):
+        examples_of(other, data, "val")
+
+
+def test_a_mask_value_outside_the_classes_names_file_and_value(task, data, tmp_path):
+    import shutil
+
+    shutil.copytree(data["dir"], tmp_path / "copy")
+    path = tmp_path / "copy" / "val" / "masks" / "1.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 4] = 7
+    Image.fromarray(pixels).save(path)
+    examples = examples_of(task, {**data, "dir": str(tmp_path / "copy")}, "val")
+    with pytest.raises(ValueError, match=r"1\.png.* 7"):
+        examples[1]
+
+
+def test_records_are_json_but_for_the_map(task, data, variables):
+    (record,) = urk.predict(Checkpoint(task, variables, merged=False), f"{data['dir']}/val/images/2.png")[0]
+    plain = {name: value for name, value in record.items() if name != "class_map"}
+    assert json.loads(json.dumps(plain)) == plain

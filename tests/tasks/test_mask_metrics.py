@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from unireplknet_jax.tasks import mask_metrics
 from unireplknet_jax.tasks.mask_metrics import confusion, counts_of, metrics, summed
 
 
@@ -59,6 +60,16 @@ def test_ignored_pixels_count_nowhere():
     assert summed([[]], 2).tolist() == [[0, 0], [0, 0]]
     with pytest.raises(ValueError, match="no pixel of the data set has a class"):
         metrics(nothing, ())
+
+
+def test_large_pictures_are_counted_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    label, found = rng.integers(-1, 5, (37, 50)), rng.integers(0, 5, (37, 50))
+    whole = confusion(label, found, 5)
+    assert whole.sum() == np.sum(label >= 0)
+    assert whole[3, 1] == np.sum((label == 3) & (found == 1))
+    monkeypatch.setattr(mask_metrics, "_PIXELS", 100)
+    assert np.array_equal(confusion(label.astype(np.int16), np.asfortranarray(found), 5), whole)
 
 
 def test_counts_are_integers_of_any_size():

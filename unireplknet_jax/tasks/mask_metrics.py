@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+_PIXELS = 2**20  # that are counted at a time, so that a large picture needs little memory
 Counts = list[list[int]]  # [class, class that was found, pixels] of every pair that there is
 
 
@@ -17,12 +18,15 @@ def confusion(label_map: np.ndarray, found: np.ndarray, classes: int) -> np.ndar
     """
     if label_map.shape != found.shape:
         raise ValueError(f"the labels are {_size(label_map)} pixels and what was found is {_size(found)}.")
-    counted = label_map >= 0
-    true, said = label_map[counted].astype(np.int64), found[counted].astype(np.int64)
-    if true.size and not (max(true.max(), said.max()) < classes and said.min() >= 0):
-        values = sorted({*np.unique(true).tolist(), *np.unique(said).tolist()} - {*range(classes)})
-        raise ValueError(f"the classes {', '.join(map(str, values))} are not among the {classes} from 0 on.")
-    return np.bincount(true * classes + said, minlength=classes**2).reshape(classes, classes)
+    matrix = np.zeros(classes**2, np.int64)
+    for start in range(0, label_map.size, _PIXELS):
+        true, said = (each.reshape(-1)[start : start + _PIXELS].astype(np.int64) for each in (label_map, found))
+        true, said = true[true >= 0], said[true >= 0]
+        if true.size and not (max(true.max(), said.max()) < classes and said.min() >= 0):
+            values = sorted({*np.unique(true).tolist(), *np.unique(said).tolist()} - {*range(classes)})
+            raise ValueError(f"the classes {', '.join(map(str, values))} are not among the {classes} from 0 on.")
+        matrix += np.bincount(true * classes + said, minlength=classes**2)
+    return matrix.reshape(classes, classes)
 
 
 def counts_of(matrix: np.ndarray) -> Counts:

@@ -8,23 +8,11 @@ import threading
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fashion_files import idx_bytes, write_fashion
 
 from unireplknet_jax.data.pictures import fashion_mnist
 from unireplknet_jax.data.pictures.fashion_mnist import read_idx
 from unireplknet_jax.data.pictures.sets import open_source
-
-
-def idx_bytes(array):
-    header = bytes([0, 0, 8, array.ndim]) + np.asarray(array.shape, ">u4").tobytes()
-    return header + array.astype(np.uint8).tobytes()
-
-
-def write_fashion(folder, count=6, prefix="t10k"):
-    images = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
-    targets = np.arange(count) % 10
-    for part, array in (("images-idx3", images), ("labels-idx1", targets)):
-        (folder / f"{prefix}-{part}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(array)))
-    return images, targets
 
 
 @pytest.fixture

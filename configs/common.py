@@ -178,7 +178,7 @@ def train_on_scenes(config):
     Task, losses, schedule and loop stay those of the recipe; the network starts from random numbers.
     """
     config.init = ""
-    config.task.options.model = ConfigDict(SMALL | SMALL_HEADS)
+    config.task.options.model = ConfigDict(SMALL | SMALL_HEADS | {"num_classes": 8})
     config.task.options.update({"scale": None, "crop": 128, "ratio": (0.75, 1.5), "flip": True, "distortion": True})
     config.task.options.update({"stride": 85, "buckets": ((128, 128),)})
     config.data.update({"name": "scenes", "dir": "", "train_split": "train", "eval_split": "test", "num_threads": 2})
@@ -215,6 +215,7 @@ def train_on_cells(config):
     These are 16 pictures of 1100 x 700 pixels, so a step sees parts of half of them.
     """
     config = train_on_scenes(config)
+    config.task.options.model.num_classes = 2
     config.task.options.update({"crop": 256, "stride": 170, "buckets": ((704, 1120),)})
     config.data.update({"name": "hela", "train_examples": 16})
     config.batch_size = 8

@@ -77,5 +77,6 @@ def get_config(arg="a"):
     config.optim.layer_decay = 0.8
     if size == "small":
         mild = {"crop_scale": (0.8, 1.0), "flip": False, "rand_augment": "", "random_erasing": 0.0}
-        config = train_small(config, 70, frames=8, image_size=32, segments=2, crops=1, **mild)
+        config = train_small(config, 100, frames=8, image_size=32, segments=2, crops=1, **mild)
+        config.optim.warmup_epochs = 5.0  # 5 % of the run
     return run_on_moving_shapes(config, epochs=2) if "runlocal" in options else config

@@ -129,7 +129,7 @@ def _moving(path, name, rng):
     radius = rng.uniform(7, 12)
     blot = np.hypot(x, y) < radius if rng.random() < 0.5 else np.maximum(abs(x), abs(y)) < radius
     ground, colour = rng.integers(0, 90, 3), rng.integers(160, 256, 3)
-    places = rng.uniform(0, 64, 2) + rng.uniform(2, 4) * np.array(TURNS[name]) * np.arange(40)[:, None]
+    places = rng.uniform(0, 64, 2) + rng.uniform(1, 2) * np.array(TURNS[name]) * np.arange(40)[:, None]
     masks = np.stack([np.roll(blot, tuple(shift), (0, 1)) for shift in np.rint(places).astype(int)])
     write_video(path, np.where(masks[..., None], colour, ground).astype(np.uint8))
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli import evaluate as evaluate_command
 from unireplknet_jax.cli.data import data_of
 from unireplknet_jax.cli.evaluate import _parts
 from unireplknet_jax.tasks.base import Split
@@ -86,6 +87,37 @@ def test_of_many_classes_those_that_fared_worst_are_printed_and_json_has_all(out
         **{"label": "class 6", "examples": 24, "accuracy": 75.0},
         **{"mistaken_for": "class 3", "mistakes": 6},
     }
+
+
+def test_classes_of_pixels_are_one_table_with_their_metrics(small, monkeypatch, capsys):
+    """The IoU stands beside the accuracy, which is not told twice; a class that is nowhere has no row."""
+
+    def evaluate(task, *arguments, outcomes, **options):
+        outcomes += [[number, number if turn else 3, 1000] for number in range(9) for turn in range(4)]
+        parts = {f"iou/{number}": 50.0 + number for number in range(9)} | {"iou/9": float("nan")}
+        return {"miou": 54.0} | parts | {f"acc/{number}": 75.0 for number in range(10)}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(Classification, "outcomes_of", "pixels")
+    monkeypatch.setattr(Classification, "units", {"miou": "%", "iou": "%"})
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    tables = capsys.readouterr().out.split("\n\n")
+    assert len(tables) == 2
+    head, *rows = tables[1].splitlines()
+    assert head.split() == ["class", "pixels", "iou", "%", "accuracy", "%", "most", "often", "taken", "for"]
+    assert [row.split() for row in rows[::8]] == [
+        ["0", "4,000", "50.0", "75.0", "3", "(1,000)"],
+        ["8", "4,000", "58.0", "75.0", "3", "(1,000)"],
+    ]
+    monkeypatch.setattr(evaluate_command, "_MOST_CLASSES", 5)
+    monkeypatch.setattr(evaluate_command, "_WORST", 3)
+    monkeypatch.setattr(Classification, "units", {})
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-3:]] == ["0", "1", "2"]
+    assert main(["evaluate", small, "--data", "digits", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["classes"][0]["pixels"] == 4000
+    assert document["metrics"]["iou/9"] is None
 
 
 def test_the_confusion_is_written_as_the_endings_say(outcomes, small, tmp_path, capsys):

@@ -2,7 +2,7 @@ from importlib import resources
 
 import pytest
 
-from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.label_names import COLOUR_SETS, read_colours, read_labels
 
 
 def lines(name):
@@ -33,9 +33,29 @@ def test_kinetics400_is_in_alphabetical_order():
     assert (labels[0], labels[-1]) == ("abseiling", "zumba")
 
 
+def test_ade20k_is_in_class_index_order_with_its_palette():
+    labels, colours = read_labels("ade20k"), read_colours("ade20k")
+    assert len(labels) == len(set(labels)) == len(colours) == 150
+    known = {
+        **{0: ("wall", (120, 120, 120)), 2: ("sky", (6, 230, 230)), 7: ("bed", (204, 5, 255))},
+        **{12: ("person", (150, 5, 61)), 44: ("chest of drawers", (6, 51, 255)), 149: ("flag", (92, 0, 255))},
+    }
+    assert {i: (labels[i], colours[i]) for i in known} == known
+    twice = {labels[i] for i in range(150) if colours.count(colours[i]) > 1}
+    assert twice == {"road", "skyscraper"}
+    assert all(0 <= value <= 255 for colour in colours for value in colour)
+
+
+def test_colours_are_told_apart_from_other_first_columns():
+    assert COLOUR_SETS == ("ade20k",)
+    with pytest.raises(ValueError, match="there are no colours for 'imagenet22k'; expected one of ade20k"):
+        read_colours("imagenet22k")
+
+
 @pytest.mark.parametrize(
     ("name", "origin", "licence"),
     [
+        ("ade20k", "mmsegmentation", "Apache-2.0"),
         ("imagenet1k", "torchvision 0.29.1", "BSD-3-Clause"),
         ("imagenet22k", "timm 1.0.31", "Apache-2.0"),
         ("kinetics400", "torchvision 0.29.1", "BSD-3-Clause"),
@@ -49,5 +69,5 @@ def test_the_first_line_states_source_and_licence(name, origin, licence):
 
 
 def test_unknown_set_lists_the_known():
-    with pytest.raises(ValueError, match="'imagenet'; expected one of imagenet1k, imagenet22k, kinetics400"):
+    with pytest.raises(ValueError, match="'imagenet'; expected one of ade20k, imagenet1k, imagenet22k, kinetics400"):
         read_labels("imagenet")

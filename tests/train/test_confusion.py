@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unireplknet_jax.train.confusion import ClassOutcome, Confusion
+from unireplknet_jax.train.confusion import ClassOutcome, Confusion, _short
 
 PAIRS = [[2, 2], [0, 1], [0, 0], [2, 0], [0, 1], [0, 2], [2, -1], [2, 2]]
 
@@ -18,6 +18,25 @@ def test_classes_have_their_accuracy_and_what_they_are_taken_for():
         ClassOutcome("eel", 4, 50.0, "cat", 1),
     ]
     assert Confusion([[1, 1]], ("a", "b")).classes() == [ClassOutcome("b", 1, 100.0, None, 0)]
+
+
+def test_pairs_may_come_with_how_often_they_were(tmp_path):
+    """As of pixels, of which there are more than float32 can count."""
+    many = 2**53 + 1
+    counted = [[2, 2, many], [0, 1, 2], [0, 0, 1], [2, 0, 1], [0, 2, 1], [2, 2, 1]]
+    confusion = Confusion(counted, ("cat", "dog", "eel"))
+    assert [confusion.row(number).tolist() for number in range(3)] == [[1, 2, 1], [0, 0, 0], [1, 0, many + 1]]
+    assert confusion.classes()[0] == ClassOutcome("cat", 4, 25.0, "dog", 2)
+    assert confusion.classes()[1].examples == many + 2
+    assert confusion.binned(3)[0].tolist() == [1, 2, 1]
+    confusion.write_csv(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().splitlines()[3] == f"eel,1,0,{many + 1}"
+    assert Confusion([], ("cat", "dog")).classes() == Confusion(np.zeros((0, 3), int), ("cat", "dog")).classes() == []
+
+
+def test_counts_in_the_picture_have_room_in_their_cells():
+    found = [_short(number) for number in (1, 99_999, 100_000, 123_456, 999_999, 4_567_890, 1e9, 12_345_678_901)]
+    assert found == ["1", "99999", "100k", "123k", "1M", "4.57M", "1G", "12.3G"]
 
 
 def test_the_table_has_every_pair(tmp_path):

@@ -85,6 +85,29 @@ def test_outcomes_of_every_example_come_once(n):
     assert metrics["top1"] == 100 * sum(true == said for true, said in outcomes) / n
 
 
+class Counted(Fixed):
+    """Every example has three pixels of its class; what was taken for which stands in the records."""
+
+    outcomes_of: ClassVar[str] = "pixels"
+
+    def outcomes(self, pred, batch):
+        raise AssertionError
+
+    def record(self, pred, example):
+        return {"id": int(example["id"]), "counts": [[int(example["label"]), int(np.argmax(pred["logits"])), 3]]}
+
+    def counted_outcomes(self, records):
+        return [count for record in records for count in record["counts"]]
+
+
+def test_outcomes_of_parts_of_examples_come_from_the_records():
+    examples, outcomes = make_examples(37), []
+    metrics = evaluate(Counted(MODEL), WEIGHT, grain.MapDataset.source(examples), 16, outcomes=outcomes)
+    assert outcomes == [[example["label"], int(np.argmax(example["logits"])), 3] for example in examples]
+    assert len(metrics["records"]) == 37
+    evaluate(Counted(MODEL), WEIGHT, grain.MapDataset.source(examples), 16)
+
+
 def test_outcomes_agree_with_the_accuracy_whatever_the_logits():
     nan, inf = float("nan"), float("inf")
     logits = np.array([[1, 1, 0], [nan, 1, 0], [nan] * 3, [inf, 1, 0], [0, -inf, -1], [0, nan, -1]] * 3, np.float32)

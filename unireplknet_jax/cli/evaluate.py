@@ -84,22 +84,28 @@ def run(args):
         )
     if jax.process_index():  # what all processes would print process 0 prints
         return
-    confusion = None if outcomes is None else Confusion(outcomes, checkpoint.task.labels or split.source.labels)
+    confusion, counted = None, checkpoint.task.outcomes_of
+    if outcomes is not None:
+        confusion = Confusion(outcomes, checkpoint.task.labels or split.source.labels)
     for name in args.confusion:
         (confusion.draw if name.lower().endswith(".png") else confusion.write_csv)(name)
     form = "merged" if checkpoint.merged else "training"
     if args.json:
         document = {"checkpoint": args.checkpoint, "form": form, "data": data, "metrics": metrics}
-        print_json(document | ({"classes": [row._asdict() for row in confusion.classes()]} if confusion else {}))
+        rows = [row._asdict() for row in confusion.classes()] if confusion else []
+        rows = [{counted if name == "examples" else name: value for name, value in row.items()} for row in rows]
+        print_json(document | ({"classes": rows} if confusion else {}))
         return
     print(f"{args.checkpoint}, {form} form, on {data['name']}, split {data['split']}")
     units, whole = checkpoint.task.units, {name: value for name, value in metrics.items() if "/" not in name}
     print_table(["metric", "value", "unit"], [[name, f"{value:.6g}", units.get(name)] for name, value in whole.items()])
-    for columns, rows in _parts(metrics).items():
+    parts = _parts(metrics)
+    of_classes = _taken_out(parts, confusion.labels) if confusion else {}
+    for columns, rows in parts.items():
         print()
         print_table(["of", *columns], [[part, *(f"{value:.4g}" for value in row)] for part, row in rows.items()])
     if confusion:
-        _print_classes(confusion.classes())
+        _print_classes(confusion.classes(), counted, of_classes, units)
     for name in args.confusion:
         print(f"wrote {name}", file=sys.stderr)
 
@@ -116,20 +122,37 @@ def _parts(metrics):
     return tables
 
 
-def _print_classes(classes):
-    """The accuracy of each class; of many, those that fared worst, the worst first."""
+def _taken_out(parts, labels):
+    """{metric: {label: value}}: what stands in the tables of `_parts` that are of classes; they are taken out."""
+    found = {}
+    for columns in [columns for columns, rows in parts.items() if {*rows} <= {*labels}]:
+        for label, row in parts.pop(columns).items():
+            for metric, value in zip(columns, row, strict=True):
+                found.setdefault(metric, {})[label] = value
+    return found
+
+
+def _print_classes(classes, counted, of_classes, units):
+    """The accuracy and other metrics of each class; of many, those that fared worst by the first, the worst first."""
+    of_classes = {metric: values for metric, values in of_classes.items() if metric != "acc"}  # which is the accuracy
     shown = classes
     if len(classes) > _MOST_CLASSES:
-        shown = sorted(classes, key=lambda row: (row.accuracy, -row.examples))[:_WORST]
+        first = next(iter(of_classes.values()), {})
+        shown = sorted(classes, key=lambda row: (first.get(row.label, row.accuracy), -row.examples))[:_WORST]
         print(f"\nThe {_WORST} classes of {len(classes):,} that fared worst; --json has all, --confusion all mistakes.")
     else:
         print()
     print_table(
-        ["class", "examples", "accuracy %", "most often taken for"],
+        [
+            *("class", counted),
+            *(" ".join([metric, units.get(metric, "")]).strip() for metric in of_classes),
+            *("accuracy %", "most often taken for"),
+        ],
         [
             [
                 row.label,
                 row.examples,
+                *(f"{values[row.label]:.1f}" for values in of_classes.values()),
                 f"{row.accuracy:.1f}",
                 row.mistaken_for and f"{row.mistaken_for} ({row.mistakes:,})",
             ]

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import os
 import pathlib
 import sys
 
@@ -14,6 +15,7 @@ EXAMPLES = (
     "predict unireplknet_a photos --csv found.csv --top 1",
     "predict runs/birds/best 'recordings/**/*.wav' --json",
     "predict runs/flowers/best photos --draw found.png",
+    "predict runs/streets/best photos --save masks",
 )
 
 
@@ -24,6 +26,7 @@ def add_arguments(parser):
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.add_argument("--csv", metavar="OUT.csv", help="write a table instead of text, a row for each file")
     parser.add_argument("--draw", metavar="OUT.png", help="draw inputs and predictions into one picture")
+    parser.add_argument("--save", metavar="DIR", help="write the mask that is found in each file, by its name, as PNG")
     add_image_size_argument(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_form_argument(parser)
@@ -50,6 +53,7 @@ def run(args):
     task, results, errors, pictures = checkpoint.task, [], [], []
     speaks = not (args.json or args.csv)
     progress = None if speaks else Progress(len(files), "files")
+    masks = _mask_files(args.save, task, files)
     with _table(args.csv, task, args.top) as table:
         for done, prediction in enumerate(predict_files(checkpoint, files), 1):
             table(prediction)
@@ -59,11 +63,13 @@ def run(args):
                 errors.append({"file": prediction.source, "error": prediction.error})
                 print_file_error("predict", prediction)
                 continue
+            if masks:
+                _save_mask(masks[done - 1], task, prediction)
             if args.draw:
                 pictures.append(task.draw(prediction.examples, prediction.records))
             if args.csv and not args.json:
                 continue  # there may be a million of them
-            result = {"file": prediction.source, "records": shown(task, prediction.records, args.top)}
+            result = {"file": prediction.source, "records": _printable(shown(task, prediction.records, args.top))}
             if args.json:
                 results.append(result)
             else:
@@ -73,6 +79,8 @@ def run(args):
     if args.csv:
         count = "1 file" if len(files) == 1 else f"{len(files):,} files"
         print(f"wrote {args.csv}: {count}, {len(errors):,} without a result", file=sys.stderr)
+    if masks:
+        print(f"wrote {len(masks) - len(errors):,} masks below {args.save}", file=sys.stderr)
     pictures = [picture for picture in pictures if picture is not None]
     if pictures:
         _write_sheet(args.draw, pictures)
@@ -86,6 +94,41 @@ def _write_sheet(path, pictures):
     with whole_file(path) as part:
         tile(pictures).save(part)
     print(f"drew {path}", file=sys.stderr)
+
+
+def _printable(records):
+    """Records without their arrays, maps of a picture's size."""
+    return [{name: value for name, value in record.items() if not hasattr(value, "dtype")} for record in records]
+
+
+def _mask_files(folder, task, files):
+    """The PNG file for the mask of each input, in folders as the inputs are below the one they share; None: none.
+
+    Raises ValueError for a task without masks, for two inputs whose masks would have one name, and for masks that would
+    overwrite inputs.
+    """
+    if folder is None:
+        return None
+    if not task.has_masks:
+        raise ValueError(f"the task {task.name} finds no masks; leave out --save.")
+    paths = [pathlib.Path(file).absolute() for file in files]
+    shared = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+    masks = [pathlib.Path(folder) / path.relative_to(shared).with_suffix(".png") for path in paths]
+    first = {}
+    for file, mask in zip(files, masks, strict=True):
+        if first.setdefault(mask, file) != file:
+            raise ValueError(f"the masks of {first[mask]} and {file} would both be {mask}; predict them one by one.")
+    taken = {path.resolve() for path in paths} & {mask.resolve() for mask in masks}
+    if taken:
+        raise ValueError(f"--save {folder} would overwrite the input {min(taken)}; choose another folder.")
+    if pathlib.Path(folder).exists() and not pathlib.Path(folder).is_dir():
+        raise NotADirectoryError(f"--save {folder} is a file; give a folder.")
+    return masks
+
+
+def _save_mask(path, task, prediction):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    task.save_mask(path, prediction.records[0])
 
 
 def _check(args, inputs):

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from unireplknet_jax.data.base import Source, listed, near
 
 _SYNSET = re.compile(r"n\d{8}")
@@ -33,6 +35,8 @@ class Renumbered:
             example["label"] = self.numbers[example["label"]]
         if "classes" in example:
             example["classes"] = self._renumbered(example["classes"])
+        if "label_map" in example:  # of the class of every pixel; -1 is none
+            example["label_map"] = np.array([*self.numbers, -1], np.int16)[example["label_map"]]
         return example
 
     def contents(self) -> dict[str, list[int]]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from unireplknet_jax.data.text import read_text
 
-LABEL_SETS = ("imagenet1k", "imagenet22k", "kinetics400", "modelnet40", "scanobjectnn", "speech_commands")
+LABEL_SETS = ("ade20k", "imagenet1k", "imagenet22k", "kinetics400", "modelnet40", "scanobjectnn", "speech_commands")
+COLOUR_SETS = ("ade20k",)  # those whose classes have colours
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of one of LABEL_SETS (1000, 21,841, 400, 40, 15 and 35 of them); entry i names class i.
+    """The class names of one of LABEL_SETS (150, 1000, 21,841, 400, 40, 15 and 35 of them); entry i names class i.
 
     The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
     ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane"
@@ -24,8 +25,25 @@ def read_labels(name: str) -> tuple[str, ...]:
     """
     if name not in LABEL_SETS:
         raise ValueError(f"there is no label set {name!r}; expected one of {', '.join(LABEL_SETS)}")
+    return tuple(label for _, label in _rows(name))
+
+
+def read_colours(name: str) -> tuple[tuple[int, int, int], ...]:
+    """The colours (red, green, blue) of the classes of one of COLOUR_SETS, in the order of `read_labels`.
+
+    Two classes may have one colour: the roads and the skyscrapers of ADE20K have. Raises ValueError for another name.
+    """
+    if name not in COLOUR_SETS:
+        raise ValueError(f"there are no colours for {name!r}; expected one of {', '.join(COLOUR_SETS)}")
+    colours = [tuple(map(int, colour.split())) for colour, _ in _rows(name)]
+    return tuple((red, green, blue) for red, green, blue in colours)
+
+
+def _rows(name: str) -> list[tuple[str, str]]:
+    """(what stands before the name, the class name) of every class: a synset, a colour or nothing."""
     text = resources.files(__package__).joinpath("labels", f"{name}.txt").read_text(encoding="utf-8")
-    return tuple(line.rpartition("\t")[2] for line in text.splitlines() if not line.startswith("#"))
+    lines = (line.rpartition("\t") for line in text.splitlines() if not line.startswith("#"))
+    return [(first, label) for first, _, label in lines]
 
 
 def read_label_file(path: str | os.PathLike[str]) -> tuple[str, ...]:

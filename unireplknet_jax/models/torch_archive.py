@@ -64,6 +64,28 @@ def read_state_dict(
     return entries, notes
 
 
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The plain values in the entry "meta" of a `.pth`, as MMCV writes it; {} where there is none.
+
+    Texts, numbers, and lists and dicts of them alone; whatever else is in it is left out, and nothing is run.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    with naming(path):
+        root = _load(path, head)[0]
+    meta = root.get("meta") if isinstance(root, dict) else None
+    if not isinstance(meta, dict):
+        return {}
+    return {name: value for name, value in meta.items() if isinstance(name, str) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int | float)
+
+
 def _is_entry(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, StoredTensor | Placeholder)
 
@@ -222,16 +244,25 @@ def _described(key: Any, value: Any) -> str:
     return f"{ascii(key)[:100]}{kind}"
 
 
-def write_state_dict(path: str | os.PathLike[str], arrays: Mapping[str, ArrayLike]) -> None:
-    """Write {name: array} as `{"model": OrderedDict}` in a `.pth` of PyTorch 1.6 or later, or as `.safetensors`.
+def write_state_dict(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, ArrayLike],
+    entry: str = "model",
+    meta: Mapping[str, Any] | None = None,
+) -> None:
+    """Write {name: array} as `{entry: OrderedDict}` in a `.pth` of PyTorch 1.6 or later, or as `.safetensors`.
 
     path: its suffix chooses the format; an existing file is replaced, and only when the new one is complete. arrays:
-    in PyTorch's layout already; float16/32/64, bfloat16, int8 to int64, uint8 or bool. The `.pth` is one that
+    in PyTorch's layout already; float16/32/64, bfloat16, int8 to int64, uint8 or bool. meta: {name: texts, whole numbers
+    and tuples of them} for an entry "meta" of a `.pth`. The `.pth` is one that
     `torch.load(path, weights_only=True)` takes. Raises ValueError for another suffix or dtype, FileNotFoundError for a
     missing folder, ImportError if `.safetensors` lacks its library.
     """
     path = Path(path)
-    writers = {".pth": write_zip, ".safetensors": _write_safetensors}
+    writers = {
+        ".pth": functools.partial(write_zip, entry=entry, meta=meta or {}),
+        ".safetensors": _write_safetensors,
+    }
     if path.suffix.lower() not in writers:
         raise ValueError(f"cannot write {path}: its name ends neither in .pth nor in .safetensors, so choose another")
     if not path.parent.is_dir():

@@ -241,10 +241,13 @@ def native(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, STORAGES[STORAGE_OF_DTYPE[array.dtype.name]], order="C")
 
 
-def write_zip(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write {name: array of a dtype in `STORAGES`} as `{"model": OrderedDict}`, one array at a time."""
+def write_zip(path: Path, arrays: Mapping[str, np.ndarray], entry: str, meta: Mapping[str, Any]) -> None:
+    """Write {name: array of a dtype in `STORAGES`} as `{entry: OrderedDict}`, one array at a time.
+
+    meta: what stands beside it as "meta", texts, whole numbers and tuples; {}: nothing.
+    """
     with path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
-        _add_member(archive, file, "data.pkl", _state_pickle(arrays))
+        _add_member(archive, file, "data.pkl", _state_pickle(arrays, entry, meta))
         _add_member(archive, file, "byteorder", sys.byteorder.encode())
         for key, array in enumerate(arrays.values()):
             _add_member(archive, file, f"data/{key}", native(array).reshape(-1).view(np.uint8).data)
@@ -263,10 +266,14 @@ def _add_member(archive: zipfile.ZipFile, file: IO[bytes], name: str, data: byte
         entry.write(data)
 
 
-def _state_pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The pickle, in protocol 2, of {"model": OrderedDict of tensors}; tensor number i is all of storage i."""
+def _state_pickle(arrays: Mapping[str, np.ndarray], entry: str, meta: Mapping[str, Any]) -> bytes:
+    """The pickle, in protocol 2, of {entry: OrderedDict of tensors}; tensor number i is all of storage i."""
     ordered_dict = _global("collections.OrderedDict") + b")R"
-    parts = [b"\x80\x02}", _pickled("model"), ordered_dict, b"("]
+    parts = [b"\x80\x02}"]
+    if meta:
+        items = b"".join(_pickled(name) + _pickled(value) for name, value in meta.items())
+        parts += [_pickled("meta"), b"}(", items, b"us"]
+    parts += [_pickled(entry), ordered_dict, b"("]
     for key, (name, array) in enumerate(arrays.items()):
         storage = _global(STORAGE_OF_DTYPE[array.dtype.name])
         identity = [_pickled("storage"), storage, _pickled(str(key)), _pickled("cpu"), _pickled(array.size)]
@@ -282,8 +289,8 @@ def _global(name: str) -> bytes:
     return f"c{module}\n{attribute}\n".encode()
 
 
-def _pickled(value: str | int | tuple[int, ...]) -> bytes:
-    """The instructions that push a string, a count or a tuple of counts."""
+def _pickled(value: str | int | tuple[Any, ...]) -> bytes:
+    """The instructions that push a string, a count or a tuple of such."""
     if isinstance(value, str):
         text = value.encode()
         return b"X" + struct.pack("<I", len(text)) + text

@@ -15,6 +15,7 @@ from unireplknet_jax.nn.block import KERNEL_SIZES, UniRepLKNetBlock
 from unireplknet_jax.nn.layers import LayerNorm, Linear, StridedConv
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS
 from unireplknet_jax.ops.layers import gelu
+from unireplknet_jax.ops.valid import halved, only_valid, valid_mask
 
 
 class UniRepLKNet(nn.Module):
@@ -80,26 +81,31 @@ class UniRepLKNet(nn.Module):
         """x: (n, h, w, in_chans) -> logits (n, num_classes) in float32; without classifier the last map."""
         return self._forward(x, train)[0]
 
-    def features(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+    def features(self, x: jax.Array, train: bool = False, sizes: jax.Array | None = None) -> tuple[jax.Array, ...]:
         """x: (n, h, w, in_chans) -> the 4 stage maps, (n, h/4, w/4, dims[0]) to (n, h/32, w/32, dims[3]), rounded up.
 
         A classifier's are the raw stage outputs; with `output_norms` each has gone through its own norm0..norm3.
+        sizes: (n, 2), the rows and columns of each picture, which lies in the upper left of x: it gives what it gives
+        alone, with zeros around, whatever the rest of x holds. None: all of x.
         """
-        return self._forward(x, train)[1]
+        return self._forward(x, train, sizes)[1]
 
     @nn.compact
-    def _forward(self, x: jax.Array, train: bool) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    def _forward(
+        self, x: jax.Array, train: bool, sizes: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         if x.ndim != 4 or x.shape[-1] != self.in_chans:
             raise ValueError(f"images must have shape (n, h, w, {self.in_chans}), but have {x.shape}.")
         if self.is_initializing():
             self._initialize()
-        x = x.astype(self.dtype)
+        x = only_valid(x.astype(self.dtype), _valid_of(x, sizes))
         run = self._run_block_program if self._may_run_programs(x, train) else self._run_block
         rates = drop_path_ramp(self.drop_path_rate, self.depths)
         maps = []
         for i, (dim, kernel_sizes) in enumerate(zip(self.dims, self.kernel_sizes, strict=True)):
             downsample = Stem if i == 0 else Downsample
-            x = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x)
+            x, sizes = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x, sizes)
+            valid = _valid_of(x, sizes)
             for j, kernel_size in enumerate(kernel_sizes):
                 options = {
                     "kernel_size": kernel_size,
@@ -111,23 +117,28 @@ class UniRepLKNet(nn.Module):
                     "bn_group": self.bn_group,
                     "bn_frozen": self.bn_frozen,
                 }
-                x = run(f"stages_{i}_{j}", options, x, train)
-            maps.append(LayerNorm(name=f"norm{i}")(x).astype(x.dtype) if self.output_norms else x)
+                x = run(f"stages_{i}_{j}", options, x, train, valid)
+            normed = LayerNorm(name=f"norm{i}")(x).astype(x.dtype) if self.output_norms else x
+            maps.append(only_valid(normed, valid))
         if self.num_classes is None:
             return maps[-1], tuple(maps)
         y = LayerNorm(name="norm")(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
         return Linear(self.num_classes, init_scale=self.head_init_scale, name="head")(y), tuple(maps)
 
-    def _run_block(self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool) -> jax.Array:
+    def _run_block(
+        self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool, valid: jax.Array | None
+    ) -> jax.Array:
         block = nn.remat(UniRepLKNetBlock, static_argnums=(2,)) if self.remat else UniRepLKNetBlock
-        return block(**options, name=name)(x, train)
+        return block(**options, name=name)(x, train, valid)
 
-    def _run_block_program(self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool) -> jax.Array:
+    def _run_block_program(
+        self, name: str, options: Mapping[str, Any], x: jax.Array, train: bool, valid: jax.Array | None
+    ) -> jax.Array:
         variables = {collection: tree[name] for collection, tree in self.variables.items() if name in tree}
         try:
-            return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x)
+            return _block_program(UniRepLKNetBlock(**options, parent=None), variables, x, valid)
         except flax.errors.FlaxError:  # of a tensor that is missing or has another shape: named by its whole path below
-            return self._run_block(name, options, x, train)
+            return self._run_block(name, options, x, train, valid)
 
     def _may_run_programs(self, x: jax.Array, train: bool) -> bool:
         """Whether each block may be a program of its own: outside of `jax.jit`, in inference, unwatched."""
@@ -146,35 +157,48 @@ class UniRepLKNet(nn.Module):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _block_program(block: nn.Module, variables: Mapping[str, Any], x: jax.Array) -> Any:
+def _block_program(block: nn.Module, variables: Mapping[str, Any], x: jax.Array, valid: jax.Array | None) -> Any:
     """A block outside of `jax.jit`: compiled once for all of its kind, not operation by operation."""
-    return block.apply(variables, x)
+    return block.apply(variables, x, valid=valid)
+
+
+def _valid_of(x: jax.Array, sizes: jax.Array | None) -> jax.Array | None:
+    return None if sizes is None else valid_mask(sizes, x.shape[1:3])
 
 
 class Stem(nn.Module):
-    """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), sizes rounded up."""
+    """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), and what they make of `sizes`, rounded up."""
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = StridedConv(self.features // 2, self.dtype, name="conv1")(x)
-        x = gelu(LayerNorm(name="norm1")(x)).astype(self.dtype)
-        x = StridedConv(self.features, self.dtype, name="conv2")(x)
-        return LayerNorm(name="norm2")(x).astype(self.dtype)
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        x, sizes = _halve(x, sizes, StridedConv(self.features // 2, self.dtype, name="conv1"), LayerNorm(name="norm1"))
+        x = gelu(x).astype(self.dtype)
+        x, sizes = _halve(x, sizes, StridedConv(self.features, self.dtype, name="conv2"), LayerNorm(name="norm2"))
+        return x.astype(self.dtype), sizes
 
 
 class Downsample(nn.Module):
-    """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), sizes rounded up."""
+    """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), and of `sizes`, rounded up."""
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = StridedConv(self.features, self.dtype, name="conv")(x)
-        return LayerNorm(name="norm")(x).astype(self.dtype)
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        x, sizes = _halve(x, sizes, StridedConv(self.features, self.dtype, name="conv"), LayerNorm(name="norm"))
+        return x.astype(self.dtype), sizes
+
+
+def _halve(
+    x: jax.Array, sizes: jax.Array | None, conv: StridedConv, norm: LayerNorm
+) -> tuple[jax.Array, jax.Array | None]:
+    """(norm(conv(x)) in float32, zero beyond the sizes behind it; these)."""
+    y = norm(conv(x))
+    sizes = None if sizes is None else halved(sizes)
+    return only_valid(y, _valid_of(y, sizes)), sizes
 
 
 def drop_path_ramp(rate: float, depths: Sequence[int]) -> Iterator[float]:

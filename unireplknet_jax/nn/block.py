@@ -19,6 +19,7 @@ from unireplknet_jax.nn.layers import (
 )
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, laid_out_beside, prepared_conv2d
 from unireplknet_jax.ops.layers import residual
+from unireplknet_jax.ops.valid import areas, only_valid
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
 BRANCHES = types.MappingProxyType(
@@ -79,14 +80,14 @@ class DilatedReparamBlock(nn.Module):
     bn_frozen: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x: (n, h, w, c) -> (n, h, w, c)."""
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """x: (n, h, w, c) -> (n, h, w, c); valid as of `BatchNorm`."""
 
         def conv(k: int, r: int, name: str) -> jax.Array:
             return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, self.kernel_size, name=name)(x)
 
         def norm(y: jax.Array, name: str) -> jax.Array:
-            return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train)
+            return BatchNorm(self.bn_group, self.bn_frozen, name=name)(y, train, valid)
 
         if self.deploy:
             return conv(self.kernel_size, 1, "lk_origin")
@@ -114,30 +115,34 @@ class UniRepLKNetBlock(nn.Module):
     bn_frozen: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x: (n, h, w, c) -> (n, h, w, c)."""
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """x: (n, h, w, c) -> (n, h, w, c).
+
+        valid: (n, h, w, 1), the positions of the pictures in their canvas (`ops.valid`), beyond which x holds zeros, as
+        the result does; None: all of it.
+        """
         c = x.shape[-1]
-        y = self._spatial(x, train)
-        y = SqueezeExcite(self.dtype, name="se")(y)
-        y = Linear(4 * c, dtype=self.dtype, name="pwconv1")(y)
+        y = only_valid(self._spatial(x, train, valid), valid)
+        y = SqueezeExcite(self.dtype, name="se")(y, None if valid is None else areas(valid))
+        y = only_valid(Linear(4 * c, dtype=self.dtype, name="pwconv1")(y), valid)  # GRN's energy: GELU of 0 is 0
         scaled = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
         y = Linear(c, self.deploy, self.dtype, name="pwconv2")(scaled)
         gamma = None
         if not self.deploy:
-            y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train)
+            y = BatchNorm(self.bn_group, self.bn_frozen, name="pwconv2_bn")(y, train, valid)
             if self.layer_scale_init is not None:
                 gamma = parameter(self, "gamma", nn.initializers.constant(self.layer_scale_init), (c,))
-        return residual(x, DropPath(self.drop_path, name="drop_path")(y, train), gamma)
+        return only_valid(residual(x, DropPath(self.drop_path, name="drop_path")(y, train), gamma), valid)
 
-    def _spatial(self, x: jax.Array, train: bool) -> jax.Array:
+    def _spatial(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
         if self.kernel_size == 0:
             return x
         if self.kernel_size in BRANCHES:
             y = DilatedReparamBlock(
                 self.kernel_size, self.deploy, self.dtype, self.impl, self.bn_group, self.bn_frozen, name="dwconv"
-            )(x, train)
+            )(x, train, valid)
         else:
             y = DepthwiseConv(self.kernel_size, 1, self.deploy, self.dtype, self.impl, name="dwconv")(x)
         if self.deploy:
             return y
-        return BatchNorm(self.bn_group, self.bn_frozen, name="norm")(y, train)
+        return BatchNorm(self.bn_group, self.bn_frozen, name="norm")(y, train, valid)

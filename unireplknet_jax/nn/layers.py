@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from unireplknet_jax.ops import layers
-from unireplknet_jax.ops.batch_norm import batch_norm_by_groups
+from unireplknet_jax.ops.batch_norm import batch_norm_by_groups, batch_norm_of_valid
 from unireplknet_jax.ops.response_norm import Scaled, gelu_response_factor, gelu_response_norm, linear_of_scaled
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
@@ -45,8 +45,11 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; ValueError if n is not a multiple of `group`."""
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+        """x: (n, h, w, c) -> (n, h, w, c) of x's dtype; ValueError if n is not a multiple of `group`.
+
+        valid: (n, h, w, 1), where the statistics of a batch are taken (`ops.valid`); None: everywhere.
+        """
         n, c = x.shape[0], x.shape[-1]
         scale = parameter(self, "scale", nn.initializers.ones, (c,))
         bias = parameter(self, "bias", nn.initializers.zeros, (c,))
@@ -58,7 +61,10 @@ class BatchNorm(nn.Module):
         group = self.group or n
         if n % group:
             raise ValueError(f"a batch of {n} cannot be split into groups of bn_group={group} that share statistics.")
-        y, mean, var = batch_norm_by_groups(x, scale, bias, group)
+        if valid is None:
+            y, mean, var = batch_norm_by_groups(x, scale, bias, group)
+        else:
+            y, mean, var = batch_norm_of_valid(x, scale, bias, valid, group)
         if not self.is_initializing():
             running_mean.value = self._blend(running_mean.value, mean)
             running_var.value = self._blend(running_var.value, var)
@@ -155,11 +161,11 @@ class SqueezeExcite(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x: (n, h, w, c) -> (n, h, w, c)."""
+    def __call__(self, x: jax.Array, areas: jax.Array | None = None) -> jax.Array:
+        """x: (n, h, w, c) -> (n, h, w, c); areas as of `ops.layers.squeeze_excite`."""
         c = x.shape[-1]
         down = _Pointwise(c, c // 4, self.dtype, name="down")()
-        return layers.squeeze_excite(x, down, _Pointwise(c // 4, c, self.dtype, name="up")())
+        return layers.squeeze_excite(x, down, _Pointwise(c // 4, c, self.dtype, name="up")(), areas)
 
 
 class DropPath(nn.Module):

@@ -39,6 +39,21 @@ def _on_maps(x: jax.Array, scale: jax.Array, bias: jax.Array, group: int) -> _Ou
     return y, jnp.mean(mean, axis=(0, 1, 2, 3)), unbiased
 
 
+@functools.partial(jax.jit, static_argnames="group")
+def batch_norm_of_valid(x: jax.Array, scale: jax.Array, bias: jax.Array, valid: jax.Array, group: int) -> _Outputs:
+    """`batch_norm_by_groups` with statistics over the positions where `valid` (n, h, w, 1) is True alone."""
+    n, h, w, c = x.shape
+    y = x.astype(jnp.float32).reshape(n // group, group, h, w, c)
+    inside = valid.reshape(n // group, group, h, w, 1)
+    axes = (1, 2, 3)
+    count = jnp.maximum(jnp.sum(inside, axis=axes, keepdims=True, dtype=jnp.float32), 1)
+    mean = jnp.sum(jnp.where(inside, y, 0), axis=axes, keepdims=True) / count
+    var = jnp.sum(jnp.where(inside, jnp.square(y - mean), 0), axis=axes, keepdims=True) / count
+    unbiased = jnp.mean(var * (count / jnp.maximum(count - 1, 1)), axis=(0, *axes))
+    y = batch_norm(y, mean, var, scale, bias).reshape(x.shape).astype(x.dtype)
+    return y, jnp.mean(mean, axis=(0, *axes)), unbiased
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def on_rows(x: jax.Array, scale: jax.Array, bias: jax.Array, group: int) -> _Outputs:
     """`batch_norm_by_groups` in its form for a GPU: on rows, two passes over the map backward where XLA makes three.

@@ -200,12 +200,18 @@ def residual(x: jax.Array, y: jax.Array, gamma: jax.Array | None = None) -> jax.
 
 
 @jax.jit
-def squeeze_excite(x: jax.Array, down: Sequence[jax.Array], up: Sequence[jax.Array]) -> jax.Array:
+def squeeze_excite(
+    x: jax.Array, down: Sequence[jax.Array], up: Sequence[jax.Array], areas: jax.Array | None = None
+) -> jax.Array:
     """Each channel of x (n, h, w, c) scaled by what two 1x1 convolutions make of the means of all.
 
     down, up: (kernel, bias), the kernels (1, 1, c, c / 4) and (1, 1, c / 4, c), of the dtype to compute in.
+    areas: (n,) the positions that the means are over, where the others hold zeros; None: all.
     """
-    y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    if areas is None:
+        y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    else:
+        y = jnp.sum(x, axis=(1, 2), dtype=jnp.float32) / areas[:, None]
     y = linear(y.astype(down[0].dtype), down[0][0, 0], down[1])
     y = linear(jax.nn.relu(y), up[0][0, 0], up[1])
     return x * jax.nn.sigmoid(y.astype(jnp.float32)).astype(x.dtype)[:, None, None]

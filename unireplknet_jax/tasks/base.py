@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from unireplknet_jax.tasks.drawing import Axes
 
 TASKS = {
+    "segmentation": "unireplknet_jax.tasks.segmentation:Segmentation",
     "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "points": "unireplknet_jax.tasks.points:Points",
     "video": "unireplknet_jax.tasks.video:VideoClassification",
@@ -82,6 +84,7 @@ class Task:
     absent: ClassVar[Mapping[str, str]] = {}  # metrics that some data do not have, and why
     makes_records: ClassVar[bool] = False  # in an evaluation; False: sums suffice, predictions stay where they are
     higher_is_better: ClassVar[bool] = True  # of the first metric
+    outcomes_of: ClassVar[str] = "examples"  # what has one class each; of others, "pixels", the records tell
     ranked: ClassVar[bool] = True  # the lists in a record are best first, so that a few may be shown
     mappings: ClassVar[tuple[str, ...]] = ("model",)  # the options that are mappings
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
@@ -113,6 +116,11 @@ class Task:
     def names(self) -> Names:
         """The original's names of this task's tensors."""
         return names_of_task(self.name)
+
+    @property
+    def torch_meta(self) -> dict[str, Any]:
+        """What the original expects in a file beside its tensors: {name: texts, whole numbers and tuples of them}."""
+        return {}
 
     # ---- the network
 
@@ -273,11 +281,15 @@ class Task:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether every example of a data set has one class, so that `outcomes` tells which was taken for which."""
+        """Whether every example of a data set, or what `outcomes_of` says, has one class that was taken for another."""
         return False
 
     def outcomes(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """((n,) the classes of the examples, (n,) those that were predicted, -1 for none), where a task has them."""
+        raise NotImplementedError
+
+    def counted_outcomes(self, records: list[Record]) -> list[list[int]]:
+        """[class, predicted class, how often] of a data set's records, in place of `outcomes` of whole examples."""
         raise NotImplementedError
 
     def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record | None:
@@ -287,6 +299,15 @@ class Task:
     def combined(self, records: list[Record]) -> list[Record]:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether a record holds the class of every pixel of a picture, so that `save_mask` writes it."""
+        return False
+
+    def save_mask(self, path: os.PathLike[str], record: Record) -> None:
+        """Write the mask of a record as a PNG file with the data's own values, where a task has masks."""
+        raise NotImplementedError
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""
@@ -346,8 +367,9 @@ def task_class(name: str) -> type[Task]:
 
 
 def apply_training(
-    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array
+    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array, method: str | None = None
 ) -> tuple[Any, Any]:
-    """(output, new batch statistics) of a network in training, for `Task.loss`."""
-    output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"])
+    """(output, new batch statistics) of a network in training, for `Task.loss`. method: of the network, None: itself."""
+    named = {} if method is None else {"method": method}
+    output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"], **named)
     return output, updates.get("batch_stats", {})

@@ -219,10 +219,16 @@ def save_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint, overwr
     directory.write_directory(path, checkpoint.variables, card, overwrite)
 
 
-def save_torch_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, Any], overwrite: bool = False) -> None:
+def save_torch_checkpoint(
+    path: str | os.PathLike[str],
+    variables: Mapping[str, Any],
+    overwrite: bool = False,
+    meta: Mapping[str, Any] | None = None,
+) -> None:
     """Write a network's variables, either form, for the original PyTorch code to load strictly.
 
-    path ends in .pth (`{"model": state dict}`) or .safetensors. Storage dtypes are kept; the batch counters
+    path ends in .pth (`{"model": state dict}`, of a segmentation network `{"state_dict": state dict}`) or .safetensors.
+    meta: what stands beside it in a .pth as "meta" (`Task.torch_meta`). Storage dtypes are kept; the batch counters
     (`num_batches_tracked`), which we do not keep, are written as 0. Raises ValueError for a tree that is not a
     UniRepLKNet's and FileExistsError if the path exists, unless `overwrite`.
     """
@@ -246,7 +252,7 @@ def save_torch_checkpoint(path: str | os.PathLike[str], variables: Mapping[str, 
     arrays = {tensor: torch_names.to_torch(entry, np.asarray(flat[entry.path])) for tensor, entry in table.items()}
     arrays |= {tensor: np.zeros((), np.int64) for tensor in torch_names.counters(table)}
     arrays |= {alias: arrays[tensor] for alias, tensor in names_of_task(name).aliases(table).items()}
-    torch_archive.write_state_dict(path, arrays)
+    torch_archive.write_state_dict(path, arrays, names_of_task(name).entry, meta)
 
 
 def _open_directory(path: pathlib.Path) -> Checkpoint:

@@ -52,7 +52,7 @@ def check_destination(
 def write_checkpoint(destination: str | os.PathLike[str], checkpoint: Checkpoint, overwrite: bool = False) -> None:
     """Write a `Checkpoint` as `check_destination` says, whole or not at all."""
     if is_torch(destination):
-        save_torch_checkpoint(destination, checkpoint.variables, overwrite)
+        save_torch_checkpoint(destination, checkpoint.variables, overwrite, checkpoint.task.torch_meta)
     else:
         save_checkpoint(destination, checkpoint, overwrite)
 

@@ -5,7 +5,7 @@ Every task has a file of its own for its names, `<task>_names.py`, with an objec
 
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from unireplknet_jax.models import torch_names
 
@@ -14,13 +14,19 @@ _TRUNKS = {
     "encoder.stages.": "forecasting",
     "base_model.stages.": "points",
     "v.stages.": "audio",
+    "backbone.stages.": "segmentation",
     "stages.": "classification",
 }
-NAMED = ("forecasting", "points", "video", "audio", "classification")
+NAMED = ("segmentation", "forecasting", "points", "video", "audio", "classification")
 
 
 class Names:
-    """The original's names of a task's tensors. shapes: {PyTorch name: shape}."""
+    """The original's names of a task's tensors. shapes: {PyTorch name: shape}.
+
+    entry: the entry of a `.pth` that the original looks for them in.
+    """
+
+    entry: ClassVar[str] = "model"
 
     def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
         """Whether tensors of these names are this task's."""
@@ -37,6 +43,11 @@ class Names:
     def canonical(self, name: str) -> str | None:
         """The name in `table` of a tensor that files have under other names, too; None: it has no use here."""
         return name
+
+    def told_by(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The task's options that an entry "meta" of a file tells, as far as they are sound."""
+        del meta
+        return {}
 
     def aliases(self, table: Mapping[str, torch_names.Entry]) -> dict[str, str]:
         """{second name: name} of the tensors that the original registers twice."""

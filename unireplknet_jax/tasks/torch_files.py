@@ -102,6 +102,8 @@ def open_torch(
         state = canonical(names, state)
         shapes = {tensor: value.shape for tensor, value in state.items()}
         told, merged = names.options(shapes)
+        if path.suffix.lower() != ".safetensors":
+            told |= _fitting(names.told_by(torch_archive.read_meta(path)), told)
         task = get_task(name or found, **told)
         task = dataclasses.replace(task, **_adopted(task, options))
         table = task.name_table(merged)
@@ -109,6 +111,11 @@ def open_torch(
         raise ValueError(f"{path}: {error}") from None
     variables = variables_of(path, state, table, f"{path} does not fit a UniRepLKNet")
     return _with_zoo_facts(task, path), variables, merged
+
+
+def _fitting(told: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of its classes, if they are as many as the network's."""
+    return told if len(told.get("labels", ())) == options["model"].get("num_classes") else {}
 
 
 def canonical(names: Names, state: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

@@ -12,7 +12,10 @@ _MOST_CELLS = 1000  # on a side of the picture, each of which is a pixel or more
 
 
 class ClassOutcome(NamedTuple):
-    """How the examples of one class fared. accuracy: percent; mistaken_for: the class most often said instead."""
+    """How the examples of one class, or its pixels, fared.
+
+    accuracy: percent; mistaken_for: the class most often said instead.
+    """
 
     label: str
     examples: int
@@ -22,30 +25,39 @@ class ClassOutcome(NamedTuple):
 
 
 class Confusion:
-    """pairs: (n, 2) of [class, predicted class], -1 for none, as `evaluate` gives them; labels: of the classes."""
+    """Of what `evaluate` gives as outcomes.
+
+    pairs: (n, 2) of [class, predicted class], -1 for none, each once, or (n, 3) with how often it was so. labels: of
+    the classes.
+    """
 
     def __init__(self, pairs, labels):
         self.labels = tuple(labels)
-        pairs = np.asarray(pairs, np.int64).reshape(-1, 2)
+        pairs = np.asarray(pairs, np.int64)
+        if pairs.size == 0 or pairs.shape[1] == 2:
+            pairs = np.insert(pairs.reshape(-1, 2), 2, 1, axis=1)
         self._pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         self._starts = np.searchsorted(self._pairs[:, 0], np.arange(len(self.labels) + 1))
 
     def row(self, number):
         """(classes,): how often the examples of a class were taken for each; one row of the matrix at a time."""
-        return np.bincount(self._said(number), minlength=len(self.labels))
+        return self._binned_row(number, np.arange(len(self.labels)))
 
-    def _examples(self, number):
-        return self._starts[number + 1] - self._starts[number]
+    def _of(self, number):
+        return self._pairs[self._starts[number] : self._starts[number + 1]]
 
-    def _said(self, number):
-        said = self._pairs[self._starts[number] : self._starts[number + 1], 1]
-        return said[said >= 0]
+    def _binned_row(self, number, cell):
+        """(cells,): how often the examples of a class were taken for the classes of each cell."""
+        _, said, times = self._of(number).T
+        counts = np.zeros(cell[-1] + 1, np.int64)
+        np.add.at(counts, cell[said[said >= 0]], times[said >= 0])
+        return counts
 
     def classes(self):
         """The `ClassOutcome` of every class of which there are examples, in the order of the classes."""
         found = []
         for number, label in enumerate(self.labels):
-            if examples := int(self._examples(number)):
+            if examples := int(self._of(number)[:, 2].sum()):
                 row = self.row(number)
                 hits, row[number] = row[number], 0
                 other = int(np.argmax(row))
@@ -67,7 +79,7 @@ class Confusion:
         cell = np.arange(count) * cells // count
         counts = np.zeros((cells, cells))
         for number in range(count):
-            counts[cell[number]] += np.bincount(cell[self._said(number)], minlength=cells)
+            counts[cell[number]] += self._binned_row(number, cell)
         return counts
 
     def draw(self, path):
@@ -100,6 +112,14 @@ class Confusion:
             for (true, said), number in np.ndenumerate(counts):
                 if number:
                     colour = "black" if shares[true, said] > 0.4 else "white"
-                    axes.text(said, true, f"{number:.0f}", ha="center", va="center", color=colour, fontsize=8)
+                    axes.text(said, true, _short(number), ha="center", va="center", color=colour, fontsize=8)
         with whole_file(path) as part:
             figure.savefig(part)
+
+
+def _short(number):
+    """A count in so many letters as a cell of the picture has room for: 99999, 123k, 4.57M."""
+    from matplotlib.ticker import EngFormatter
+
+    text = f"{number:.0f}"
+    return text if len(text) <= 5 else EngFormatter(sep="")(float(f"{number:.3g}"))

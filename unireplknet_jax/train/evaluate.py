@@ -37,7 +37,8 @@ def evaluate(
     to give the predictions that the task makes records of.
     num_threads, workers, keys (`Task.shape_keys`): as of `data.pipeline.eval_batches`; as many threads make records.
     predictions: the .npz file to write all predictions and the ids of their examples to, from one process; None: none.
-    outcomes: a list that on process 0 gets [class, predicted class] of every example, each once, if the task has such.
+    outcomes: a list that on process 0 gets [class, predicted class] of every example, each once, if the task has such,
+    or `Task.counted_outcomes` where these are not of whole examples.
     """
     if predictions and jax.process_count() > 1:
         raise ValueError("predictions are written by one process; evaluate in one to have them.")
@@ -59,7 +60,8 @@ def evaluate(
         stack.enter_context(contextlib.closing(batches))
         pool = stack.enter_context(ThreadPoolExecutor(max(num_threads, 1)))
         records, pairs = stack.enter_context(Records()), stack.enter_context(Records())
-        keeping = pool, records, kept, None if outcomes is None else pairs
+        paired = outcomes is not None and task.outcomes_of == "examples"
+        keeping = pool, records, kept, pairs if paired else None
         for batch in batches:
             step = *eval_step(variables, to_devices(batch_sharding(mesh), batch, arrays)), batch
             # The devices have this batch to work on while the one before is fetched, and never more than the two.
@@ -71,9 +73,11 @@ def evaluate(
         totals = _added(totals, _fetched(task, *previous, *keeping))
         if predictions:
             _write(predictions, kept, task)
-        if outcomes is not None:
+        if paired:
             outcomes += [row["pair"] for row in pairs.merged() or ()]
         rows = records.merged()
+        if outcomes is not None and not paired and rows is not None:
+            outcomes += task.counted_outcomes(rows)
         return from_first_process(lambda: task.metrics(totals, rows))
 
 

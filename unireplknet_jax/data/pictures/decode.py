@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -14,6 +16,8 @@ from unireplknet_jax.data.files import misplaced, read_file
 from unireplknet_jax.data.pictures import deep, headers
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+_ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations
+T = TypeVar("T")
 SUFFIXES = (*JPEG, ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif")
 
 
@@ -34,7 +38,8 @@ def read_image(source: str | os.PathLike | bytes | Image.Image, white: int = 0) 
     readable image, TypeError for another kind of source.
     """
     if isinstance(source, Image.Image):
-        picture = _decode(lambda: source, getattr(source, "filename", "") or "the PIL image", white)
+        name = getattr(source, "filename", "") or "the PIL image"
+        picture = _decoded(lambda: source, name, functools.partial(_flattened, white=white, name=name))
         return picture.copy() if picture is source else picture
     if isinstance(source, str | os.PathLike):
         source = read_file(source, "an image file")
@@ -42,22 +47,29 @@ def read_image(source: str | os.PathLike | bytes | Image.Image, white: int = 0) 
         raise TypeError(f"cannot read an image from a {type(source).__name__}; expected a path, bytes or a PIL image")
     name = getattr(source, "name", f"the image given as {len(source)} bytes")
     source = source if isinstance(source, bytes) else bytes(source)
-    what = misplaced(source) or headers.program(source)
+    finish = functools.partial(_flattened, white=white, name=name)
+    inverse = headers.black_is_zero(source)
+    return decoded(source, name, finish) if inverse is None else ImageOps.invert(decoded(inverse, name, finish))
+
+
+def decoded(data: bytes, name: str, finish: Callable[[Image.Image], T]) -> T:
+    """finish(the picture in a file's bytes, as Pillow opens it).
+
+    Raises ValueError with the file's name where there is no readable image, and where `finish` fails.
+    """
+    what = misplaced(data) or headers.program(data)
     if what:
         raise ValueError(f"{name} is {what}; expected for example a JPEG or PNG")
-    inverse = headers.black_is_zero(source)
-    if inverse is not None:
-        return ImageOps.invert(_decode(lambda: Image.open(io.BytesIO(inverse)), name, white))
     try:
-        return _decode(lambda: Image.open(io.BytesIO(source)), name, white)
+        return _decoded(lambda: Image.open(io.BytesIO(data)), name, finish)
     except ValueError:
-        what = headers.other_kind(source)
+        what = headers.other_kind(data)
         if what:
             raise ValueError(f"{name} is {what}; expected for example a JPEG or PNG") from None
-        slim = headers.without_texts(source) if source[:8] == headers.PNG else source
-        if slim == source:
+        slim = headers.without_texts(data) if data[:8] == headers.PNG else data
+        if slim == data:
             raise
-        return _decode(lambda: Image.open(io.BytesIO(slim)), name, white)
+        return _decoded(lambda: Image.open(io.BytesIO(slim)), name, finish)
 
 
 def picture_of(source: str | os.PathLike | bytes | Image.Image | np.ndarray, white: int = 0) -> Image.Image:
@@ -84,14 +96,27 @@ def why_broken(example: dict[str, Any]) -> str | None:
     return None
 
 
-def _decode(open_image, name: str, white: int) -> Image.Image:
+def upright_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of the picture in a file's bytes as `read_image` gives it, from what stands before its pixels.
+
+    (1, 1) where there is no readable image.
+    """
+
+    def measured(image: Image.Image) -> tuple[int, int]:
+        # Pillow decodes a PNG to look for an orientation behind its pixels.
+        looks = image.format != "PNG" or any(mark in data for mark in (b"eXIf", b"xmp", b"Raw profile"))
+        turned = looks and _orientation(image) in _ON_ITS_SIDE
+        return image.size if turned else (image.height, image.width)
+
     try:
-        image = open_image()
-        kind, drops_alpha = deep.kind_of(image), image.format in ("BMP", "TGA")
-        image.load()
-        if drops_alpha and image.mode == "RGBA" and not image.getextrema()[3][1]:
-            image = image.convert("RGB")
-        return _flatten(_upright(image), kind, white, name)
+        return decoded(data, "", measured)
+    except ValueError:
+        return 1, 1
+
+
+def _decoded(open_image: Callable[[], Image.Image], name: str, finish: Callable[[Image.Image], T]) -> T:
+    try:
+        return finish(open_image())
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that Pillow can read; expected for example a JPEG or PNG") from error
     except Image.DecompressionBombError as error:
@@ -103,12 +128,27 @@ def _decode(open_image, name: str, white: int) -> Image.Image:
         raise ValueError(f"{name} is truncated or damaged; replace the file with a whole one") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _flattened(image: Image.Image, white: int, name: str) -> Image.Image:
+    kind, drops_alpha = deep.kind_of(image), image.format in ("BMP", "TGA")
+    image.load()
+    if drops_alpha and image.mode == "RGBA" and not image.getextrema()[3][1]:
+        image = image.convert("RGB")
+    return _flatten(upright(image), kind, white, name)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says; modes stay, such as indices of a palette."""
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # a picture with a broken EXIF block is a good picture without an orientation
+        return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
+    except Exception:  # which writes an EXIF block again, and cannot write some broken ones
         return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a picture with a broken EXIF block is a good picture without an orientation
+        return 1
 
 
 def _flatten(image: Image.Image, kind: tuple[int, int] = (0, 0), white: int = 0, name: str = "") -> Image.Image:

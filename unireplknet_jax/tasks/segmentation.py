@@ -1,0 +1,311 @@
+"""Semantic segmentation: a class for every pixel of a picture, by a UPerNet on the maps of the backbone.
+
+Paper: section 4.3 (ADE20K). Original: segmentation/ of UniRepLKNet on mmsegmentation 0.27.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from unireplknet_jax.data.files import source_name
+from unireplknet_jax.data.pictures import mask_sets, mask_transforms, masks
+from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
+from unireplknet_jax.nn.upernet import UPerNet
+from unireplknet_jax.ops.segmentation import pixel_losses
+from unireplknet_jax.ops.valid import only_valid, valid_mask
+from unireplknet_jax.tasks import mask_drawing, mask_metrics
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
+from unireplknet_jax.tasks.labelled import Labelled
+from unireplknet_jax.tasks.mask_assembly import class_map
+from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, canvas_of, views_of, way_of
+from unireplknet_jax.tasks.options import check_number
+
+_HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation(Labelled):
+    """Give every pixel of a picture a class.
+
+    model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
+        waits for `fitted_to`, "channels", "auxiliary_channels" and "head_dropout" are the heads'.
+    colours: (r, g, b) of each class, and values: what stands for it in files of masks; () leaves both to the data.
+    scale: pictures are resized to fit into (long side, short side), keeping their shape, and then each side up to a
+        multiple of 32; None: they keep their own size but for that.
+    Training: resized by `scale` times a random share out of `ratio`, a crop of `crop` x `crop` pixels of which no class
+        fills more than `cat_max_ratio`, `flip` and `distortion` of colours. loss_average: "all" divides by all pixels,
+        ignored ones among them, as the original does, "valid" by those that count. auxiliary_weight: of the loss of
+        the auxiliary head.
+    Testing: mode "whole", or "slide", windows of `crop` pixels every `stride`; scales: shares of `scale` at which a
+        picture is seen, and `mirror`, mirrored as well: the probabilities of all are averaged.
+        buckets: (rows, columns) of the canvases that pictures lie in, for each of which a program is compiled; a
+        picture that fits into none has one of its own.
+    """
+
+    colours: tuple[tuple[int, int, int], ...] = ()
+    values: tuple[int, ...] = ()
+    scale: tuple[int, int] | None = (2048, 512)
+    crop: int = 512
+    ratio: tuple[float, float] = (0.5, 2.0)
+    cat_max_ratio: float = 0.75
+    flip: bool = True
+    distortion: bool = True
+    loss_average: str = "all"
+    auxiliary_weight: float = 0.4
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+    mode: str = "whole"
+    stride: int = 341
+    scales: tuple[float, ...] = (1.0,)
+    mirror: bool = False
+    buckets: tuple[tuple[int, int], ...] = ((512, 704), (704, 512), (512, 1024))
+
+    name: ClassVar[str] = "segmentation"
+    sample: ClassVar[str] = "street.jpg"
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    hub_task: ClassVar[str] = "image-segmentation"
+    makes_records: ClassVar[bool] = True
+    ranked: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
+    preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std")
+    units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "count": "pictures"}
+    numbers: ClassVar[Mapping[str, str]] = {
+        "crop": "1 or more",
+        "stride": "1 or more",
+        "cat_max_ratio": "above 0 and at most 1",
+        "auxiliary_weight": "0 or more",
+    }
+    why_broken = staticmethod(masks.why_broken)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (("loss_average", ("all", "valid")), ("mode", ("whole", "slide"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, allowed))}.")
+        if self.scale is not None and not (len(self.scale) == 2 and self.scale[0] >= self.scale[1] >= 1):
+            raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
+        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise ValueError(f"ratio={self.ratio} must be two shares of the scale, 0 < low <= high.")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
+        sides = [side for bucket in self.buckets for side in bucket]
+        if any(len(bucket) != 2 for bucket in self.buckets) or any(side % mask_transforms.DIVISOR or side < 1 for side in sides):
+            raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {mask_transforms.DIVISOR}.")
+        if self.mode == "slide" and self.stride > self.crop:
+            raise ValueError(f"stride={self.stride} leaves pixels out between windows of crop={self.crop}.")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
+        for value in self.std:
+            check_number("std", value, "above 0")
+        for name, values in (("colours", self.colours), ("values", self.values)):
+            if values and self.labels and len(values) != len(self.labels):
+                raise ValueError(f"{len(values)} {name} do not fit {len(self.labels)} classes.")
+
+    def module(self, deploy: bool = False) -> UPerNet:
+        self.require_classes()
+        model = {**_HEADS, "bn_group": None} | dict(self.model)
+        trunk = self.trunk(tuple(_HEADS), num_classes=None, output_norms=True, deploy=deploy)
+        return UPerNet(
+            trunk,
+            model["num_classes"],
+            model["channels"],
+            model["auxiliary_channels"],
+            model["head_dropout"],
+            model["bn_group"],
+        )
+
+    @property
+    def torch_meta(self) -> dict[str, Any]:
+        return {"CLASSES": self.labels, "PALETTE": self.colours} if self.labels else {}
+
+    # ---- shapes
+
+    def specs(self, train: bool) -> tuple[Spec, ...]:
+        if train:
+            size = (self.crop, self.crop)
+            inputs = {"image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8), "size": _sizes_shape()}
+            return (Spec(inputs, {"label_map": jax.ShapeDtypeStruct(size, jnp.int16)}),)
+        found = []
+        for bucket in self.buckets or ((self.crop, self.crop),):
+            inputs = {}
+            for i, way in enumerate(self._ways(bucket, bucket)):
+                count = way.count * (1 + self.mirror)
+                inputs[f"image_{i}"] = jax.ShapeDtypeStruct((count, *way.canvas, 3), jnp.uint8)
+                inputs[f"size_{i}"] = _sizes_shape(count)
+            found.append(Spec(inputs, {}))
+        return tuple(found)
+
+    def _ways(self, canvas: Size, original: Size) -> list[Way]:
+        """How a picture of (h, w) is seen at each scale, in arrays for a canvas."""
+        crop = self.crop if self.mode == "slide" else None
+        return [
+            way_of(canvas, mask_transforms.network_size(*original, self.scale, ratio), ratio, crop, self.stride)
+            for ratio in self.scales
+        ]
+
+    def _ways_of(self, original: Size) -> list[Way]:
+        size = mask_transforms.network_size(*original, self.scale)
+        return self._ways(canvas_of(size, self.buckets), original)
+
+    # ---- host
+
+    def open_source(self, data: Mapping[str, Any], split: str) -> Any:
+        return mask_sets.open_source(data, split)
+
+    def fitted_to(self, train: Split, evaluation: Split | None) -> Segmentation:
+        """The task with the classes, colours and values of the training data, where it has none."""
+        fitted = super().fitted_to(train, evaluation)
+        if tuple(train.source.labels) != fitted.labels:
+            return fitted
+        found = {name: getattr(self, name) or tuple(getattr(train.source, name)) for name in ("colours", "values")}
+        return dataclasses.replace(fitted, **found)
+
+    def shape_keys(self, split: Split) -> Sequence[Hashable]:
+        return [tuple((way.canvas, way.count) for way in self._ways_of(size)) for size in mask_sets.sizes_of(split.source)]
+
+    def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return _train_transform(self)(example, rng)
+
+    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        example = masks.whole(example)
+        return {**self._seen(example["image"]), "label_map": example["label_map"], "id": example["id"]}
+
+    def read(self, source: Any) -> list[Example]:
+        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
+        picture = np.asarray(picture_of(source).convert("RGB"))
+        return [{**self._seen(picture), "picture": picture, "id": source_name(source)}]
+
+    def _seen(self, picture: np.ndarray) -> dict[str, Any]:
+        """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
+        ways = self._ways_of(picture.shape[:2])
+        found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
+        for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
+            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(picture, self.scale, ratio, way, self.mirror)
+        return found
+
+    # ---- device
+
+    def normalized(self, pixels: jax.Array, sizes: jax.Array) -> jax.Array:
+        """(n, h, w, 3) uint8 -> float32, 0 beyond the sizes (n, 2)."""
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return only_valid((pixels.astype(jnp.float32) / 255 - mean) / std, valid_mask(sizes, pixels.shape[1:3]))
+
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
+        """The windows of the first scale, (n k, h, w, 3)."""
+        return (self._windows(batch, 0)[0],)
+
+    def _windows(self, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array]:
+        pixels, sizes = (_merged(batch[f"{name}_{scale}"]) for name in ("image", "size"))
+        return self.normalized(pixels, sizes), sizes
+
+    def loss(
+        self, apply: Apply, variables: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        pixels = self.normalized(batch["image"], batch["size"])
+        outputs, batch_stats = apply_training(apply, variables, (pixels,), rng, method="with_auxiliary")
+        total, scalars = jnp.float32(0), {}
+        for name, weight, logits in zip(("decode", "auxiliary"), (1.0, self.auxiliary_weight), outputs, strict=True):
+            losses, hits, known = pixel_losses(logits, batch["label_map"])
+            count = jnp.float32(batch["label_map"].size) if self.loss_average == "all" else jnp.maximum(known, 1)
+            total += weight * losses / count
+            scalars |= {f"loss_{name}": (weight * losses, count), f"accuracy_{name}": (100 * hits, known)}
+        rows = jnp.float32(len(pixels))
+        return total, {"batch_stats": batch_stats, "scalars": {"loss": (total * rows, rows)} | scalars}
+
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
+        del rng
+        return batch["image"].astype(jnp.float32) / 255
+
+    def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
+        """{"logits_i": (n, k, h / 4, w / 4, classes)} of the windows of every scale i."""
+        found = {}
+        for i in range(len(self.scales)):
+            pixels, sizes = self._windows(inputs, i)
+            logits = apply(variables, pixels, sizes=sizes)
+            found[f"logits_{i}"] = logits.reshape(*inputs[f"size_{i}"].shape[:2], *logits.shape[1:])
+        return found
+
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
+        raise ValueError("the network of the task segmentation describes pixels, not pictures: embed with its backbone.")
+
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
+        return {"count": jnp.sum(batch["mask"])}
+
+    # ---- host, afterwards
+
+    def record(self, pred: Mapping[str, np.ndarray], example: Example) -> Record:
+        """Of a picture with a mask the sparse confusion matrix; else the shares of its classes and its class map.
+
+        The map, (h, w) int16 of the picture's own size, is an array, which stays out of JSON.
+        """
+        views = [view for i, way in enumerate(example["ways"]) for view in views_of(pred[f"logits_{i}"], way)]
+        found = class_map(views, example["original"])
+        if "label_map" in example:
+            matrix = mask_metrics.confusion(example["label_map"], found, self.classes)
+            return {"id": example["id"], "confusion": mask_metrics.counts_of(matrix)}
+        numbers, counts = np.unique(found, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        classes = [
+            {"index": int(i), "label": self._label(int(i)), "pixels": int(n), "share": n / found.size}
+            for i, n in zip(numbers[order], counts[order], strict=True)
+        ]
+        return {"id": example["id"], "size": list(found.shape), "classes": classes, "class_map": found}
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if self.labels else f"class {index}"
+
+    def table_columns(self, top: int) -> tuple[str, ...]:
+        ranks = range(2, min(top, self.classes) + 1)
+        return ("label", "share", *(f"{name}_{rank}" for rank in ranks for name in ("label", "share")))
+
+    def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
+        best = [record["classes"][:top] for record in records]
+        return [tuple(cell for each in found for cell in (each["label"], each["share"])) for found in best]
+
+    @property
+    def has_outcomes(self) -> bool:
+        return False
+
+    def confusion(self, records: Sequence[Record]) -> np.ndarray:
+        """(classes, classes) int64, rows the masks' classes, of all the records of an evaluation."""
+        return mask_metrics.summed((record["confusion"] for record in records), self.classes)
+
+    def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
+        return {**mask_metrics.metrics(self.confusion(records), self.labels), "count": float(totals["count"])}
+
+    @property
+    def has_masks(self) -> bool:
+        return True
+
+    def save_mask(self, path: os.PathLike[str], record: Record) -> None:
+        mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self.colours)
+
+    def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
+        names = [self._label(index) for index in range(self.classes)]
+        return mask_drawing.overlay(examples[0]["picture"], records[0]["class_map"], names, self.colours)
+
+
+def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*leading, 2), jnp.int32)
+
+
+def _merged(x: jax.Array) -> jax.Array:
+    """(n, k, ...) -> (n k, ...)."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+@functools.lru_cache(maxsize=4)
+def _train_transform(task: Segmentation) -> mask_transforms.TrainTransform:
+    return mask_transforms.TrainTransform(
+        task.crop, task.scale, task.ratio, task.cat_max_ratio, task.flip, task.distortion
+    )

@@ -1,10 +1,11 @@
-"""What several recipes share: their small versions, which run anywhere on data that are made up. No recipe itself."""
+"""What several recipes share: their small versions, which run anywhere, mostly on data that are made up. No recipe."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
 from unireplknet_jax.data.shapes.solids import KINDS
+from unireplknet_jax.models.variants import VARIANTS
 
 # The network of every `small` recipe: 0.6 M parameters, from scratch.
 SMALL = {
@@ -19,6 +20,16 @@ SMALL = {
     "impl": "auto",
     "remat": False,
 }
+# What is added to it for a class of every pixel.
+SMALL_HEADS = {"channels": 48, "auxiliary_channels": 32, "head_dropout": 0.1}
+
+
+def layer_groups(name):
+    """How many groups of layers layer decay tells apart in a published size, for which dense tasks set it.
+
+    Three blocks of the third stage are one; before them are three, and behind them the last stage.
+    """
+    return 3 + -(-VARIANTS[name].depths[2] // 3)
 
 
 def train_small(config, epochs, **options):
@@ -158,4 +169,59 @@ def run_on_solids(config):
     config.epochs = 2
     config.log_every = 5
     config.optim.warmup_epochs = 0.5
+    return config
+
+
+def train_on_scenes(config):
+    """Make a recipe for masks small enough for two cores: a small network on synthetic scenes of clothes.
+
+    Task, losses, schedule and loop stay those of the recipe; the network starts from random numbers.
+    """
+    config.init = ""
+    config.task.options.model = ConfigDict(SMALL | SMALL_HEADS | {"num_classes": 8})
+    config.task.options.update({"scale": None, "crop": 128, "ratio": (0.75, 1.5), "flip": True, "distortion": True})
+    config.task.options.update({"stride": 85, "buckets": ((128, 128),)})
+    config.data.update({"name": "scenes", "dir": "", "train_split": "train", "eval_split": "test", "num_threads": 2})
+    config.data.train_examples = 4000
+    config.batch_size = 16
+    config.eval_batch_size = 16
+    config.epochs = 0.0
+    config.steps = 2000
+    config.eval_every_epochs = 0.0
+    config.eval_every_steps = 500
+    config.checkpoint.every_steps = 500
+    config.log_every = 50
+    config.optim.update({"lr": 2e-3, "warmup_epochs": 0.0, "warmup_steps": 100, "layer_decay": 1.0})
+    return config
+
+
+def run_on_scenes(config):
+    """Shrink a recipe for masks to a minute on a CPU, on the scenes of `train_on_scenes`."""
+    config = train_on_scenes(config)
+    config.task.options.update({"crop": 64, "stride": 42})
+    config.batch_size = 32
+    config.steps = 0
+    config.epochs = 2
+    config.eval_every_steps = 0
+    config.eval_every_epochs = 1
+    config.log_every = 5
+    config.optim.update({"warmup_steps": 0, "warmup_epochs": 0.5})
+    return config
+
+
+def train_on_cells(config):
+    """Make a recipe for masks small enough for two cores: the network of `train_on_scenes` on cells in pictures.
+
+    These are 16 pictures of 1100 x 700 pixels, so a step sees parts of half of them.
+    """
+    config = train_on_scenes(config)
+    config.task.options.model.num_classes = 2
+    config.task.options.update({"crop": 256, "stride": 170, "buckets": ((704, 1120),)})
+    config.data.update({"name": "hela", "train_examples": 16})
+    config.batch_size = 8
+    config.eval_batch_size = 8
+    config.steps = 600
+    config.eval_every_steps = 100
+    config.checkpoint.every_steps = 100
+    config.optim.warmup_steps = 30
     return config

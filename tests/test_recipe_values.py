@@ -1,5 +1,5 @@
-"""The numbers of the recipes for other data than ImageNet, each as its source has it. Those of ImageNet, of spoken
-words, of global weather and of ModelNet40 are in test_recipes.py."""
+"""The numbers of the recipes for other data than ImageNet, each as its source has it. Those of ImageNet, of ADE20K, of
+spoken words, of global weather and of ModelNet40 are in test_recipes.py."""
 
 import runpy
 
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from recipes import CONFIGS, load
 
-from unireplknet_jax.train.optimizer import make_schedule
+from unireplknet_jax.configs.common import layer_groups
+from unireplknet_jax.models.variants import VARIANTS
+from unireplknet_jax.train.optimizer import layer_id, make_schedule
 from unireplknet_jax.train.recipe import base_config
 
 # What every recipe starts from: the original's main.py, and settings of this program.
@@ -92,6 +94,21 @@ SMALL_WEATHER = WEATHER | {
     **{"batch_size": 64, "eval_batch_size": 256, "log_every": 20, "epochs": 3, "eval_every_epochs": 0.5},
     **{"optim.lr": 1e-3, "eval_first": True},
 }
+# segmentation/configs of the original, but for the sizes of what is seen.
+MASKS = {
+    **{"ratio": (0.5, 2.0), "cat_max_ratio": 0.75, "flip": True, "distortion": True, "loss_average": "all"},
+    **{"auxiliary_weight": 0.4, "mode": "whole", "scales": (1.0,), "mirror": False},
+}
+HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
+POLYNOMIAL = {"task.name": "segmentation", "optim.schedule": "polynomial", "optim.min_lr": 0.0}
+# Ours: what is small enough for two cores.
+SMALL_MASKS = SMALL_NETWORK | {"dims": (20, 40, 80, 160), "channels": 48, "auxiliary_channels": 32, "head_dropout": 0.1}
+SMALL_MASKS |= {"num_classes": 0, "remat": False}
+SCENES = {
+    **{"data.name": "scenes", "data.train_examples": 4000, "data.reduce_zero_label": True, "data.ignore": 255},
+    **{"batch_size": 16, "eval_batch_size": 16, "steps": 2000, "eval_every_epochs": 0, "eval_every_steps": 500},
+    **{"checkpoint.every_steps": 500, "log_every": 50, "optim.lr": 2e-3, "optim.layer_groups": 9},
+}
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
     "kinetics400:s": (
@@ -170,6 +187,51 @@ RECIPES = {
         | {
             **{"data.name": "folder", "data.eval_split": "val", "batch_size": 64, "eval_batch_size": 64},
             **{"epochs": 20, "log_every": 10, "optim.lr": 1e-4, "init": "unireplknet_xl_in22k_pretrain.pth"},
+        },
+    ),
+    "finetune_masks:n": (
+        MASKS
+        | {
+            "model": FLOAT32
+            | HEADS
+            | {"name": "unireplknet_n", "num_classes": 0, "drop_path_rate": 0.1, "bn_group": None, "remat": False},
+            **{"scale": (2048, 512), "crop": 512, "stride": 341, "buckets": ((512, 704), (704, 512), (512, 1024))},
+        },
+        POLYNOMIAL
+        | {
+            **{"data.name": "mask_folder", "data.eval_split": "val", "data.reduce_zero_label": False},
+            **{"data.ignore": 255, "data.classes": "", "data.white": 0, "init": "unireplknet_n_in1k_224_acc81.64.pth"},
+            **{"batch_size": 8, "eval_batch_size": 8, "epochs": 50, "eval_every_epochs": 5, "log_every": 10},
+            **{"optim.lr": 1e-4, "optim.layer_decay": 0.9, "optim.layer_groups": 6},
+        },
+    ),
+    "finetune_masks:small": (
+        MASKS
+        | {"model": SMALL_MASKS, "ratio": (0.75, 1.5), "flip": False, "distortion": False}
+        | {"scale": (512, 128), "crop": 128, "stride": 85, "buckets": ((128, 192), (192, 128), (128, 256))},
+        POLYNOMIAL
+        | {
+            **{"data.name": "mask_folder", "data.eval_split": "val", "data.reduce_zero_label": False},
+            **{"data.ignore": 255, "data.classes": "", "data.white": 0, "recalibrate": 16},
+            **{"batch_size": 16, "eval_batch_size": 64, "epochs": 100, "eval_every_epochs": 10, "log_every": 20},
+            "optim.lr": 2e-3,
+        },
+    ),
+    "ade20k:scenes": (
+        MASKS
+        | {"model": SMALL_MASKS | {"num_classes": 8}, "ratio": (0.75, 1.5)}
+        | {"scale": None, "crop": 128, "stride": 85, "buckets": ((128, 128),)},
+        POLYNOMIAL | SCENES,
+    ),
+    "ade20k:hela": (
+        MASKS
+        | {"model": SMALL_MASKS | {"num_classes": 2}, "ratio": (0.75, 1.5)}
+        | {"scale": None, "crop": 256, "stride": 170, "buckets": ((704, 1120),)},
+        POLYNOMIAL
+        | SCENES
+        | {
+            **{"data.name": "hela", "data.train_examples": 16, "batch_size": 8, "eval_batch_size": 8, "steps": 600},
+            **{"eval_every_steps": 100, "checkpoint.every_steps": 100},
         },
     ),
     "finetune_sounds:n": (
@@ -292,6 +354,10 @@ WARM_UP = {
     "cifar100:scratch": 10 * 390,
     "cifar100:s": 390,
     "finetune:xl": 100,
+    "finetune_masks:n": 800,
+    "finetune_masks:small": 800,
+    "ade20k:scenes": 100,
+    "ade20k:hela": 30,
     "finetune_sounds:n": 200,
     "finetune_video:b": 400,
     "small_images:digits": 2 * 22,
@@ -306,6 +372,10 @@ WARM_UP = {
     "speech_commands:synthetic": 154,
     "modelnet40:solids": 18,
 }
+
+
+# Recipes with sizes.
+SIZED = ("cifar100", "finetune", "finetune_masks", "finetune_sounds", "finetune_video", "kinetics400")
 
 
 def flat(fields, prefix=""):
@@ -333,7 +403,7 @@ def changed(config):
 def rates(config):
     """(learning rate of every step, steps of an epoch)."""
     steps = (config.data.train_examples or 6400) // config.batch_size
-    return make_schedule(config.optim, config.epochs, steps), steps
+    return make_schedule(config.optim, config.steps / steps if config.steps else config.epochs, steps), steps
 
 
 def test_what_every_recipe_starts_from():
@@ -350,8 +420,13 @@ def test_a_recipe_has_the_numbers_of_its_source(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_learning_rate_rises_for_as_many_steps_as_the_source_says(recipe):
-    rate, _ = rates(load(recipe))
-    warm_up = WARM_UP[recipe]
+    config, warm_up = load(recipe), WARM_UP[recipe]
+    rate, _ = rates(config)
+    if config.optim.warmup_ratio is not None:  # the rise is a factor on a schedule that begins at once
+        config.optim.warmup_ratio, ratio = 1.0, config.optim.warmup_ratio
+        rise = ratio + (1 - ratio) * np.minimum(np.arange(len(rate)) / warm_up, 1)
+        np.testing.assert_allclose(rate, rise * rates(config)[0], rtol=1e-12)
+        return
     assert (rate[0], np.argmax(rate)) == (0.0, warm_up - 1)
     assert rate[warm_up // 2] == pytest.approx(rate.max() * (warm_up // 2) / (warm_up - 1))
 
@@ -391,7 +466,7 @@ def test_clips_of_whole_videos_differ_in_how_frames_are_chosen_alone():
     assert dense.eval.to_dict() == {"segments": 1, "crops": 1}
 
 
-@pytest.mark.parametrize("name", ["cifar100", "finetune", "finetune_sounds", "finetune_video", "kinetics400"])
+@pytest.mark.parametrize("name", SIZED)
 def test_sizes_differ_in_their_network_and_where_it_starts_alone(name):
     rows = []
     for size in runpy.run_path(str(CONFIGS / f"{name}.py"))["SIZES"]:
@@ -399,5 +474,15 @@ def test_sizes_differ_in_their_network_and_where_it_starts_alone(name):
             config = load(f"{name}:{size}")
             options = config.task.options.to_dict()
             assert options["model"].pop("name") == f"unireplknet_{size}"
-            rows.append((options, changed(config) | {"init": ""}))
+            rows.append((options, changed(config) | {"init": "", "optim.layer_groups": 0}))  # which a depth decides
     assert rows.count(rows[0]) == len(rows) > 1
+
+
+def test_dense_recipes_have_a_group_of_layers_for_every_three_blocks_of_a_size():
+    """12 for 27 blocks and 9 for 18, as released; the last stage is behind those, and no group is empty."""
+    for name, variant in VARIANTS.items():
+        groups = layer_groups(name)
+        last, behind = (layer_id(f"{at}/kernel", groups) for at in (f"stages_2_{variant.depths[2] - 1}", "stages_3_0"))
+        assert (last, behind) == (groups - 1, groups), name
+    found = {size: load(f"finetune_masks:{size}").optim.layer_groups for size in ("a", "n", "t", "s", "xl", "small")}
+    assert found == {"a": 5, "n": 6, "t": 9, "s": 12, "xl": 12, "small": 12}

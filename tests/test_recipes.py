@@ -18,7 +18,9 @@ from unireplknet_jax.train.recipe import value_of
 from unireplknet_jax.train.setup import make_task, set_up
 from unireplknet_jax.train.sharding import make_mesh
 
-STARTED = ("audioset", "cifar100", "finetune", "finetune_sounds", "finetune_video", "imagenet1k_384")
+STARTED = ("ade20k", "audioset", "cifar100", "finetune", "finetune_masks", "finetune_sounds", "finetune_video")
+STARTED += ("imagenet1k_384",)
+SCRATCH = ("scratch", "small", "scenes", "hela")
 QUICK = (
     "cifar100:scratch",
     "finetune:runlocal",
@@ -50,7 +52,11 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
     assert config.batch_size > 0
     assert config.batch_size % config.accumulate == 0
     assert config.eval_batch_size > 0
-    assert config.epochs > config.optim.warmup_epochs
+    if config.steps:
+        assert (config.epochs, config.eval_every_epochs, config.optim.warmup_epochs) == (0, 0, 0)
+        assert config.steps > config.eval_every_steps > config.optim.warmup_steps > 0
+    else:
+        assert config.epochs > config.optim.warmup_epochs
     if recipe in ("station_weather:csv", "station_weather:small"):
         assert (config.data.train_examples, config.task.options.stations) == (0, 0)
     elif recipe.startswith(("finetune", "modelnet40:folder", "modelnet40:small")) and "runlocal" not in recipe:
@@ -67,6 +73,10 @@ def test_every_argument_resolves_and_states_what_a_plan_needs(recipe):
 
 # As published, or as counted by whoever made them up; the last word of an argument that stands here decides.
 TRAIN_EXAMPLES = {
+    "ade20k": 20_210,
+    "ade20k:hela": 16,
+    "ade20k:scenes": 4000,
+    "ade20k:runlocal": 4000,
     "audioset": 2_041_789,
     "audioset:balanced": 22_160,
     "audioset:runlocal": 400,
@@ -74,6 +84,8 @@ TRAIN_EXAMPLES = {
     "cifar100:runlocal": 1437,
     "finetune": 0,
     "finetune:runlocal": 1437,
+    "finetune_masks": 0,
+    "finetune_masks:runlocal": 4000,
     "finetune_sounds": 0,
     "finetune_sounds:runlocal": 400,
     "finetune_video": 0,
@@ -132,13 +144,20 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
     # Some recipes are for one device as released.
     devices = math.gcd(8, config.batch_size // config.accumulate, config.eval_batch_size)
     run = set_up(config, task, make_mesh(devices=jax.devices()[:devices]), examples)
-    assert run.steps == math.floor(examples // config.batch_size * config.epochs)
-    assert run.schedule.max() == pytest.approx(config.optim.lr)
+    assert run.steps == (config.steps or math.floor(examples // config.batch_size * config.epochs))
+    highest = config.optim.lr
+    if config.optim.schedule == "polynomial":  # which falls from the first step on, where it is warmed up to 1 - t / T
+        highest *= 1 - np.argmax(run.schedule) / run.steps
+    assert run.schedule.max() == pytest.approx(highest)
     assert ("ema" in run.state) == (config.ema.decay > 0)
     module = task.module()
     if config.task.name == "forecasting":
         kernel = run.state["params"]["decoder"]["projection"]["kernel"]
         assert kernel.shape == (module.width, options.stations // math.prod(module.tree))
+        return
+    if config.task.name == "segmentation":
+        for head, width in (("decode", options.model.channels), ("auxiliary", options.model.auxiliary_channels)):
+            assert run.state["params"][f"{head}_head"]["conv_seg"]["kernel"].shape == (1, 1, width, module.num_classes)
         return
     kernel = run.state["params"]["head"]["kernel"]
     assert isinstance(kernel, jax.ShapeDtypeStruct)
@@ -258,6 +277,50 @@ def test_audioset_is_warmed_up_for_a_thousand_steps_as_in_ast(arg, rate, epochs,
     np.testing.assert_array_equal(rates[:1001], [*np.linspace(0, rate, 1000), rate])
 
 
+# segmentation/configs of the original: weights to start from, crop, drop path, layer decay, groups of layers.
+IN22K = "in22k_to_in1k_384_acc"
+ADE20K = {
+    "t": ("t_in1k_224_acc83.21", 512, 0.2, 1.0, 9),
+    "s": ("s_in1k_224_acc83.91", 512, 0.3, 0.9, 12),
+    "s,in22k": (f"s_{IN22K}86.44", 512, 0.3, 0.9, 12),
+    "s,in22k,640": (f"s_{IN22K}86.44", 640, 0.3, 0.9, 12),
+    "b": (f"b_{IN22K}87.40", 640, 0.3, 0.9, 12),
+    "l": (f"l_{IN22K}87.88", 640, 0.4, 0.85, 12),
+    "xl": (f"xl_{IN22K}87.96", 640, 0.4, 0.85, 12),  # not released: as L
+}
+
+
+@pytest.mark.parametrize("arg", ADE20K)
+def test_ade20k_is_the_released_configuration(arg):
+    weights, crop, drop_path, decay, groups = ADE20K[arg]
+    config = load(f"ade20k:{arg}")
+    options, optim = config.task.options.to_dict(), config.optim
+    assert config.init == f"unireplknet_{weights}.pth"
+    assert options.pop("model") == {
+        **{"name": f"unireplknet_{arg.partition(',')[0]}", "num_classes": 150, "drop_path_rate": drop_path},
+        **{"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1, "bn_group": 16},
+        **{"dtype": "bfloat16", "impl": "auto", "remat": arg != "t"},
+    }
+    wide = {512: (704, 1024), 640: (864, 1280)}[crop]  # 683 and 853 up to multiples of 32, and twice the short side
+    assert options == {
+        **{"scale": (4 * crop, crop), "crop": crop, "ratio": (0.5, 2.0), "cat_max_ratio": 0.75, "flip": True},
+        **{"distortion": True, "loss_average": "all", "auxiliary_weight": 0.4, "mode": "whole"},
+        **{"stride": {512: 341, 640: 426}[crop], "scales": (1.0,), "mirror": False},
+        "buckets": ((crop, wide[0]), (wide[0], crop), (crop, wide[1])),
+    }
+    assert (config.data.name, config.data.reduce_zero_label, config.data.ignore) == ("ade20k", True, 255)
+    assert (config.batch_size, config.steps, config.eval_every_steps) == (16, 160_000, 4000)
+    assert (config.checkpoint.every_steps, config.ema.decay) == (4000, 0.0)
+    assert (optim.name, optim.lr, optim.b1, optim.b2, optim.eps) == ("adamw", 1e-4, 0.9, 0.999, 1e-8)
+    assert (optim.weight_decay, optim.decay_rule, optim.clip_norm) == (0.05, "matrices", 0.0)
+    assert (optim.layer_decay, optim.layer_groups) == (decay, groups)
+    rates = make_schedule(optim, 160_000 / 1263, 1263, config.batch_size)
+    t = np.array([0, 1, 750, 1499, 1500, 80_000, 159_999])
+    warm_up = np.where(t < 1500, 1 - (1 - t / 1500) * (1 - 1e-6), 1)
+    # The two differences lose six digits of the first factor, which is 1e-6.
+    np.testing.assert_allclose(rates[t], 1e-4 * (1 - t / 160_000) * warm_up, rtol=1e-9)
+
+
 def test_modelnet_is_the_released_configuration():
     """Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml of the original."""
     config = load("modelnet40:published")
@@ -337,11 +400,12 @@ def test_two_sizes_are_one_too_many():
 def test_starting_weights_are_published_ones_of_the_same_size(recipe):
     config = load(recipe)
     name, _, size = recipe.partition(":")
-    if name not in STARTED or size.split(",")[0] in ("scratch", "small") or recipe == "cifar100":
+    if name not in STARTED or size.split(",")[0] in SCRATCH or recipe == "cifar100":
         assert config.init == ""
         return
     model = config.task.options.model.name
-    expected = "in22k" if name == "imagenet1k_384" or size.split(",")[0] in ("b", "l", "xl") else "in1k"
+    large = size.split(",")[0] in ("b", "l", "xl") or (name == "finetune_masks" and size == "s")
+    expected = "in22k" if name == "imagenet1k_384" or large or "in22k" in size else "in1k"
     assert config.init.startswith(f"{model}_{expected}")
     assert config.init.endswith(".pth")
 

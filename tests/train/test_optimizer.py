@@ -273,7 +273,8 @@ def test_layers_are_the_originals_for_every_depth(depth):
     by_hand = {f"stages_2_{b}/pwconv1/kernel": 3 + b // 3 for b in range(depth)}
     by_hand |= {f"stages_{i}_0/dwconv/lk_origin/kernel": layer for i, layer in ((0, 1), (1, 2), (3, 12))}
     by_hand |= {f"downsample_layers_{i}/norm/scale": layer for i, layer in enumerate((0, 2, 3, 12))}
-    by_hand |= {name: 13 for name in ("norm/scale", "head/kernel", "decoder/stages_0_0/kernel")}
+    by_hand |= {name: 13 for name in ("norm/scale", "head/kernel", "decoder/stages_0_0/kernel", "norm0/scale")}
+    by_hand |= {name: 13 for name in ("decode_head/fpn_convs_0/conv/kernel", "auxiliary_head/conv_seg/kernel")}
     assert {name: layer_id(name) for name in by_hand} == by_hand
     assert {name: layer_id(f"backbone/{name}") for name in by_hand} == by_hand
 

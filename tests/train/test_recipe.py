@@ -17,6 +17,7 @@ def options_of(recipe, *overrides):
 def test_recipes_state_what_holds_in_evaluations():
     assert options_of("modelnet40.py:published") == {"votes": 8}
     assert options_of("scanobjectnn.py:runlocal") == {"votes": 1}
+    assert options_of("ade20k.py:t") == options_of("finetune_masks.py:a") == {"scales": (1.0,), "mirror": False}
     assert options_of("kinetics400.py:s") == options_of("finetune_video.py:a") == {"segments": 1, "crops": 1}
     assert options_of("kinetics400.py:s", "eval.segments=2") == {"segments": 2, "crops": 1}
     assert options_of("small_images.py:digits") == evaluation_options(base_config()) == {}
@@ -77,10 +78,11 @@ def test_short_runs_alone_take_the_statistics_of_training_batches_unless_the_rec
 
 
 def test_small_recipes_ask_for_such_statistics_and_published_ones_do_not():
-    for recipe in ("finetune.py:small", "finetune_sounds.py:small", "finetune_video.py:small", "modelnet40.py:small"):
-        assert recalibration(load_config(recipe, []), 10_000, 10)[0] == 16
-    for recipe in ("imagenet1k.py:a", "imagenet1k_384.py:s", "kinetics400.py:s", "modelnet40.py:published"):
+    for name in ("finetune", "finetune_masks", "finetune_sounds", "finetune_video", "modelnet40"):
+        assert recalibration(load_config(f"{name}.py:small", []), 10_000, 10)[0] == 16
+    for recipe in ("ade20k.py:t", "imagenet1k.py:a", "imagenet1k_384.py:s", "kinetics400.py:s", "modelnet40.py"):
         config = load_config(recipe, [])
         steps_per_epoch = config.data.train_examples // config.batch_size
-        assert recalibration(config, round(config.epochs * steps_per_epoch), steps_per_epoch)[0] == 0
+        steps = config.steps or round(config.epochs * steps_per_epoch)
+        assert recalibration(config, steps, steps_per_epoch)[0] == 0
     assert load_config("imagenet1k.py:a", ["--config.recalibrate=200"]).recalibrate == 200

@@ -101,6 +101,15 @@ def test_every_number_of_a_recipe_is_checked():
     assert numbers - {"seed"} == set(WRONG) - no_numbers_yet  # `training_stream` checks the seed
 
 
+def test_a_run_in_steps_is_as_long_whatever_the_data_are():
+    words = ("steps=700", "optim.warmup_steps=70", "eval_every_steps=50", "optim.schedule=polynomial")
+    config = load_config(RECIPE, [f"--config.{word}" for word in (*words, "optim.min_lr=0", "optim.warmup_ratio=1e-6")])
+    run = setup.set_up(config, make_task(config), make_mesh(), 1437)
+    assert (run.steps, run.steps_per_epoch, run.eval_every) == (700, 22, 50)
+    assert run.schedule[350] == pytest.approx(config.optim.lr / 2, rel=1e-12)
+    assert run.schedule[35] == pytest.approx(config.optim.lr * 0.95 * (1 + 1e-6) / 2, rel=1e-12)
+
+
 def test_the_moving_average_of_a_recipe_reaches_the_step(monkeypatch):
     seen = []
     monkeypatch.setattr(setup, "make_train_step", lambda *args: seen.append(args[5:]))

@@ -12,6 +12,8 @@ from unireplknet_jax.data.clips.sets import open_videos
 from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.label_names import read_label_file
 from unireplknet_jax.data.pictures.decode import read_image
+from unireplknet_jax.data.pictures.mask_classes import read_classes
+from unireplknet_jax.data.pictures.masks import read_mask
 from unireplknet_jax.data.series.windows import checked, read_table
 from unireplknet_jax.data.shapes.points import read_points
 from unireplknet_jax.data.sounds.sets import open_sounds
@@ -180,5 +182,19 @@ def test_pictures():
     @given(mutated(files))
     def search(data):
         survived(read_image, EncodedFile(data, "a.png"))
+        survived(read_mask, EncodedFile(data, "a.png"), (0, 1, 2))
+        survived(read_mask, EncodedFile(data, "a.png"), (0, 1), ((0, 1, 2), (255, 255, 255)))
+
+    search()
+
+
+def test_lists_of_classes_of_masks(tmp_path):
+    lists = ["road,0,#804080\nsky,7,70 130 180\n", "name;value;r;g;b\nroad;0;1;2;3\n", "0: road\n1: sky\n"]
+
+    @bounded(500)
+    @given(mutated([text.encode() for text in lists]))
+    def search(data):
+        (tmp_path / "classes.csv").write_bytes(data)
+        survived(read_classes, tmp_path / "classes.csv")
 
     search()

@@ -48,7 +48,7 @@ def test_numbers_beside_names_are_values(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["sky 1 2 3\nroad 4 5 6\n", "1 2 3\tsky\n4 5 6\troad\n", "name,r,g,b\nsky,1,2,3\nroad,4,5,6\n"]
+    "text", ["sky 1 2 3\nroad 4 5 6\n", "1 2 3 sky\n4 5 6 road\n", "name,r,g,b\nsky,1,2,3\nroad,4,5,6\n"]
 )
 def test_three_numbers_are_a_colour(tmp_path, text):
     found = read(tmp_path, text, "classes.txt")

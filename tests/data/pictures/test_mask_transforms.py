@@ -89,7 +89,8 @@ def test_a_window_is_what_the_whole_has_there():
         ((100, 1000), (2048, 512), 1.0, (205, 2048), (224, 2048)),
         ((333, 500), (2048, 512), 0.5, (256, 384), (256, 384)),
         ((333, 500), (2560, 640), 1.75, (1120, 1682), (1120, 1696)),
-        ((333, 500), (2048, 512), 1.2345, (632, 949), (640, 960)),
+        ((333, 500), (2048, 512), 1.2362, (632, 949), (640, 960)),  # the short side is 632, not 632.9
+        ((100, 1000), (2048, 512), 0.6005, (123, 1229), (128, 1248)),  # the long side is 1229, not 1229.8
         ((50, 20000), (2048, 512), 1.0, (5, 2048), (32, 2048)),
         ((1, 20000), (2048, 512), 1.0, (1, 2048), (32, 2048)),
         ((1, 1), (2048, 512), 1.0, (512, 512), (512, 512)),
@@ -196,25 +197,36 @@ def test_a_crop_of_one_class_is_drawn_again():
     assert 0.3 < both(0.75) < 0.5  # 1 - (1 - 27 / 577) ** 11 = 0.41
 
 
-def test_ignored_pixels_are_no_class_of_a_crop():
-    label_map = np.full((8, 64), IGNORED, np.int16)
-    label_map[:, ::2] = 3
-    example = {"image": np.zeros((8, 64, 3), np.uint8), "label_map": label_map, "id": 0}
+class Counting:
+    """Draws that are counted."""
 
-    class Counting:
-        def __init__(self):
-            self.rng, self.draws = np.random.default_rng(0), 0
+    def __init__(self):
+        self.rng, self.draws = np.random.default_rng(0), 0
 
-        def integers(self, *args, **options):
-            self.draws += 1
-            return self.rng.integers(*args, **options)
+    def integers(self, *args, **options):
+        self.draws += 1
+        return self.rng.integers(*args, **options)
 
-        def __getattr__(self, name):
-            return getattr(self.rng, name)
+    def __getattr__(self, name):
+        return getattr(self.rng, name)
 
-    rng = Counting()
-    TrainTransform(8, None, **PLAIN)(example, rng)
-    assert rng.draws == 22  # the first crop, and ten more: a place down and one across each
+
+@pytest.mark.parametrize(
+    ("columns", "cat_max_ratio", "draws"),
+    [
+        ((3, IGNORED, 3, 3), 0.75, 22),  # one class: the first crop and ten more, a place down and one across each
+        ((0, 0, 1, 0), 0.75, 22),  # exactly that share
+        ((0, 0, 1, 0), 0.76, 2),
+        ((0, IGNORED, 1, 1), 0.75, 2),  # two thirds of the pixels with a class
+        ((0, IGNORED, 1, 1), 0.66, 22),
+        ((3, 3, 3, 3), 1.0, 2),
+    ],
+)
+def test_a_crop_is_drawn_again_for_the_share_of_its_pixels_with_a_class(columns, cat_max_ratio, draws):
+    label_map = np.tile(np.array(columns, np.int16), (8, 16))
+    example, rng = {"image": np.zeros((8, 64, 3), np.uint8), "label_map": label_map, "id": 0}, Counting()
+    TrainTransform(8, None, cat_max_ratio=cat_max_ratio, **PLAIN)(example, rng)
+    assert rng.draws == draws
 
 
 def test_a_crop_may_be_all_ignored():

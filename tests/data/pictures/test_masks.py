@@ -168,9 +168,10 @@ def test_what_holds_no_classes_is_refused(tmp_path):
     deep = png(16, 4, [b"\x01\x02\xff\xff"])
     with pytest.raises(ValueError, match="has 16 bits and transparency, of which 8 would be lost"):
         read_mask(deep, range(4))
-    path = saved(tmp_path, Image.fromarray(np.array([[0.5]], np.float32)), "mask.tif")
-    with pytest.raises(ValueError, match="holds fractions and no classes"):
-        read_mask(path, range(4))
+    for value in (0.5, np.nan, np.inf, 1e30):
+        path = saved(tmp_path, Image.fromarray(np.array([[value]], np.float32)), "mask.tif")
+        with pytest.raises(ValueError, match="holds fractions and no classes"):
+            read_mask(path, range(4))
     page = Image.fromarray(FOUND)
     path = saved(tmp_path, page, "mask.tif", save_all=True, append_images=[page])
     with pytest.raises(ValueError, match="has 2 pages, but a mask has one"):

@@ -81,7 +81,7 @@ def read_values(source: str | os.PathLike[str] | EncodedFile) -> np.ndarray:
     if isinstance(found, str):
         raise ValueError(f"{file.name} {found}; save masks as PNG, of a palette or grey")
     if found.dtype.kind == "f":
-        if not (found == np.rint(found)).all():
+        if not ((np.abs(found) < 2**31) & (found == np.rint(found))).all():
             raise ValueError(f"{file.name} holds fractions and no classes; save masks as PNG, of a palette or grey")
         found = found.astype(np.int64)
     return found

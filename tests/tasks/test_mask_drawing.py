@@ -7,7 +7,7 @@ from PIL import Image
 from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.tasks import mask_drawing
 from unireplknet_jax.tasks.drawing import LINE, WIDE, WIDTH
-from unireplknet_jax.tasks.mask_drawing import default_colours, overlay, save_mask
+from unireplknet_jax.tasks.mask_drawing import overlay, save_mask
 
 LABELS, COLOURS = ("sky", "sea", "ship", "person"), ((0, 0, 250), (0, 200, 100), (200, 0, 0), (250, 250, 0))
 
@@ -46,9 +46,9 @@ def test_of_many_classes_those_with_most_pixels_are_told(legend):
     assert [label for _, label, _ in legend] == [*read_labels("ade20k")[:140:-1], "141 others"]
     assert legend[-1][::2] == (None, f"{100 * sum(range(142)) / sum(range(151)):.1f} %")
     legend.clear()
-    overlay(np.zeros((1, 10, 1), np.uint8), np.arange(10, dtype=np.int16)[None], (), (), "a.jpg")
+    overlay(np.zeros((1, 10, 1), np.uint8), np.arange(10, dtype=np.int16)[None], (), read_colours("ade20k"), "a.jpg")
     assert [label for _, label, _ in legend] == [f"class {number}" for number in range(10)]
-    assert [colour for colour, *_ in legend] == [*default_colours(10)]
+    assert [colour for colour, *_ in legend] == [*read_colours("ade20k")[:10]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (50, 20000), (20000, 50), (37, 41)])
@@ -65,7 +65,7 @@ def test_pictures_of_any_size_are_drawn_and_saved(size, tmp_path):
 
 def test_names_that_are_too_long_are_cut():
     name = "a class whose name nobody would want to read beside its colour"
-    drawn = np.asarray(overlay(np.zeros((20, 40, 3), np.uint8), np.zeros((20, 40), int), [name], (), "a.jpg"))
+    drawn = np.asarray(overlay(np.zeros((20, 40, 3), np.uint8), np.zeros((20, 40), int), [name], COLOURS, "a.jpg"))
     assert np.all(drawn[WIDE // 2 :, 198:] == 255)  # the second entry's place
 
 
@@ -87,7 +87,7 @@ def test_saved_masks_have_the_values_and_colours_of_the_data(values, tmp_path):
 
 def test_values_beyond_a_byte_are_saved_as_grey_of_16_bits(tmp_path):
     found = np.array([[0, 1], [2, 0]], np.int16)
-    save_mask(tmp_path / "a.png", found, (256, 7, 65535))
+    save_mask(tmp_path / "a.png", found, (256, 7, 65535), COLOURS)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.mode == "I;16"
         assert np.asarray(picture).tolist() == [[256, 7], [65535, 256]]
@@ -106,10 +106,3 @@ def test_maps_that_no_file_can_hold_are_refused(found, values, message, tmp_path
     with pytest.raises(ValueError, match=message):
         save_mask(tmp_path / "a.png", np.array(found), values, ((0, 0, 0), (1, 1, 1)))
     assert not [*tmp_path.iterdir()]
-
-
-def test_default_colours_differ():
-    colours = np.array(default_colours(150), int)
-    assert len(np.unique(colours, axis=0)) == 150
-    apart = np.abs(colours[:20, None] - colours[None, :20]).sum(axis=-1)
-    assert apart[~np.eye(20, dtype=bool)].min() > 40

@@ -83,6 +83,7 @@ def test_counts_are_integers_of_any_size():
         ([[0, 1]], [[0], [1]], "the labels are 2x1 pixels and what was found is 1x2."),
         ([[0, 9]], [[0, 1]], "the classes 9 are not among the 3 from 0 on."),
         ([[0, 1]], [[-1, 3]], "the classes -1, 3 are not among the 3 from 0 on."),
+        ([[0, 1]], [[-1, 2]], "the classes -1 are not among the 3 from 0 on."),
     ],
 )
 def test_maps_that_do_not_belong_together_are_refused(label, found, message):

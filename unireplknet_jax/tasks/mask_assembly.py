@@ -18,6 +18,7 @@ _ROWS = 32  # of a part of the picture, which stays in a processor's cache
 # A part has so few columns that its products of matrices are small: OpenBLAS gives larger ones than 2**18 to several
 # threads, whose waiting for each other took twenty times the CPU time.
 _PRODUCTS = 2**18
+_EXPONENT = 60  # up to which logits of both signs have sums of exponentials that float32 holds
 
 Window = tuple[int, int, int, int]
 
@@ -94,10 +95,12 @@ def _parts(views: Sequence[View], size: tuple[int, int]) -> Iterator[tuple[slice
 
 def _mean_softmax(logits: list[np.ndarray]) -> np.ndarray:
     """The mean over the maps (..., c) of their softmax; the maps are overwritten."""
+    ones = np.ones(logits[0].shape[-1], np.float32)
     for scores in logits:
-        scores -= scores.max(axis=-1, keepdims=True)
+        if max(scores.max(), -scores.min()) > _EXPONENT:
+            scores -= scores.max(axis=-1, keepdims=True)
         np.exp(scores, out=scores)
-        scores /= scores.sum(axis=-1, keepdims=True)
+        scores /= (scores @ ones)[..., None]
         if scores is not logits[0]:
             logits[0] += scores
     return logits[0] if len(logits) == 1 else logits[0] / np.float32(len(logits))

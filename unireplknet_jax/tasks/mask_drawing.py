@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -29,20 +27,13 @@ _ENTRY = 190  # pixels of its width that an entry needs at least
 _HALF = 0.5  # of the picture is seen through the colours
 
 
-def default_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours (red, green, blue) for classes that have none, told apart where they follow each other."""
-    turn = (math.sqrt(5) - 1) / 2  # the golden ratio: hues never come back, and neighbours are far apart
-    colours = (colorsys.hsv_to_rgb(turn * n % 1, (0.9, 0.5)[n // 8 % 2], (1, 0.7)[n // 4 % 2]) for n in range(count))
-    return tuple((round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours)
-
-
 def overlay(
     picture: np.ndarray, class_map: np.ndarray, labels: Sequence[str], colours: Colours, name: Any, size: int = WIDE
 ) -> Image.Image:
     """A picture under the colours of its classes, brought to `size` pixels, above its file's name and a legend.
 
     picture: (h, w, 1 or 3) uint8; class_map: (h, w) class indices, below 0 where the picture is to be seen as it is.
-    labels, colours: of all classes; () numbers them and gives them colours. The legend has the classes that are found,
+    labels, colours: of all classes; without labels they are numbered. The legend has the classes that are found,
     the most frequent first, each with its share of the pixels; of more than ten the last entry tells how many.
     """
     shown = fitted(Image.fromarray(in_colour(picture)), size)
@@ -51,7 +42,7 @@ def overlay(
         for target, length in zip((shown.height, shown.width), class_map.shape, strict=True)
     )
     counts = np.bincount(class_map[class_map >= 0].ravel(), minlength=1)
-    table = np.array(colours or default_colours(len(counts)), np.float32)
+    table = np.array(colours, np.float32)
     drawn, pixels = class_map[np.ix_(rows, columns)], np.asarray(shown, np.float32)
     mixed = _HALF * pixels + (1 - _HALF) * table[np.maximum(drawn, 0)]
     pixels = np.where(drawn[..., None] >= 0, mixed, pixels).round().astype(np.uint8)
@@ -70,13 +61,11 @@ def overlay(
     return canvas
 
 
-def save_mask(
-    path: str | os.PathLike[str], class_map: np.ndarray, values: Sequence[int], colours: Colours = ()
-) -> None:
+def save_mask(path: str | os.PathLike[str], class_map: np.ndarray, values: Sequence[int], colours: Colours) -> None:
     """Write a map of classes (h, w) as a PNG of the data's own values, whole or not at all.
 
-    values: the value in a file for each class. colours: of each class; (): `default_colours`. The file has a palette,
-    of which the values are the indices; where values pass 255 it is 16-bit grey without colours.
+    values: the value in a file for each class. colours: of each class. The file has a palette, of which the values are
+    the indices; where values pass 255 it is 16-bit grey without colours.
     Raises ValueError, one sentence, for a class that has no value and for values that no such file holds.
     """
     if class_map.min() < 0 or class_map.max() >= len(values):
@@ -89,7 +78,7 @@ def save_mask(
     picture = Image.fromarray(np.array(values, np.uint16 if grey else np.uint8)[class_map])
     if not grey:
         palette = np.zeros((256, 3), np.uint8)
-        palette[list(values)] = colours or default_colours(len(values))
+        palette[list(values)] = colours
         picture.putpalette(palette.tobytes())
     with whole_file(path) as part:
         picture.save(part, format="PNG")

@@ -7,15 +7,15 @@ import numpy as np
 
 from unireplknet_jax.benchmark.timing import Program
 
-_NEEDED = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
-NAMES = tuple(_NEEDED)
+_NEEDED = {"torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
+NAMES = ("openvino", "onnxruntime")  # of those that take the graph
 
 
 def check(names):
-    """Raise ValueError for a name that is none of `NAMES`, ImportError for a runtime that is not installed."""
+    """Raise ValueError for a name that is neither "torch" nor one of `NAMES`, ImportError for what is not installed."""
     for name in names:
         if name not in _NEEDED:
-            raise ValueError(f"--against {name} is unknown; it takes {', '.join(('torch', *NAMES))}.")
+            raise ValueError(f"--against {name!r} is unknown; it takes {', '.join(_NEEDED)}.")
         for module in _NEEDED[name]:
             if importlib.util.find_spec(module) is None:
                 raise ImportError(f"--against {name} needs {module}: pip install {module}")

@@ -92,7 +92,6 @@ def block_rows(chip, cases=None, dtype="bfloat16"):
     """Rows of `static_cost` of forward and backward through a training block, beside one large kernel by XLA."""
     rows, names = [], ("one kernel, xla", "one kernel", "block")
     for case in cases or BLOCK_CASES:
-        block.check_case(depthwise.parse_case(case))
         costs = {name: static_cost(chip, "block", name, case, dtype) for name in names}
         rows += _beside({"case": case}, costs, "one kernel, xla", "times one kernel, xla")
     return rows

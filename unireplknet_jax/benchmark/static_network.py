@@ -69,14 +69,16 @@ def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False,
     "seconds" and "seconds_if_long" as `static_cost`, "matrix_seconds" and "vector_seconds" that these units are busy at
     least in the program as compiled, and, for "all", memory, scratch memory and compile seconds. The last rows, part
     "all", are the sums of all parts times their numbers. only: a text in the names of the parts that are wanted.
-    Raises ValueError for a chip whose units are not known.
+    Raises ValueError for a chip whose units are not known and where no part's name holds the text.
     """
     if chip not in CHIPS:
-        raise ValueError(f"{chip!r} is no chip that a whole network can be counted for; expected {', '.join(CHIPS)}.")
-    kind, rows = ("train" if train else "model"), []
-    for part in parts_of(name, size, dtype, not train):
-        if only and only not in part.name:
-            continue
+        expected = " or ".join((*CHIPS, "h100"))
+        raise ValueError(f"{chip!r} is no chip that a whole network can be counted for; expected {expected}.")
+    kind, rows, parts = ("train" if train else "model"), [], parts_of(name, size, dtype, not train)
+    wanted = [part for part in parts if only is None or only in part.name]
+    if not wanted:
+        raise ValueError(f"no part's name holds {only!r}; {name} has {', '.join(part.name for part in parts)}.")
+    for part in wanted:
         with announced(f"compiling {part.name} of {name}"):
             cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
         classes = cost.pop("classes")

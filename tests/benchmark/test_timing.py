@@ -57,6 +57,12 @@ def test_no_rounds_are_refused():
         measure({}, rounds=0)
 
 
+def test_where_a_process_cannot_tell_its_cores_all_are_counted(monkeypatch):
+    monkeypatch.delattr(timing.os, "sched_getaffinity")
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 7)
+    assert environment()["threads"] == 7
+
+
 def test_the_environment_names_device_threads_and_versions():
     facts = environment()
     assert {"device", "platform", "threads", "jax", "jaxlib"} <= set(facts)

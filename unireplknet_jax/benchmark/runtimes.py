@@ -1,11 +1,10 @@
 """The merged classifier in the runtimes with which people deploy an ONNX graph on a CPU."""
 
 import importlib.util
-import os
 
 import numpy as np
 
-from unireplknet_jax.benchmark.timing import Program
+from unireplknet_jax.benchmark.timing import Program, usable_cores
 
 _NEEDED = {"torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
 NAMES = ("openvino", "onnxruntime")  # of those that take the graph
@@ -40,7 +39,7 @@ def _openvino(graph, inputs):
 
     core = openvino.Core()
     options = {
-        "INFERENCE_NUM_THREADS": _threads(),
+        "INFERENCE_NUM_THREADS": usable_cores(),
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -52,10 +51,6 @@ def _onnxruntime(graph, inputs):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
+    options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"images": inputs})[0]
-
-
-def _threads():
-    return len(os.sched_getaffinity(0))

@@ -122,8 +122,13 @@ def environment():
     names = ("jax", "jaxlib", "flax", "numpy", "torch", "openvino", "onnxruntime")
     versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
     kind = _processor() if device.platform == "cpu" else device.device_kind
-    threads, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
-    return {"device": kind, "platform": device.platform, "threads": threads, "load": load, **versions}
+    load = round(os.getloadavg()[0], 1)
+    return {"device": kind, "platform": device.platform, "threads": usable_cores(), "load": load, **versions}
+
+
+def usable_cores():
+    """How many cores this process may use; macOS cannot say, and lets it use all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor():

@@ -1,5 +1,7 @@
 """What the benchmarks compute from times; the times themselves are no test."""
 
+import contextlib
+
 import jax.numpy as jnp
 import pytest
 
@@ -50,6 +52,13 @@ def test_a_jax_program_is_compiled_before_it_is_timed():
     assert program.compile_seconds > 0
     assert program.temporary_bytes >= 0
     assert program.run().tolist() == [0, 2, 4]
+
+
+def test_no_wait_is_silent(monkeypatch):
+    said = []
+    monkeypatch.setattr(timing, "announced", lambda text: contextlib.nullcontext(said.append(text)))
+    measure({"a": jax_program(lambda x: x, 1.0)}, rounds=1)
+    assert said == ["compiling a program to time", "timing a"]
 
 
 def test_no_rounds_are_refused():

@@ -9,6 +9,7 @@ import optax
 from unireplknet_jax.benchmark import runtimes
 from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
+from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
@@ -29,7 +30,8 @@ def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla
         raise ValueError("--against torch: PyTorch computes where jax does, on a CPU in float32 alone; leave it out.")
     model = create_model(name, dtype=dtype)
     images = _images(batch, size)
-    merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
+    with announced(f"initializing {name}"):
+        merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
     model = model.clone(deploy=True)
     trees = {"prepared": prepare(merged, size, dtype=dtype), "merged": merged}
     programs = runtimes.programs(others, model, merged["params"], images)
@@ -54,7 +56,8 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     dtype = jnp.dtype(dtype)
     model = create_model(name, dtype=dtype)
     images, labels = _images(batch, size), jnp.arange(batch) % 1000
-    variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
+    with announced(f"initializing {name}"):
+        variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
     optimizer = optax.adamw(1e-3)
     state = variables, optimizer.init(variables["params"])
     forms = {"training": model} | ({"training, xla": model.clone(impl="xla")} if with_xla else {})

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from unireplknet_jax.benchmark.block import training_pass
 from unireplknet_jax.benchmark.static_cost import CLOCK, MANY, cost_in_process, count_work, measure
-from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.shapes import map_size
 from unireplknet_jax.models.unireplknet import Downsample, Stem
 from unireplknet_jax.models.variants import create_model
@@ -79,8 +78,7 @@ def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False,
     if not wanted:
         raise ValueError(f"no part's name holds {only!r}; {name} has {', '.join(part.name for part in parts)}.")
     for part in wanted:
-        with announced(f"compiling {part.name} of {name}"):
-            cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
+        cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
         classes = cost.pop("classes")
         facts = {"model": name, "batch": batch, "part": part.name, "times": part.times}
         whole = {unit: sum(found[unit] for found in classes.values()) for unit in _UNITS[2:]}

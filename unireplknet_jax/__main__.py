@@ -82,7 +82,11 @@ def _use_huge_pages():
 
     XLA allocates a program's temporaries anew at every run. That the system clears them in pages of 4 KiB takes a sixth
     of a training step and a tenth of a merged network. glibc looks at the setting once, when a process starts.
+    A program that calls `main` is left alone: it may have done something already, or be read from a pipe.
     """
+    program = pathlib.Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if program.stem != "unireplknet" and program != pathlib.Path(__file__):
+        return
     accelerators = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
     computing = os.environ.get("JAX_PLATFORMS") or ("" if any(map(importlib.util.find_spec, accelerators)) else "cpu")
     if computing == "cpu" and platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:

@@ -45,14 +45,18 @@ def test_the_graph_has_one_convolution_for_each_of_the_merged_network():
 
 def test_a_runtime_that_is_unknown_or_not_installed_is_named(monkeypatch, capsys):
     assert main(["benchmark", "model", "unireplknet_a", "--against", "tensorrt"]) == 1
-    assert "--against tensorrt is unknown; it takes torch, openvino, onnxruntime." in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    assert main(["benchmark", "model", "unireplknet_a", "--against", "openvino"]) == 1
-    assert "--against openvino needs openvino: pip install openvino" in capsys.readouterr().err
+    assert "--against 'tensorrt' is unknown; it takes torch, openvino, onnxruntime." in capsys.readouterr().err
+    for name in ("openvino", "torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+        assert main(["benchmark", "model", "unireplknet_a", "--against", name]) == 1
+        assert f"--against {name} needs {name}: pip install {name}" in capsys.readouterr().err
 
 
-def test_other_runtimes_compute_in_float32_alone(capsys):
+def test_other_runtimes_compute_in_float32_alone(capsys, monkeypatch):
     assert main(["benchmark", "model", "unireplknet_a", "--against", "openvino", "--dtype", "bfloat16"]) == 1
     assert "--against openvino compares float32 on a CPU; leave it out for anything else." in capsys.readouterr().err
+    monkeypatch.setattr("unireplknet_jax.benchmark.runtimes.check", lambda names: None)
+    assert main(["benchmark", "model", "unireplknet_a", "--against", "torch", "--dtype", "bfloat16"]) == 1
+    assert "--against torch: PyTorch computes where jax does, on a CPU in float32 alone" in capsys.readouterr().err
     assert main(["benchmark", "model", "--static", "v5e", "--against", "openvino"]) == 1
     assert "--static counts, so --against has no meaning with it" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """What the benchmarks compute from times; the times themselves are no test."""
 
+import contextlib
+
 import jax.numpy as jnp
 import pytest
 
@@ -52,9 +54,22 @@ def test_a_jax_program_is_compiled_before_it_is_timed():
     assert program.run().tolist() == [0, 2, 4]
 
 
+def test_no_wait_is_silent(monkeypatch):
+    said = []
+    monkeypatch.setattr(timing, "announced", lambda text: contextlib.nullcontext(said.append(text)))
+    measure({"a": jax_program(lambda x: x, 1.0)}, rounds=1)
+    assert said == ["compiling a program to time", "timing a"]
+
+
 def test_no_rounds_are_refused():
     with pytest.raises(ValueError, match="rounds=0 must be at least 1"):
         measure({}, rounds=0)
+
+
+def test_where_a_process_cannot_tell_its_cores_all_are_counted(monkeypatch):
+    monkeypatch.delattr(timing.os, "sched_getaffinity")
+    monkeypatch.setattr(timing.os, "cpu_count", lambda: 7)
+    assert environment()["threads"] == 7
 
 
 def test_the_environment_names_device_threads_and_versions():

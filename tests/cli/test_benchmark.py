@@ -111,14 +111,39 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["block", "--case", "1x7x7x8 k3"], "1x7x7x8 k3 is no training block"),
-        (["block", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
+        (["depthwise", "--case", "1x7x7x8 k3", "--form", "xla", "--form", "nope"], "--form 'nope' is unknown"),
+        (["depthwise", "--static", "v5e", "--case", "1x7x7x8 k3", "--case", "7"], "'7' is no shape"),
+        (["depthwise", "--static", ""], "'' is no chip"),
+        (["block", "--case", "1x7x7x8 k7", "--case", "1x7x7x8 k3"], "1x7x7x8 k3 is no training block"),
+        (["block", "--static", "v5e", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
         (["model", "--batch", "0"], "--batch must be 1 or more"),
-        (["train", "--size", "0"], "--size 32 or more"),
-        (["model", "--plot", "/nowhere/at/all.png"], "its folder does not exist"),
+        (["train", "--size", "0"], "--size must be 32 or more"),
+        (["model", "unireplknet_a", "nope"], "unknown model 'nope'"),
+        (["model", "--static", "v5e", "unireplknet_t", "nope"], "unknown model 'nope'"),
+        (
+            ["model", "--static", "v5e", "--only", "nope"],
+            "no part's name holds 'nope'; unireplknet_t has stem 0",
+        ),
+        (["model", "--only", "block 2"], "--only chooses among the parts that --static v5e counts"),
+        (["train", "--static", "h100", "--only", "block 2"], "--only chooses among the parts that --static v5e counts"),
+        (
+            ["model", "--static", "v6e"],
+            "a whole network can be counted for; expected v5e or h100.",
+        ),
+        (["model", "--plot", "/nowhere/at/all.png"], "the folder of --plot /nowhere/at/all.png does not exist"),
+        (["model", "--plot", "plot.jpg"], "--plot is plot.jpg; expected a name that ends in .png."),
+        (["model", "--rounds", "0"], "--rounds must be 1 or more, not 0"),
         (["depthwise", "--static", "v5e", "--rounds", "3"], "--rounds has no meaning with it"),
+        (["train", "--static", "v5e", "--xla"], "--xla has no meaning with it"),
+        (
+            ["train", "--against", "torch"],
+            "unrecognized arguments: --against; `unireplknet benchmark train --help",
+        ),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_it_is_tried(capsys, arguments, message):
-    assert main(["benchmark", *arguments]) == 1
+def test_what_cannot_be_measured_is_refused_before_it_is_tried(capsys, monkeypatch, arguments, message):
+    for where in ("timing.jax_program", "depthwise.jax_program", "block.jax_program", "network.jax_program"):
+        monkeypatch.setattr(f"unireplknet_jax.benchmark.{where}", None)
+    monkeypatch.setattr("unireplknet_jax.benchmark.static_cost.subprocess", None)
+    assert main(["benchmark", *arguments]) in (1, 2)
     assert message in capsys.readouterr().err

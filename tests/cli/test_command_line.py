@@ -239,16 +239,19 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(cache, chosen, tmp
 
 
 @pytest.mark.parametrize(
-    ("settings", "plugin", "again"),
+    ("program", "settings", "plugin", "again"),
     [
-        ({"JAX_PLATFORMS": "cpu"}, True, True),
-        ({}, True, False),
-        ({}, False, True),
-        ({"GLIBC_TUNABLES": "glibc.malloc.perturb=1"}, False, False),
+        (command_line.__file__, {"JAX_PLATFORMS": "cpu"}, True, True),
+        (command_line.__file__, {}, True, False),
+        ("/usr/bin/unireplknet", {}, False, True),
+        ("/usr/bin/unireplknet", {"GLIBC_TUNABLES": "glibc.malloc.perturb=1"}, False, False),
+        ("/home/a/script.py", {}, False, False),
+        (None, {}, False, False),  # `python -c`, or a program from a pipe, which is empty the second time
     ],
 )
-def test_a_process_starts_again_with_huge_pages_where_the_cpu_computes(settings, plugin, again, monkeypatch):
+def test_a_process_starts_again_with_huge_pages_where_the_cpu_computes(program, settings, plugin, again, monkeypatch):
     started = []
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", program, raising=False)
     monkeypatch.setattr(command_line.os, "environ", {"HOME": "/", **settings})
     monkeypatch.setattr(command_line.importlib.util, "find_spec", lambda name: plugin or None)
     monkeypatch.setattr(command_line.platform, "libc_ver", lambda: ("glibc", "2.36"))

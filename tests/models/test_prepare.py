@@ -72,9 +72,9 @@ def test_what_bfloat16_needs_is_cast_and_laid_out(merged, platform):
     np.testing.assert_allclose(ours, plain, rtol=0, atol=2**-7 * np.abs(plain).max())
 
 
-def test_what_was_cast_to_another_precision_than_the_models_is_left_alone(merged, model):
-    images, cast = normal(0, 1, 64, 64, 3), urk.prepare(merged, 64, "gpu", jnp.bfloat16)["prepared"]
-    tree = {**merged, "prepared": {name: cast[name] for name in ("downsample_layers_0", "stages_0_0")}}
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # which keep spectra in float32, and matrices in bfloat16
+def test_what_was_prepared_in_another_precision_than_the_models_is_left_alone(merged, model, platform):
+    images, tree = normal(0, 1, 64, 64, 3), urk.prepare(merged, 64, platform, jnp.bfloat16)
     np.testing.assert_array_equal(jax.jit(model.apply)(tree, images), jax.jit(model.apply)(merged, images))
 
 
@@ -122,6 +122,12 @@ def test_sizes_may_be_numpy_integers(merged):
 def test_an_unknown_platform_is_refused(merged):
     with pytest.raises(ValueError, match=r"platform must be one of cpu, .* but is 'TPU v5e'"):
         urk.prepare(merged, 64, "TPU v5e")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nothing", bool])
+def test_numbers_that_are_not_floating_are_refused(merged, dtype):
+    with pytest.raises(ValueError, match=r"dtype must be one of floating-point numbers, such as bfloat16, but is "):
+        urk.prepare(merged, 64, "cpu", dtype)
 
 
 @pytest.mark.parametrize("size", [0, -3, True, (224,), (224, 0), (224, True), 2.5, "224"])

@@ -112,6 +112,17 @@ def test_examples_that_share_statistics_stay_together(made_up, recipe):
         plan(recipe("batch_size=64", "task.options.model.bn_group=40"), "v5e:2x4")
 
 
+def test_groups_that_are_torn_over_devices_are_noted(made_up, recipe):
+    made_up(fixed=0, each=1)
+    fields = ("task.options.model.bn_group=16", "data.train_examples=1000")
+    notes = plan(recipe("batch_size=192", *fields), "v5e:2x4")["notes"]
+    assert notes[0].startswith(
+        "a device has 24 examples and 16 share the statistics of a batch norm (bn_group): neither"
+    )
+    for batch in ("batch_size=64", "batch_size=256"):
+        assert len(plan(recipe(batch, *fields), "v5e:2x4")["notes"]) == 1
+
+
 def test_a_batch_that_does_not_divide_names_the_accumulation_that_works(made_up, recipe):
     made_up(0, 1)
     message = (
@@ -298,14 +309,14 @@ def test_another_recipe_slice_effort_flag_or_compiler_is_compiled_anew(made_up, 
     assert len(fake.batches) == 3
 
 
-def largest(memory_for, first, limit=100, unit=1, cap=10**6):
+def largest(memory_for, first, limit=100, unit=1, cap=10**6, group=1):
     compiled = []
 
     def compile(count):
         compiled.append(count)
         return memory_for(count)
 
-    return planning._largest(compile, (first, memory_for(first)), limit, unit, cap), compiled
+    return planning._largest(compile, (first, memory_for(first)), limit, unit, cap, group), compiled
 
 
 @pytest.mark.parametrize(
@@ -321,6 +332,8 @@ def largest(memory_for, first, limit=100, unit=1, cap=10**6):
         (lambda n: 20 + 10 * n + 30 * (n > 6), 4, {}, (6, False), [2, 8]),  # between 60 for 4 and 130 for 8: 6.3
         (lambda n: 20 + 10 * n + 99 * (n > 6), 4, {"unit": 4}, (4, True), [8]),
         (lambda n: 20 + 10 * n + 400 * (n > 6), 4, {}, (4, True), [2, 8]),  # between 60 for 4 and 500 for 8: 4.4
+        (lambda n: 20 + n, 32, {"group": 64, "unit": 4}, (64, True), [16, 64]),  # not 80: XLA would gather the maps
+        (lambda n: 20 + n // 4, 32, {"group": 64, "unit": 4}, (320, True), [16, 320]),
     ],
 )
 def test_the_largest_batch(memory_for, first, options, expected, compiled):

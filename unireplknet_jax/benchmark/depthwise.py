@@ -62,6 +62,13 @@ def parse_case(text):
     return Case(*map(int, found.groups(default="1")))
 
 
+def check_forms(names):
+    """Raise ValueError for a name that is no implementation's, nor "auto"."""
+    for name in names:
+        if name not in (*IMPLEMENTATIONS, "auto"):
+            raise ValueError(f"--form {name!r} is unknown; it takes {', '.join(IMPLEMENTATIONS)} and auto.")
+
+
 def operands(case, dtype):
     """(x, kernel, cotangent) of a case, random."""
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from jax.sharding import SingleDeviceSharding
 from unireplknet_jax.benchmark import hlo_cost
 from unireplknet_jax.benchmark.network import training_step
 from unireplknet_jax.models.prepare import prepare
-from unireplknet_jax.models.program import compile_lowered
+from unireplknet_jax.models.program import announced, compile_lowered
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.variants import create_model
@@ -113,7 +113,8 @@ def compile_for(device, function, *arguments):
     one = SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), arguments)
     lowered = jax.jit(function, out_shardings=one).trace(*shapes).lower(lowering_platforms=("cuda",))
-    return compile_lowered(lowered, _OPTIONS)
+    with announced("compiling a program to count"):
+        return compile_lowered(lowered, _OPTIONS)
 
 
 def inference_rows(chip, name, batch, size=224, dtype="bfloat16", **options):

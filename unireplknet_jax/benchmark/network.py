@@ -9,23 +9,29 @@ import optax
 from unireplknet_jax.benchmark import runtimes
 from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
+from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
 
 
-def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True, against=("torch",)):
+def measure_inference(name, batch, size=224, dtype="float32", rounds=9, with_xla=True, against=None):
     """Rows {"model", "batch", "form", "seconds", ..., "times NAME"} of the merged model on (batch, size, size, 3).
 
-    against: what else is timed, "torch", which is left out where it is not installed, and `runtimes.NAMES`.
+    against: what else is timed, of "torch" and `runtimes.NAMES`; None: "torch" where it is installed and does the same
+    work. Raises ValueError or ImportError for what is named and cannot be timed.
     """
-    dtype, others = jnp.dtype(dtype), [other for other in against if other != "torch"]
+    named, against = against or (), ("torch",) if against is None else against
+    dtype, others = jnp.dtype(dtype), [other for other in named if other != "torch"]
     if others and (dtype != jnp.float32 or jax.default_backend() != "cpu"):
         raise ValueError(f"--against {','.join(others)} compares float32 on a CPU; leave it out for anything else.")
-    runtimes.check(others)
+    runtimes.check(named)
+    if "torch" in named and not _torch_works(dtype):
+        raise ValueError("--against torch: PyTorch computes where jax does, on a CPU in float32 alone; leave it out.")
     model = create_model(name, dtype=dtype)
     images = _images(batch, size)
-    merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
+    with announced(f"initializing {name}"):
+        merged = jax.jit(lambda: reparameterize(model.init(jax.random.key(0), images)))()
     model = model.clone(deploy=True)
     trees = {"prepared": prepare(merged, size, dtype=dtype), "merged": merged}
     programs = runtimes.programs(others, model, merged["params"], images)
@@ -50,7 +56,8 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     dtype = jnp.dtype(dtype)
     model = create_model(name, dtype=dtype)
     images, labels = _images(batch, size), jnp.arange(batch) % 1000
-    variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
+    with announced(f"initializing {name}"):
+        variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
     optimizer = optax.adamw(1e-3)
     state = variables, optimizer.init(variables["params"])
     forms = {"training": model} | ({"training, xla": model.clone(impl="xla")} if with_xla else {})
@@ -112,11 +119,17 @@ def _images(batch, size):
     return jnp.asarray(np.random.default_rng(0).standard_normal((batch, size, size, 3)), jnp.float32)
 
 
+def _torch_works(dtype):
+    """Whether PyTorch is installed and does the same work; on a CPU in float32 only."""
+    device = torch_and_device()[1]
+    return device is not None and (device, jnp.dtype(dtype)) != ("cpu", jnp.bfloat16)
+
+
 def _torch_programs(model, images, work):
-    """Both memory layouts of the equal PyTorch network, where PyTorch is installed; on a CPU in float32 only."""
-    (torch, device), dtype = torch_and_device(), jnp.dtype(model.dtype).name
-    if device is None or (device, dtype) == ("cpu", "bfloat16"):
+    """Both memory layouts of the equal PyTorch network, where PyTorch does the same work."""
+    if not _torch_works(model.dtype):
         return {}
+    (torch, device), dtype = torch_and_device(), jnp.dtype(model.dtype).name
     from unireplknet_jax.benchmark.torch_network import Network, in_precision
 
     images = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)

@@ -1,21 +1,20 @@
 """The merged classifier in the runtimes with which people deploy an ONNX graph on a CPU."""
 
 import importlib.util
-import os
 
 import numpy as np
 
-from unireplknet_jax.benchmark.timing import Program
+from unireplknet_jax.benchmark.timing import Program, usable_cores
 
-_NEEDED = {"openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
-NAMES = tuple(_NEEDED)
+_NEEDED = {"torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
+NAMES = ("openvino", "onnxruntime")  # of those that take the graph
 
 
 def check(names):
-    """Raise ValueError for a name that is none of `NAMES`, ImportError for a runtime that is not installed."""
+    """Raise ValueError for a name that is neither "torch" nor one of `NAMES`, ImportError for what is not installed."""
     for name in names:
         if name not in _NEEDED:
-            raise ValueError(f"--against {name} is unknown; it takes {', '.join(('torch', *NAMES))}.")
+            raise ValueError(f"--against {name!r} is unknown; it takes {', '.join(_NEEDED)}.")
         for module in _NEEDED[name]:
             if importlib.util.find_spec(module) is None:
                 raise ImportError(f"--against {name} needs {module}: pip install {module}")
@@ -40,7 +39,7 @@ def _openvino(graph, inputs):
 
     core = openvino.Core()
     options = {
-        "INFERENCE_NUM_THREADS": _threads(),
+        "INFERENCE_NUM_THREADS": usable_cores(),
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
@@ -52,10 +51,6 @@ def _onnxruntime(graph, inputs):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _threads()
+    options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"images": inputs})[0]
-
-
-def _threads():
-    return len(os.sched_getaffinity(0))

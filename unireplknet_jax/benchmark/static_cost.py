@@ -20,7 +20,7 @@ import jax
 from jax.sharding import SingleDeviceSharding
 
 from unireplknet_jax.benchmark import block, depthwise
-from unireplknet_jax.models.program import compile_lowered
+from unireplknet_jax.models.program import announced, compile_lowered
 from unireplknet_jax.train.slices import libtpu_version, open_slice
 
 CLOCK = {"v4": 1.05e9, "v5e": 1.5e9, "v5p": 1.75e9, "v6e": 1.75e9}  # Hz, assumed
@@ -47,7 +47,8 @@ def cost_in_process(chip, module, *arguments):
     if chip not in CLOCK:
         raise ValueError(f"{chip!r} is no chip whose cost can be counted; expected one of {', '.join(CLOCK)}.")
     libtpu_version()
-    with tempfile.TemporaryDirectory() as folder:
+    what = " ".join(map(str, arguments))
+    with tempfile.TemporaryDirectory() as folder, announced(f"counting {what}"):
         flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final.*"
         done = subprocess.run(
             [sys.executable, "-m", module, chip, folder, *map(str, arguments)],
@@ -58,7 +59,7 @@ def cost_in_process(chip, module, *arguments):
     if done.returncode:
         reasons = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
         reason = reasons[-1] if reasons else done.stderr.strip()[-300:]
-        raise ValueError(f"{' '.join(map(str, arguments))} cannot be counted: {reason[:300]}")
+        raise ValueError(f"{what} cannot be counted: {reason[:300]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -92,7 +93,6 @@ def block_rows(chip, cases=None, dtype="bfloat16"):
     """Rows of `static_cost` of forward and backward through a training block, beside one large kernel by XLA."""
     rows, names = [], ("one kernel, xla", "one kernel", "block")
     for case in cases or BLOCK_CASES:
-        block.check_case(depthwise.parse_case(case))
         costs = {name: static_cost(chip, "block", name, case, dtype) for name in names}
         rows += _beside({"case": case}, costs, "one kernel, xla", "times one kernel, xla")
     return rows

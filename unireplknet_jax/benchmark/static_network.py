@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 from unireplknet_jax.benchmark.block import training_pass
 from unireplknet_jax.benchmark.static_cost import CLOCK, MANY, cost_in_process, count_work, measure
-from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.shapes import map_size
 from unireplknet_jax.models.unireplknet import Downsample, Stem
 from unireplknet_jax.models.variants import create_model
@@ -69,16 +68,17 @@ def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False,
     "seconds" and "seconds_if_long" as `static_cost`, "matrix_seconds" and "vector_seconds" that these units are busy at
     least in the program as compiled, and, for "all", memory, scratch memory and compile seconds. The last rows, part
     "all", are the sums of all parts times their numbers. only: a text in the names of the parts that are wanted.
-    Raises ValueError for a chip whose units are not known.
+    Raises ValueError for a chip whose units are not known and where no part's name holds the text.
     """
     if chip not in CHIPS:
-        raise ValueError(f"{chip!r} is no chip that a whole network can be counted for; expected {', '.join(CHIPS)}.")
-    kind, rows = ("train" if train else "model"), []
-    for part in parts_of(name, size, dtype, not train):
-        if only and only not in part.name:
-            continue
-        with announced(f"compiling {part.name} of {name}"):
-            cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
+        expected = " or ".join((*CHIPS, "h100"))
+        raise ValueError(f"{chip!r} is no chip that a whole network can be counted for; expected {expected}.")
+    kind, rows, parts = ("train" if train else "model"), [], parts_of(name, size, dtype, not train)
+    wanted = [part for part in parts if only is None or only in part.name]
+    if not wanted:
+        raise ValueError(f"no part's name holds {only!r}; {name} has {', '.join(part.name for part in parts)}.")
+    for part in wanted:
+        cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
         classes = cost.pop("classes")
         facts = {"model": name, "batch": batch, "part": part.name, "times": part.times}
         whole = {unit: sum(found[unit] for found in classes.values()) for unit in _UNITS[2:]}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from unireplknet_jax.models.program import compile_lowered
+from unireplknet_jax.models.program import announced, compile_lowered
 from unireplknet_jax.train.program_cache import without_program_cache
 
 _SHORTEST = 2e-3  # seconds; what takes less is repeated within a round
@@ -44,7 +44,7 @@ class Timing(NamedTuple):
 def jax_program(function, *arguments):
     """The `Program` of a function of arrays, compiled for the default device."""
     began = time.perf_counter()
-    with without_program_cache():
+    with announced("compiling a program to time"), without_program_cache():
         compiled = compile_lowered(jax.jit(function).lower(*arguments))
     seconds = time.perf_counter() - began
     temporary = compiled.memory_analysis().temp_size_in_bytes
@@ -71,10 +71,11 @@ def measure(programs, rounds=9):
         program.wait(program.run())
         repeats[name] = max(1, round(_SHORTEST / max(_seconds(program, 1), 1e-7)))
     seconds = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            programs[name].wait(programs[name].run())
-            seconds[name].append(_seconds(programs[name], repeats[name]))
+    with announced(f"timing {', '.join(names)}"):
+        for turn in range(rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                programs[name].wait(programs[name].run())
+                seconds[name].append(_seconds(programs[name], repeats[name]))
     return {
         name: Timing(
             statistics.median(own), min(own), max(own), programs[name].compile_seconds, programs[name].temporary_bytes
@@ -122,8 +123,13 @@ def environment():
     names = ("jax", "jaxlib", "flax", "numpy", "torch", "openvino", "onnxruntime")
     versions = {name: importlib.metadata.version(name) for name in names if importlib.util.find_spec(name)}
     kind = _processor() if device.platform == "cpu" else device.device_kind
-    threads, load = len(os.sched_getaffinity(0)), round(os.getloadavg()[0], 1)
-    return {"device": kind, "platform": device.platform, "threads": threads, "load": load, **versions}
+    load = round(os.getloadavg()[0], 1)
+    return {"device": kind, "platform": device.platform, "threads": usable_cores(), "load": load, **versions}
+
+
+def usable_cores():
+    """How many cores this process may use; macOS cannot say, and lets it use all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor():

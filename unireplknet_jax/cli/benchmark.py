@@ -6,7 +6,8 @@ import functools
 import pathlib
 import tempfile
 
-from unireplknet_jax.cli.output import print_json, print_notes, print_table
+from unireplknet_jax.cli.data import check_least
+from unireplknet_jax.cli.output import check_output, print_json, print_notes, print_table
 
 _ROUNDS = 9
 
@@ -27,18 +28,29 @@ def add_arguments(parser):
         part = parts.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
         add_part_arguments(part)
         part.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
-        part.set_defaults(run_part=run_part)
+        part.set_defaults(run_part=run_part, command_parser=part)
 
 
 def run(args):
-    if getattr(args, "plot", None) and not pathlib.Path(args.plot).absolute().parent.is_dir():
-        raise ValueError(f"--plot {args.plot} cannot be written: its folder does not exist.")
-    if getattr(args, "static", None) and args.rounds is not None:
-        raise ValueError("--static counts, so --rounds has no meaning with it; leave one of the two out.")
-    if hasattr(args, "dtype"):
-        args.dtype = args.dtype or ("bfloat16" if getattr(args, "static", None) else "float32")
+    check_least("--rounds", args.rounds, 1)
+    if hasattr(args, "static"):
+        _check_static(args)
+        args.dtype = args.dtype or ("float32" if args.static is None else "bfloat16")
+    if getattr(args, "plot", None) is not None:
+        if pathlib.Path(args.plot).suffix.lower() != ".png":
+            raise argparse.ArgumentError(None, f"--plot is {args.plot}; expected a name that ends in .png.")
+        check_output("--plot", args.plot)
     args.rounds = _ROUNDS if args.rounds is None else args.rounds
     return args.run_part(args)
+
+
+def _check_static(args):
+    """Raise ValueError for an option that means nothing with --static, or nothing without."""
+    without = [name for name in ("rounds", "against", "xla") if getattr(args, name, None) not in (None, False)]
+    if args.static is not None and without:
+        raise ValueError(f"--static counts, so --{without[0]} has no meaning with it; leave one of the two out.")
+    if args.static in (None, "h100") and getattr(args, "only", None) is not None:
+        raise ValueError("--only chooses among the parts that --static v5e counts; leave it out for anything else.")
 
 
 def _add_timing_arguments(parser):
@@ -64,13 +76,15 @@ def _add_depthwise_arguments(parser):
 def _run_depthwise(args):
     from unireplknet_jax.benchmark import depthwise
 
-    if args.static:
+    cases = [depthwise.parse_case(text) for text in args.case or ()]
+    depthwise.check_forms(args.form or ())
+    if args.static is not None:
         from unireplknet_jax.benchmark.static_cost import depthwise_rows
 
         rows = depthwise_rows(args.static, args.case, args.form, args.dtype)
         _report_static(args, rows, ["case", "pass", "form"], "times xla")
         return
-    cases = [depthwise.parse_case(text) for text in args.case] if args.case else depthwise.CASES
+    cases = cases or depthwise.CASES
     rows = [row for case in cases for row in depthwise.measure_case(case, args.dtype, args.rounds, args.form)]
     _report(args, rows, ["case", "pass", "form"], ["auto", "times xla", "roofline"])
 
@@ -87,13 +101,15 @@ def _add_block_arguments(parser):
 def _run_block(args):
     from unireplknet_jax.benchmark import block, depthwise
 
-    if args.static:
+    cases = [depthwise.parse_case(text) for text in args.case or ()]
+    for case in cases:
+        block.check_case(case)
+    if args.static is not None:
         from unireplknet_jax.benchmark.static_cost import block_rows
 
         _report_static(args, block_rows(args.static, args.case, args.dtype), ["case", "form"], "times one kernel, xla")
         return
-    cases = [depthwise.parse_case(text) for text in args.case] if args.case else block.CASES
-    rows = [row for case in cases for row in block.measure_case(case, args.dtype, args.rounds)]
+    rows = [row for case in cases or block.CASES for row in block.measure_case(case, args.dtype, args.rounds)]
     _report(args, rows, ["case", "form"], ["times one kernel"])
 
 
@@ -122,20 +138,19 @@ def _add_model_arguments(parser):
 
 
 def _run_model(args):
-    if args.static:
-        if args.against is not None:
-            raise ValueError("--static counts, so --against has no meaning with it; leave one of the two out.")
+    if args.static is not None:
         _run_static_network(args, train=False)
         return
     from unireplknet_jax.benchmark.network import measure_inference
 
-    against = ("torch",) if args.against is None else tuple(dict.fromkeys(args.against.split(",")))
+    against = None if args.against is None else tuple(dict.fromkeys(map(str.strip, args.against.split(","))))
     measure = functools.partial(measure_inference, against=against)
-    _run_network(args, measure, (1, 8), ("unireplknet_a", "unireplknet_t"), [f"times {name}" for name in against])
+    ratios = [f"times {name}" for name in against or ("torch",)]
+    _run_network(args, measure, (1, 8), ("unireplknet_a", "unireplknet_t"), ratios)
 
 
 def _run_train(args):
-    if args.static:
+    if args.static is not None:
         _run_static_network(args, train=True)
         return
     from unireplknet_jax.benchmark.network import measure_training
@@ -143,13 +158,18 @@ def _run_train(args):
     _run_network(args, measure_training, (8,), ("unireplknet_a",), ["times torch"])
 
 
-def _check_network(args, batches):
-    if min(args.batch or batches) < 1 or args.size < 32:
-        raise ValueError("--batch must be 1 or more and --size 32 or more.")
+def _check_network(args):
+    from unireplknet_jax.models.variants import create_model
+
+    for batch in args.batch or ():
+        check_least("--batch", batch, 1)
+    check_least("--size", args.size, 32)
+    for name in args.models:
+        create_model(name)
 
 
 def _run_static_network(args, train):
-    _check_network(args, (128,))
+    _check_network(args)
     cases = [
         (args.static, model, batch, args.size, args.dtype)
         for model in args.models or ("unireplknet_t",)
@@ -167,7 +187,7 @@ def _run_static_network(args, train):
 
 
 def _run_network(args, measure, batches, models, ratios):
-    _check_network(args, batches)
+    _check_network(args)
     rows = [
         row
         for model in args.models or models
@@ -234,8 +254,6 @@ def _run_startup(args):
     from unireplknet_jax.benchmark import startup
     from unireplknet_jax.tasks import made_up
 
-    if args.rounds < 1:
-        raise argparse.ArgumentError(None, f"--rounds must be 1 or more, not {args.rounds}.")
     if args.folder and not pathlib.Path(args.folder).is_dir():
         raise ValueError(f"--folder {args.folder} is not a folder; create it first.")
     rows, left_out = [], []
@@ -318,11 +336,14 @@ def _report_classes(args, rows):
 
 
 def _report_static_network(args, rows):
-    """Print rows of the static costs of a network's parts."""
+    """Print rows of the static costs of a network's parts, and draw the whole parts."""
+    from unireplknet_jax.benchmark.plot import draw_rows
     from unireplknet_jax.benchmark.static_network import times_floor
     from unireplknet_jax.train.slices import libtpu_version
 
     facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
+    if args.plot:
+        draw_rows(args.plot, [row for row in rows if row["class"] == "all"], ["model", "batch", "part"], "seconds")
     if _said_as_json(args, facts, rows, "; counted, not measured"):
         return
     print('Each part was compiled by itself; part "all" is their sum, each as often as the network has it.')

@@ -29,15 +29,26 @@ def prepare(
     image_size: of the inputs, an int or (h, w); the prepared variables serve no other. platform: where they will run
     ("cpu", "cuda", "gpu", "rocm" or "tpu"), None: jax's default backend. dtype: that of the computation. The numbers
     stay those of the merged form. Works under `jax.jit` and `jax.eval_shape` with the last three arguments fixed.
-    Raises ValueError for variables that are not merged, for a size that is not positive and an unknown platform.
+    Raises ValueError for variables that are not merged, for a size that is not positive, an unknown platform and a
+    dtype that is not of floating-point numbers.
     """
     if not hasattr(variables, "items") or not hasattr(variables.get("params"), "items") or not is_merged(variables):
         raise ValueError('only merged variables can be prepared: {"params": ...} as reparameterize returns them.')
     if platform is not None and platform not in _PLATFORMS:
         raise ValueError(f"platform must be one of {', '.join(_PLATFORMS)}, or None, but is {platform!r}.")
-    size = _height_and_width(image_size)
-    prepared = _prepare_tree(variables["params"], size, platform or jax.default_backend(), jnp.dtype(dtype))
+    size, dtype = _height_and_width(image_size), _floating(dtype)
+    prepared = _prepare_tree(variables["params"], size, platform or jax.default_backend(), dtype)
     return {**variables, "prepared": prepared}
+
+
+def _floating(dtype: Any) -> jnp.dtype:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"dtype must be one of floating-point numbers, such as bfloat16, but is {dtype!r}.")
+    return found
 
 
 def _height_and_width(image_size: Any) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ class DepthwiseConv(nn.Module):
     """A depthwise convolution with "same" padding; `use_bias` in merged form only.
 
     A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs
-    unless `impl` names another.
+    unless `impl` names another, or the collection was made for another, narrower dtype.
     beside: the size of a larger kernel with the same input (`ops.depthwise`).
     """
 
@@ -58,7 +58,8 @@ class DepthwiseConv(nn.Module):
         x = x.astype(self.dtype)
         prepared = self.variables.get("prepared", {})
         forms = {name: prepared[name] for name in prepared if name in IMPLEMENTATIONS}
-        if forms and self.impl in ("auto", *forms):
+        cast = {prepared[name].dtype for name in prepared if name not in IMPLEMENTATIONS}
+        if forms and cast <= {jnp.dtype(self.dtype)} and self.impl in ("auto", *forms):
             y = prepared_conv2d(x, forms, kernel.shape, dilation=self.dilation)
         else:
             kernel = in_dtype(self, "kernel", kernel, self.dtype)

@@ -69,7 +69,7 @@ def _tanh_of_gelu(y: jax.Array) -> jax.Array:
 
 @jax.jit
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """x: (..., c), kernel: (c, d), bias: (d,) -> (..., d), all of one dtype."""
+    """x: (..., c), kernel: (c, d), bias: (d,) -> (..., d), all of one dtype. Differentiable in reverse mode alone."""
     y = _product(x, kernel)
     return y if bias is None else y + bias
 
@@ -109,7 +109,7 @@ _product.defvjp(_product_forward, _product_backward)
 def strided_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, axes: str = "HWIO") -> jax.Array:
     """3x3 convolution of stride 2: x (n, h, w, c), kernel (3, 3, c, d), bias (d,), all of one dtype ->
     (n, h/2, w/2, d), sizes rounded up. "SAME" would pad (0, 1) on even sizes; PyTorch pads 1 on every side.
-    axes: of the kernel; cuDNN takes them as "OHWI".
+    axes: of the kernel; cuDNN takes them as "OHWI". With few channels differentiable in reverse mode alone.
     """
     c, d = x.shape[-1], bias.shape[0]
     if axes == "HWIO" and c % 4 and d < _MANY:
@@ -207,6 +207,7 @@ def squeeze_excite(
 
     down, up: (kernel, bias), the kernels (1, 1, c, c / 4) and (1, 1, c / 4, c), of the dtype to compute in.
     areas: (n,) the positions that the means are over, where the others hold zeros; None: all.
+    As `linear` differentiable in reverse mode alone.
     """
     if areas is None:
         y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

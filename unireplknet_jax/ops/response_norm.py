@@ -60,7 +60,7 @@ def gelu_response_factor(x: jax.Array, gamma: jax.Array) -> Scaled:
 
 @jax.jit
 def linear_of_scaled(x: Scaled, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """`linear` of a scaled map, rounded to its own dtype before."""
+    """`linear` of a scaled map, rounded to its own dtype before; differentiable in reverse mode alone, too."""
     return by_platform(
         *x,
         kernel,

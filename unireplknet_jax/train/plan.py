@@ -43,7 +43,8 @@ def plan(config, topology, full=False, cache=None):
     chip, devices = open_slice(topology)
     task = make_task(config)
     mesh = make_mesh(config.mesh.fsdp, devices)
-    unit = _unit(task, mesh.size)
+    group = getattr(task.module(), "bn_group", None) or 1
+    unit = group // math.gcd(group, mesh.size)  # of examples on a device, or the groups would not come out even
     _check(config, mesh.size, unit)
     store = _Store(cache, config, topology, full)
     compiler = _Compiler(config, task, mesh, full, store)
@@ -58,6 +59,7 @@ def plan(config, topology, full=False, cache=None):
         chip.memory,
         unit,
         max(config.data.train_examples, config.batch_size) // step,
+        group,
     )
     programs = [
         *_programs("training", compiler.trained, steps, config.batch_size // step),
@@ -79,7 +81,7 @@ def plan(config, topology, full=False, cache=None):
         "effort": "full" if full else "low",
         "versions": {"jax": jax.__version__, "libtpu": libtpu_version()},
     }
-    return report | {"notes": _notes(config, report, mesh.size, unit, most)}
+    return report | {"notes": _notes(config, report, mesh.size, group, most)}
 
 
 def _programs(what, examples, reports, count):
@@ -201,19 +203,31 @@ def _bytes_of(tree):
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _largest(memory_for, first, limit, unit, cap):
+def _undivided(examples, group):
+    """Whether devices with so many examples each hold whole groups, or groups whole devices.
+
+    Where neither is so, XLA gathers every map that a batch norm takes, of all devices on each of them.
+    """
+    return examples % group == 0 or group % examples == 0
+
+
+def _largest(memory_for, first, limit, unit, cap, group=1):
     """(examples of a micro-batch on a device that fit, whether that was compiled), in at most two compilations.
 
     memory_for: examples -> bytes, compiles; first: (examples, bytes). Memory is taken as linear in the examples, which
-    come in multiples of `unit`, at most `cap`.
+    come in multiples of `unit`, at most `cap`, and `_undivided`.
     """
+
+    def most_of(count):
+        return next((n for n in range(count // unit * unit, 0, -unit) if _undivided(n, group)), 0)
+
     known, cap = dict([first]), max(cap // unit * unit, unit)
-    other = first[0] // 2 // unit * unit or first[0] + unit
+    other = most_of(first[0] // 2) or first[0] + unit
     known[other] = memory_for(other)
     (few, little), (many, much) = sorted(known.items())
     slope = max((much - little) / (many - few), 0)
     most = min(cap, int((limit - little) / slope + few) if slope else cap)
-    most -= most % (math.lcm(unit, 8) if most >= math.lcm(unit, 8) else unit)
+    most = most_of(most - most % (math.lcm(unit, 8) if most >= math.lcm(unit, 8) else unit))
     if most < unit:
         return 0, False
     if most not in known:
@@ -225,7 +239,7 @@ def _largest(memory_for, first, limit, unit, cap):
         return 0, False
     count, size = max(fitting)
     between = count + (most - count) * (limit - size) / (known[most] - size)
-    below = int(between) // unit * unit
+    below = most_of(int(between))
     return (below, False) if below > count else (count, True)
 
 
@@ -254,12 +268,6 @@ def _bounds(config, chip, devices, flops_per_example, report):
     }
 
 
-def _unit(task, devices):
-    """The smallest number of examples on a device that makes whole groups of shared statistics over all devices."""
-    group = getattr(task.module(), "bn_group", None) or 1
-    return group // math.gcd(group, devices)
-
-
 def _check(config, devices, unit):
     """Raise ValueError, with an accumulation or a batch that works, if the batch does not divide over the devices."""
     accumulate, step = config.accumulate, devices * unit
@@ -274,14 +282,22 @@ def _check(config, devices, unit):
     raise ValueError(f"batch_size={config.batch_size} is not a multiple of {whole}: {' x '.join(factors)}; {hint}.")
 
 
-def _notes(config, report, devices, unit, most):
+def _notes(config, report, devices, group, most):
     """Sentences for the user: what to do where it does not fit, and what else stands in the way."""
-    notes = []
+    notes, examples = [], report["examples_per_device"]
+    if not _undivided(examples, group):
+        notes.append(
+            f"a device has {examples} examples and {group} share the statistics of a batch norm (bn_group): neither "
+            "divides the other, so XLA gathers whole maps on every device; choose another batch_size or accumulate."
+        )
     if report["memory"] > report["device_memory"]:
+        whole = math.lcm(group, devices)
         works = [
             k
-            for k in range(config.accumulate + 1, config.batch_size // (devices * unit) + 1)
-            if config.batch_size % (k * devices * unit) == 0 and config.batch_size // (k * devices) <= most
+            for k in range(config.accumulate + 1, config.batch_size // whole + 1)
+            if config.batch_size % (k * whole) == 0
+            and config.batch_size // (k * devices) <= most
+            and _undivided(config.batch_size // (k * devices), group)
         ]
         alternatives = "a larger mesh.fsdp splits the state, task.options.model.remat=True computes activations twice"
         hint = f"--config.accumulate={works[0]} should fit" if works else "no accumulate makes this batch fit"

@@ -231,11 +231,12 @@ class Pixels(Task):
     model: Mapping[str, Any]
     labels: tuple[str, ...] = ()
     colours: tuple[tuple[int, int, int], ...] = ()
+    norms: bool = True
 
     name = "pixels"
 
     def module(self, deploy=False):
-        trunk = self.trunk(("num_classes",), num_classes=None, output_norms=True, deploy=deploy)
+        trunk = self.trunk(("num_classes",), num_classes=None, output_norms=self.norms, deploy=deploy)
         return HeadsOnMaps(trunk, dict(self.model)["num_classes"])
 
     def specs(self, train):
@@ -295,6 +296,12 @@ def test_heads_for_other_classes_are_kept_but_for_their_last_layer(caplog):
         {name: ours[name] for name in ours if name not in fresh},
         {name: before[name] for name in before if name not in fresh},
     )
+
+
+def test_output_norms_stay_behind_where_a_trunk_has_none():
+    checkpoint, before = of_pixels(pixels(5))
+    ours = leaves(fit_trunk(checkpoint, pixels(5, norms=False)))
+    assert_equal(ours, {name: value for name, value in before.items() if "backbone/norm" not in name})
 
 
 def test_a_checkpoint_of_heads_on_maps_gets_other_classes(caplog):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -303,10 +302,8 @@ def test_heads_for_other_classes_are_kept_but_for_their_last_layer(caplog):
 def test_output_norms_stay_behind_where_a_trunk_has_none(monkeypatch):
     monkeypatch.setattr(fit, "_fresh_layers", lambda task: {})  # which take seconds to trace
     checkpoint, before = of_pixels(pixels(5))
-    trunk = {
-        name: value for name, value in before.items() if "/backbone/" in name and not re.search("/norm[0-3]/", name)
-    }
-    assert {name.split("/")[2] for name in before} - {name.split("/")[2] for name in trunk} >= {"norm0", "norm3"}
+    trunk = {name: value for name, value in before.items() if "/backbone/" in name and "/backbone/norm" not in name}
+    assert len(trunk) < len([name for name in before if "/backbone/" in name])
     assert_equal(leaves(fit_trunk(checkpoint, pixels(5, norms=False))), trunk)
 
 

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from unireplknet_jax.data.clips.moving_shapes import MOTIONS, PER_CLASS
+from unireplknet_jax.data.pictures import scenes
 from unireplknet_jax.data.shapes.solids import KINDS
 from unireplknet_jax.models.variants import VARIANTS
 
@@ -178,11 +179,12 @@ def train_on_scenes(config):
     Task, losses, schedule and loop stay those of the recipe; the network starts from random numbers.
     """
     config.init = ""
-    config.task.options.model = ConfigDict(SMALL | SMALL_HEADS | {"num_classes": 8})
-    config.task.options.update({"scale": None, "crop": 128, "ratio": (0.75, 1.5), "flip": True, "distortion": True})
-    config.task.options.update({"stride": 85, "buckets": ((128, 128),)})
+    config.task.options.model = ConfigDict(SMALL | SMALL_HEADS | {"num_classes": len(scenes.LABELS)})
+    size = scenes.SIZE
+    config.task.options.update({"scale": None, "crop": size, "ratio": (0.75, 1.5), "flip": True, "distortion": True})
+    config.task.options.update({"stride": 85, "buckets": ((size, size),)})
     config.data.update({"name": "scenes", "dir": "", "train_split": "train", "eval_split": "test", "num_threads": 2})
-    config.data.train_examples = 4000
+    config.data.train_examples = scenes.COUNTS["train"]
     config.batch_size = 16
     config.eval_batch_size = 16
     config.epochs = 0.0

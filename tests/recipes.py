@@ -7,6 +7,7 @@ import numpy as np
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.clips.moving_shapes import MOTIONS
+from unireplknet_jax.data.pictures import scenes
 from unireplknet_jax.data.shapes.solids import KINDS
 from unireplknet_jax.data.sounds.sets import TONES
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
@@ -16,14 +17,13 @@ from unireplknet_jax.train.recipe import completed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "common")  # which is none
-SCENES = ("background", "top", "trousers", "dress", "sandal", "sneaker", "bag", "ankle boot")
 # Of every task: the data of `:runlocal`, and what they are labelled with.
 MADE_UP = {
     "audio": ("tones", TONES),
     "classification": ("digits", tuple("0123456789")),
     "forecasting": ("waves", tuple(f"buoy {index}" for index in range(12))),
     "points": ("solids", KINDS),
-    "segmentation": ("scenes", SCENES),
+    "segmentation": ("scenes", scenes.LABELS),
     "video": ("moving_shapes", tuple(MOTIONS)),
 }
 

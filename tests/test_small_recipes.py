@@ -21,14 +21,14 @@ from unireplknet_jax.train.setup import make_task
 RECIPES = {
     "outlines": "finetune.py:small",
     "pitches": "finetune_sounds.py:small",
-    "motions": "finetune_video.py:small",
+    "changes": "finetune_video.py:small",
     "solids": "modelnet40.py:small",
     "colours": "finetune.py:small",
     "directions": "finetune.py:small",
     "textures": "finetune.py:small",
     "chirps": "finetune_sounds.py:small",
     "noises": "finetune_sounds.py:small",
-    "changes": "finetune_video.py:small",
+    "motions": "finetune_video.py:small",
 }
 TRIED = [*RECIPES] if os.environ.get("KINDS") == "all" else [*RECIPES][:4]
 

@@ -23,11 +23,11 @@ from unireplknet_jax.train.sharding import make_mesh
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MODEL = {
-    **{"depths": (1, 1, 1, 1), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (7,), (3,), (0,))},
+    **{"depths": (1, 1, 1, 1), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (0,), (3,), (0,))},
     **{"num_classes": 0, "channels": 8, "auxiliary_channels": 4, "layer_scale_init": 1.0},
 }
 SMALL = {"model": MODEL, "scale": (96, 64), "crop": 64, "buckets": ((64, 96), (96, 64))}
-SIZES = {"train": [(40, 60)], "val": [(50, 70), (90, 61), (33, 33)]}  # rows and columns
+SIZES = {"train": [(40, 60)], "val": [(50, 70), (90, 61)]}  # rows and columns
 COLOURS = ((20, 20, 20), (200, 40, 40), (40, 40, 200))
 
 
@@ -67,7 +67,7 @@ def test_classes_colours_and_values_come_from_the_data(task):
 
 @pytest.mark.slow  # the canvas of tests/nn/test_canvas.py is quick
 def test_an_evaluation_is_what_the_pictures_give_one_by_one(task, data, variables):
-    """Of three sizes in two canvases, on one device and on eight, beside each alone in a canvas of its own."""
+    """Of two sizes in two canvases, on one device and on eight, beside each alone in a canvas of its own."""
     split = task.open(data, "val")
     keys, examples = task.shape_keys(split), task.examples(split, train=False)
     assert len({*keys}) == 2
@@ -83,7 +83,7 @@ def test_an_evaluation_is_what_the_pictures_give_one_by_one(task, data, variable
         matrix = matrix + mask_metrics.confusion(example["label_map"], record["class_map"], 3)
     expected = mask_metrics.metrics(matrix, task.labels)
     assert {name: found[0][name] for name in expected} == pytest.approx(expected, abs=0.2)
-    assert found[0]["count"] == 3
+    assert found[0]["count"] == 2
     assert 5 < expected["miou"] < 95
 
 
@@ -189,7 +189,7 @@ def test_a_mask_value_outside_the_classes_names_file_and_value(task, data, tmp_p
 
 
 def test_records_are_json_but_for_the_map(task, data, variables):
-    (record,) = urk.predict(Checkpoint(task, variables, merged=False), f"{data['dir']}/val/images/2.png")[0]
+    (record,) = urk.predict(Checkpoint(task, variables, merged=False), f"{data['dir']}/val/images/1.png")[0]
     plain = {name: value for name, value in record.items() if name != "class_map"}
     assert json.loads(json.dumps(plain)) == plain
 
@@ -218,12 +218,12 @@ def test_the_originals_predictions_whole_mirrored_and_in_windows(goldens):
     size, original = picture.shape[1:], tuple(golden["ori_hw"])
     views = [view(picture, [(0, 0, *size)], (160, 192), mirrored) for mirrored in (False, True)]
     assert differing(class_map(views[:1], size), golden["whole_pred"][0]) < 1e-3
-    assert differing(class_map(views[:1], original), golden["whole_ori_pred"][0]) < 1e-3
-    assert differing(class_map(views, original), golden["flip_pred"][0]) < 1e-3
+    assert differing(class_map(views[:1], original), golden["whole_ori_pred"]) < 1e-3
+    assert differing(class_map(views, original), golden["flip_pred"]) < 1e-3
     mean = class_probabilities(views, original).transpose(2, 0, 1)
     np.testing.assert_allclose(mean, golden["flip_prob_avg_nchw"][0], rtol=0, atol=2e-5)
     picture, crop, stride = golden["slide_input_nchw"][0], tuple(golden["slide_crop"]), tuple(golden["slide_stride"])
     windows = slide_windows(picture.shape[1:], crop, stride)
     slid = [view(picture, windows, (160, 192))]
-    assert differing(class_map(slid, picture.shape[1:]), golden["slide_pred"][0]) < 1e-3
-    assert differing(class_map(slid, tuple(golden["slide_ori_hw"])), golden["slide_ori_pred"][0]) < 1e-3
+    assert differing(class_map(slid, picture.shape[1:]), golden["slide_pred"]) < 1e-3
+    assert differing(class_map(slid, tuple(golden["slide_ori_hw"])), golden["slide_ori_pred"]) < 1e-3

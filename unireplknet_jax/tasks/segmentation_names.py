@@ -49,7 +49,7 @@ class SegmentationNames(Names):
         labels, colours = meta.get("CLASSES"), meta.get("PALETTE")
         if not (isinstance(labels, list | tuple) and labels and all(isinstance(name, str) for name in labels)):
             return {}
-        found: dict[str, Any] = {"labels": tuple(labels)}
+        found: dict[str, Any] = {"labels": tuple(name.strip() for name in labels)}  # one of ADE20K's is "bed "
         if isinstance(colours, list | tuple) and len(colours) == len(labels) and all(map(_is_colour, colours)):
             found["colours"] = tuple(map(tuple, colours))
         return found

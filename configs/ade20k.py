@@ -17,7 +17,7 @@ no class; it and those of value 255 count nowhere but in the average of the loss
 | xl | 640 | ImageNet-22K | 55.2, 55.6 | - | 425 M, 3420 G |
 | scenes | 128 | nothing | none: synthetic pictures | - | - |
 | hela | 256 | nothing | none: cells under a microscope, for which the masks were computed | - | - |
-| runlocal | 64 | nothing | none: a minute on a CPU, with a small network and the pictures of scenes | - | - |
+| runlocal | 48 | nothing | none: a minute on a CPU, with a small network and the pictures of scenes | - | - |
 
 Parameters and multiply-accumulates, for 512 x 2048 or 640 x 2560 pixels, are published, too; they are those of the
 merged form without the auxiliary head. Values: the released configurations (segmentation/configs of the original). For

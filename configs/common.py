@@ -200,7 +200,7 @@ def train_on_scenes(config):
 def run_on_scenes(config):
     """Shrink a recipe for masks to a minute on a CPU, on the scenes of `train_on_scenes`."""
     config = train_on_scenes(config)
-    config.task.options.update({"crop": 64, "stride": 42})
+    config.task.options.update({"crop": 48, "stride": 32})
     config.batch_size = 32
     config.steps = 0
     config.epochs = 2

@@ -22,6 +22,7 @@ STARTED = ("ade20k", "audioset", "cifar100", "finetune", "finetune_masks", "fine
 STARTED += ("imagenet1k_384",)
 SCRATCH = ("scratch", "small", "scenes", "hela")
 QUICK = (
+    "ade20k:runlocal",
     "cifar100:scratch",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",

@@ -11,8 +11,10 @@ TRUNK = {"depths": (1, 1, 0, 0), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,),
 # In official names the tensors of its blocks tell the depth of a stage, which is 1 or more.
 NAMED = TRUNK | {"depths": (1, 1, 1, 1), "kernel_sizes": ((3,), (7,), (0,), (3,))}
 MODEL = {**TRUNK, "num_classes": 6}
+HEADS = {"channels": 8, "auxiliary_channels": 4}  # of the network for masks
 OPTIONS = {
     "classification": {"image_size": 32},
+    "segmentation": {"model": {**MODEL, **HEADS}, "scale": (64, 32), "crop": 32, "buckets": ((32, 64), (64, 32))},
     "audio": {"frames": 64, "seconds": 0},
     "video": {"image_size": 16, "frames": 4, "segments": 2, "crops": 3},
     "points": {"points": 32, "raw_points": 48, "view_size": 28, "neighbours": 4, "votes": 8},
@@ -25,6 +27,7 @@ OPTIONS = {
 }
 FILES = {
     "classification": "picture.jpg",
+    "segmentation": "picture.jpg",
     "audio": "sound.wav",
     "video": "clip.avi",
     "points": "shape.xyz",
@@ -54,7 +57,7 @@ def write_files(folder, name):
         np.savetxt(second, np.loadtxt(first)[:500] ** 3)
     elif name == "forecasting":
         second.write_text("\n".join(first.read_text().splitlines()[:60]) + "\n")
-    elif name == "classification":
+    elif name in ("classification", "segmentation"):
         made_up.write(folder, ["flowers"])
         second = folder / "flowers" / "val" / "tulip" / "7.jpg"
     else:
@@ -62,3 +65,14 @@ def write_files(folder, name):
 
         write_video(second, np.random.default_rng(1).integers(0, 256, (20, 90, 60, 3), np.uint8))
     return [str(first), str(second)]
+
+
+def with_lists(records):
+    """The records of several files with their arrays as lists, which can be compared."""
+    return [
+        [
+            {name: getattr(value, "tolist", lambda own=value: own)() for name, value in record.items()}
+            for record in found
+        ]
+        for found in records
+    ]

@@ -266,7 +266,7 @@ class Segmentation(Labelled):
         numbers, counts = np.unique(found, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         classes = [
-            {"index": int(i), "label": self._label(int(i)), "pixels": int(n), "share": n / found.size}
+            {"index": int(i), "label": self._label(int(i)), "pixels": int(n), "share": float(n / found.size)}
             for i, n in zip(numbers[order], counts[order], strict=True)
         ]
         return {"id": example["id"], "size": list(found.shape), "classes": classes, "class_map": found}

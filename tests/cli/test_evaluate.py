@@ -18,6 +18,7 @@ from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
 
 OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip", "class_order": "texts"}
+FLAGS = dict.fromkeys(("data", "data_dir", "split", "broken", "class_order"))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,17 @@ OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip", "
     ],
 )
 def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expected):
-    args = argparse.Namespace(
-        **{"data": None, "data_dir": None, "split": None, "broken": None, "class_order": None, **flags}
-    )
-    assert tuple(data_of(args, OWN, "eval_split", "test").values()) == expected
+    found = data_of(argparse.Namespace(**FLAGS | flags), OWN, "eval_split", "test")
+    assert tuple(found[name] for name in ("name", "dir", "split", "broken", "class_order")) == expected
+
+
+@pytest.mark.parametrize(("flags", "follows"), [({}, True), ({"data_dir": "other"}, True), ({"data": "digits"}, False)])
+def test_how_files_are_read_is_what_the_checkpoint_says(flags, follows):
+    """Masks whose value 0 is no class would have the next class in every pixel otherwise."""
+    ways = {"reduce_zero_label": True, "ignore": 7, "classes": "list.csv", "train_split": "training"}
+    found = data_of(argparse.Namespace(**FLAGS | flags), OWN | ways | {"num_threads": 2}, "eval_split", "test")
+    assert {name: value for name, value in found.items() if name in ways} == (ways if follows else {})
+    assert "num_threads" not in found
 
 
 @pytest.fixture

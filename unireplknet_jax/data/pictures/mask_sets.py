@@ -31,6 +31,7 @@ from unireplknet_jax.data.pictures.masks import MASK_SUFFIXES, Colour, read_mask
 SOURCES = ("ade20k", "mask_folder", "hela", "scenes")
 MASK_FOLDERS = ("masks", "annotations", "labels")
 _ADE20K = {"train": "training", "val": "validation"}
+_IGNORE = 255  # the usual value of pixels without a class, which a list may give to a class all the same
 _MOST_FOUND = 256  # different values of masks without a list of classes
 _log = logging.getLogger(__name__)
 
@@ -171,14 +172,15 @@ def _open_folder(root: Path, split: str, data: Mapping[str, Any], white: int) ->
         train = data.get("train_split") or "train"
         where = masks if split == train or not _folders(root, train) else _listed(root, train)[1]
         classes = _found_classes(where, ignored)
-    elif zero and 0 in classes.values:
-        name = classes.labels[classes.values.index(0)]
-        raise ValueError(f"the class list of {root} gives {name} the value 0, which data.reduce_zero_label ignores")
+    for value in {*ignored} & {*classes.values} - {_IGNORE}:
+        name = classes.labels[classes.values.index(value)]
+        option = "reduce_zero_label" if zero and value == 0 else "ignore"
+        raise ValueError(f"the class list of {root} gives {name} the value {value}, which data.{option} ignores")
     return MaskFiles(pictures, masks, classes, ignored, white)
 
 
 def _ignored(data: Mapping[str, Any], *others: int) -> tuple[int, ...]:
-    ignore = data.get("ignore", 255)
+    ignore = data.get("ignore", _IGNORE)
     if not isinstance(ignore, int) or ignore < -1:
         raise ValueError(f"data.ignore is {ignore!r}; expected the value of pixels without a class, or -1 for none")
     return tuple(dict.fromkeys((*others, *([ignore] if ignore >= 0 else []))))

@@ -151,6 +151,64 @@ def test_windows_scales_and_mirrors_have_arrays_of_the_sizes_that_are_announced(
     np.testing.assert_array_equal(example["size_0"], [[32, 64]] * 2)
 
 
+def brightest(variables, pixels, sizes):
+    """In place of a network: the channels of each square of 4 x 4 pixels as logits, so that the brightest is found."""
+    del variables, sizes
+    return pixels.reshape(len(pixels), pixels.shape[1] // 4, 4, pixels.shape[2] // 4, 4, 3).mean((2, 4))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"mirror": True},
+        {"scales": (0.5, 1.0, 1.5)},
+        {"mode": "slide", "crop": 32, "stride": 20},
+        {"mode": "slide", "crop": 32, "stride": 20, "scales": (1.5, 0.5), "mirror": True},
+    ],
+    ids=["mirrored", "scales", "slide", "all"],
+)
+def test_every_way_of_seeing_a_picture_finds_the_same(task, way):
+    """Nothing in the picture is symmetric: a view that is not turned back, or a window elsewhere, is seen."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[..., 0] = 255
+    picture[10:40, :30], picture[50:, 60:] = (0, 255, 0), (0, 0, 255)
+    several = dataclasses.replace(task, mean=(0.5,) * 3, std=(0.1,) * 3, **way)
+    (example,) = several.read(picture)
+    batch = {name: example[name][None] for name in several.specs(train=False)[0].inputs}
+    pred = jax.device_get(several.predict(brightest, {}, batch))
+    record = several.record({name: value[0] for name, value in pred.items()}, example)
+    assert np.mean(record["class_map"] != picture.argmax(axis=-1)) < 0.03
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+def test_the_loss_is_an_average_over_all_pixels_or_those_that_count(task, average):
+    rng = np.random.default_rng(0)
+    label_map = rng.integers(-1, 3, (2, 8, 8)).astype(np.int16)
+    label_map[1, 2:] = -1
+    logits = [rng.standard_normal((2, 8, 8, 3)).astype(np.float32) for _ in range(2)]
+    batch = {"image": np.zeros((2, 8, 8, 3), np.uint8), "size": np.full((2, 2), 8), "label_map": label_map}
+    chosen = dataclasses.replace(task, loss_average=average, auxiliary_weight=0.3)
+    total, found = chosen.loss(lambda *_, **__: (logits, {}), {}, batch, jax.random.key(0))
+    known = label_map >= 0
+    logs = [x - np.log(np.exp(x).sum(axis=-1, keepdims=True)) for x in logits]
+    sums = [-np.take_along_axis(x, np.maximum(label_map, 0)[..., None], -1)[..., 0][known].sum() for x in logs]
+    count = known.sum() if average == "valid" else known.size
+    assert float(total) == pytest.approx((sums[0] + 0.3 * sums[1]) / count, rel=1e-5)
+    means = {name: float(above / below) for name, (above, below) in found["scalars"].items()}
+    assert means["loss"] == pytest.approx(float(total))
+    assert means["loss_auxiliary"] == pytest.approx(0.3 * sums[1] / count, rel=1e-5)
+    hits = (logits[0].argmax(-1) == label_map)[known]
+    assert means["accuracy_decode"] == pytest.approx(100 * hits.mean(), rel=1e-5)
+
+
+def test_a_batch_without_a_class_has_no_loss(task):
+    empty = {"image": np.zeros((1, 8, 8, 3), np.uint8), "size": np.full((1, 2), 8)}
+    empty["label_map"] = np.full((1, 8, 8), -1, np.int16)
+    logits = np.ones((1, 8, 8, 3), np.float32)
+    chosen = dataclasses.replace(task, loss_average="valid")
+    assert float(chosen.loss(lambda *_, **__: ((logits, logits), {}), {}, empty, jax.random.key(0))[0]) == 0
+
+
 def test_a_picture_has_the_smallest_canvas_that_holds_it_or_one_of_its_own():
     buckets = ((512, 704), (704, 512), (512, 1024))
     assert canvas_of((512, 512), buckets) == (512, 704)

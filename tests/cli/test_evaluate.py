@@ -128,6 +128,18 @@ def test_classes_of_pixels_are_one_table_with_their_metrics(small, monkeypatch, 
     assert document["metrics"]["iou/9"] is None
 
 
+def test_a_class_that_is_found_but_nowhere_is_told_as_it_lowers_the_mean(small, monkeypatch, capsys):
+    def evaluate(task, *arguments, outcomes, **options):
+        outcomes += [[0, 0, 900], [0, 3, 100]]
+        return {"miou": 45.0, "iou/0": 90.0, "iou/3": 0.0} | {f"iou/{n}": float("nan") for n in (1, 2, *range(4, 10))}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(Classification, "outcomes_of", "pixels")
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == "Found, but not in the data, with an iou of 0, which is in the mean: 3"
+
+
 def test_the_confusion_is_written_as_the_endings_say(outcomes, small, tmp_path, capsys):
     table, picture = str(tmp_path / "a.csv"), str(tmp_path / "a.PNG")
     assert main(["evaluate", small, "--data", "digits", "--confusion", table, "--confusion", picture]) == 0

@@ -69,9 +69,10 @@ def get_config(arg="a"):
         "scales": (1.0,),
         "mirror": False,
         "buckets": ((512, 704), (704, 512), (512, 1024)),
+        "white": 0,  # of pictures deeper than 8 bits; 0: what their files say
     }
     config.data.update({"name": "mask_folder", "eval_split": "val", "train_examples": 0})
-    config.data.update({"reduce_zero_label": False, "ignore": 255, "classes": "", "white": 0})
+    config.data.update({"reduce_zero_label": False, "ignore": 255, "classes": ""})
     config.eval.update({"scales": (1.0,), "mirror": False})
     config.batch_size = 8
     config.eval_batch_size = 8

@@ -196,11 +196,12 @@ RECIPES = {
             | HEADS
             | {"name": "unireplknet_n", "num_classes": 0, "drop_path_rate": 0.1, "bn_group": None, "remat": False},
             **{"scale": (2048, 512), "crop": 512, "stride": 341, "buckets": ((512, 704), (704, 512), (512, 1024))},
+            "white": 0,
         },
         POLYNOMIAL
         | {
             **{"data.name": "mask_folder", "data.eval_split": "val", "data.reduce_zero_label": False},
-            **{"data.ignore": 255, "data.classes": "", "data.white": 0, "init": "unireplknet_n_in1k_224_acc81.64.pth"},
+            **{"data.ignore": 255, "data.classes": "", "init": "unireplknet_n_in1k_224_acc81.64.pth"},
             **{"batch_size": 8, "eval_batch_size": 8, "epochs": 50, "eval_every_epochs": 5, "log_every": 10},
             **{"optim.lr": 1e-4, "optim.layer_decay": 0.9, "optim.layer_groups": 6},
         },
@@ -208,11 +209,12 @@ RECIPES = {
     "finetune_masks:small": (
         MASKS
         | {"model": SMALL_MASKS, "ratio": (0.75, 1.5), "flip": False, "distortion": False}
-        | {"scale": (512, 128), "crop": 128, "stride": 85, "buckets": ((128, 192), (192, 128), (128, 256))},
+        | {"scale": (512, 128), "crop": 128, "stride": 85, "buckets": ((128, 192), (192, 128), (128, 256))}
+        | {"white": 0},
         POLYNOMIAL
         | {
             **{"data.name": "mask_folder", "data.eval_split": "val", "data.reduce_zero_label": False},
-            **{"data.ignore": 255, "data.classes": "", "data.white": 0, "recalibrate": 16},
+            **{"data.ignore": 255, "data.classes": "", "recalibrate": 16},
             **{"batch_size": 16, "eval_batch_size": 64, "epochs": 100, "eval_every_epochs": 10, "log_every": 20},
             "optim.lr": 2e-3,
         },

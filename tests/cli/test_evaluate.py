@@ -18,6 +18,7 @@ from unireplknet_jax.tasks.classification import Classification
 from unireplknet_jax.train import evaluate as evaluation
 
 OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip", "class_order": "texts"}
+FLAGS = dict.fromkeys(("data", "data_dir", "split", "broken", "class_order"))
 
 
 @pytest.mark.parametrize(
@@ -33,10 +34,17 @@ OWN = {"name": "folder", "dir": "mine", "eval_split": "val", "broken": "skip", "
     ],
 )
 def test_flags_come_before_what_the_checkpoint_says_of_the_same_data(flags, expected):
-    args = argparse.Namespace(
-        **{"data": None, "data_dir": None, "split": None, "broken": None, "class_order": None, **flags}
-    )
-    assert tuple(data_of(args, OWN, "eval_split", "test").values()) == expected
+    found = data_of(argparse.Namespace(**FLAGS | flags), OWN, "eval_split", "test")
+    assert tuple(found[name] for name in ("name", "dir", "split", "broken", "class_order")) == expected
+
+
+@pytest.mark.parametrize(("flags", "follows"), [({}, True), ({"data_dir": "other"}, True), ({"data": "digits"}, False)])
+def test_how_files_are_read_is_what_the_checkpoint_says(flags, follows):
+    """Masks whose value 0 is no class would have the next class in every pixel otherwise."""
+    ways = {"reduce_zero_label": True, "ignore": 7, "classes": "list.csv", "train_split": "training"}
+    found = data_of(argparse.Namespace(**FLAGS | flags), OWN | ways | {"num_threads": 2}, "eval_split", "test")
+    assert {name: value for name, value in found.items() if name in ways} == (ways if follows else {})
+    assert "num_threads" not in found
 
 
 @pytest.fixture
@@ -118,6 +126,18 @@ def test_classes_of_pixels_are_one_table_with_their_metrics(small, monkeypatch, 
     document = json.loads(capsys.readouterr().out)
     assert document["classes"][0]["pixels"] == 4000
     assert document["metrics"]["iou/9"] is None
+
+
+def test_a_class_that_is_found_but_nowhere_is_told_as_it_lowers_the_mean(small, monkeypatch, capsys):
+    def evaluate(task, *arguments, outcomes, **options):
+        outcomes += [[0, 0, 900], [0, 3, 100]]
+        return {"miou": 45.0, "iou/0": 90.0, "iou/3": 0.0} | {f"iou/{n}": float("nan") for n in (1, 2, *range(4, 10))}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(Classification, "outcomes_of", "pixels")
+    assert main(["evaluate", small, "--data", "digits"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == "Found, but not in the data, with an iou of 0, which is in the mean: 3"
 
 
 def test_the_confusion_is_written_as_the_endings_say(outcomes, small, tmp_path, capsys):

@@ -11,12 +11,14 @@ from PIL import Image
 from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
+from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
 from unireplknet_jax.tasks import convert, mask_metrics
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities, slide_windows
 from unireplknet_jax.tasks.mask_views import canvas_of, way_of
+from unireplknet_jax.tasks.segmentation_names import NAMES
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -65,6 +67,20 @@ def test_classes_colours_and_values_come_from_the_data(task):
     assert task.classes == 3
 
 
+def test_colours_and_values_follow_their_classes_into_another_order(task, data, tmp_path):
+    named = SMALL | {"model": MODEL | {"num_classes": 3}, "labels": ("sky", "road", "car")}
+    turned = fitted_to(get_task("segmentation", **named), data)
+    assert (turned.labels, turned.values) == (("sky", "road", "car"), (9, 0, 5))
+    assert turned.colours == (COLOURS[2], *COLOURS[:2])
+    for kind in ("images", "masks"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        mask = np.array([[2, 10], [7, 2]], np.uint8)
+        Image.fromarray(mask).save(tmp_path / "train" / kind / "1.png")
+    texts = {"name": "mask_folder", "dir": str(tmp_path), "train_split": "train", "class_order": "texts"}
+    numbered = fitted_to(get_task("segmentation", **SMALL), texts | {"eval_split": "train"})
+    assert (numbered.labels, numbered.values) == (("10", "2", "7"), (10, 2, 7))
+
+
 @pytest.mark.slow  # the canvas of tests/nn/test_canvas.py is quick
 def test_an_evaluation_is_what_the_pictures_give_one_by_one(task, data, variables):
     """Of two sizes in two canvases, on one device and on eight, beside each alone in a canvas of its own."""
@@ -104,6 +120,26 @@ def test_a_prediction_is_a_map_of_the_pictures_size(task, data, variables, tmp_p
     assert drawn.width >= 70
 
 
+def test_a_network_whose_classes_nobody_coloured_has_colours_of_its_own(task, tmp_path):
+    bare = dataclasses.replace(task, labels=(), colours=(), values=())
+    picture = np.zeros((20, 30, 3), np.uint8)
+    record = {"class_map": np.repeat(np.arange(3, dtype=np.int16), 200).reshape(20, 30)}
+    drawn = bare.draw([{"picture": picture, "id": "a.png"}], [record])
+    bare.save_mask(tmp_path / "mask.png", record)
+    mask = Image.open(tmp_path / "mask.png")
+    np.testing.assert_array_equal(np.asarray(mask), record["class_map"])
+    palette = mask.getpalette()
+    colours = [tuple(palette[3 * i : 3 * i + 3]) for i in range(3)]
+    assert len({*colours}) == 3
+    assert {*colours} <= {*map(tuple, np.asarray(drawn)[drawn.height - 60 :].reshape(-1, 3).tolist())}  # the legend
+
+
+def test_a_table_has_a_cell_for_every_column_where_few_classes_are_found(task):
+    record = {"classes": [{"label": "sky", "share": 1.0}]}
+    assert task.table_rows([record], 5) == [("sky", 1.0, None, None, None, None)]
+    assert len(task.table_columns(5)) == 6
+
+
 def test_windows_scales_and_mirrors_have_arrays_of_the_sizes_that_are_announced(task, data):
     several = dataclasses.replace(task, mode="slide", stride=32, crop=64, scales=(0.5, 1.0), mirror=True)
     example = several.read(f"{data['dir']}/val/images/0.png")[0]
@@ -113,6 +149,64 @@ def test_windows_scales_and_mirrors_have_arrays_of_the_sizes_that_are_announced(
     assert first == (2, 64, 64, 3)  # 32 x 64 pixels in one window, and mirrored
     assert second == (4, 64, 64, 3)  # 64 x 96 pixels in two
     np.testing.assert_array_equal(example["size_0"], [[32, 64]] * 2)
+
+
+def brightest(variables, pixels, sizes):
+    """In place of a network: the channels of each square of 4 x 4 pixels as logits, so that the brightest is found."""
+    del variables, sizes
+    return pixels.reshape(len(pixels), pixels.shape[1] // 4, 4, pixels.shape[2] // 4, 4, 3).mean((2, 4))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"mirror": True},
+        {"scales": (0.5, 1.0, 1.5)},
+        {"mode": "slide", "crop": 32, "stride": 20},
+        {"mode": "slide", "crop": 32, "stride": 20, "scales": (1.5, 0.5), "mirror": True},
+    ],
+    ids=["mirrored", "scales", "slide", "all"],
+)
+def test_every_way_of_seeing_a_picture_finds_the_same(task, way):
+    """Nothing in the picture is symmetric: a view that is not turned back, or a window elsewhere, is seen."""
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[..., 0] = 255
+    picture[10:40, :30], picture[50:, 60:] = (0, 255, 0), (0, 0, 255)
+    several = dataclasses.replace(task, mean=(0.5,) * 3, std=(0.1,) * 3, **way)
+    (example,) = several.read(picture)
+    batch = {name: example[name][None] for name in several.specs(train=False)[0].inputs}
+    pred = jax.device_get(several.predict(brightest, {}, batch))
+    record = several.record({name: value[0] for name, value in pred.items()}, example)
+    assert np.mean(record["class_map"] != picture.argmax(axis=-1)) < 0.03
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+def test_the_loss_is_an_average_over_all_pixels_or_those_that_count(task, average):
+    rng = np.random.default_rng(0)
+    label_map = rng.integers(-1, 3, (2, 8, 8)).astype(np.int16)
+    label_map[1, 2:] = -1
+    logits = [rng.standard_normal((2, 8, 8, 3)).astype(np.float32) for _ in range(2)]
+    batch = {"image": np.zeros((2, 8, 8, 3), np.uint8), "size": np.full((2, 2), 8), "label_map": label_map}
+    chosen = dataclasses.replace(task, loss_average=average, auxiliary_weight=0.3)
+    total, found = chosen.loss(lambda *_, **__: (logits, {}), {}, batch, jax.random.key(0))
+    known = label_map >= 0
+    logs = [x - np.log(np.exp(x).sum(axis=-1, keepdims=True)) for x in logits]
+    sums = [-np.take_along_axis(x, np.maximum(label_map, 0)[..., None], -1)[..., 0][known].sum() for x in logs]
+    count = known.sum() if average == "valid" else known.size
+    assert float(total) == pytest.approx((sums[0] + 0.3 * sums[1]) / count, rel=1e-5)
+    means = {name: float(above / below) for name, (above, below) in found["scalars"].items()}
+    assert means["loss"] == pytest.approx(float(total))
+    assert means["loss_auxiliary"] == pytest.approx(0.3 * sums[1] / count, rel=1e-5)
+    hits = (logits[0].argmax(-1) == label_map)[known]
+    assert means["accuracy_decode"] == pytest.approx(100 * hits.mean(), rel=1e-5)
+
+
+def test_a_batch_without_a_class_has_no_loss(task):
+    empty = {"image": np.zeros((1, 8, 8, 3), np.uint8), "size": np.full((1, 2), 8)}
+    empty["label_map"] = np.full((1, 8, 8), -1, np.int16)
+    logits = np.ones((1, 8, 8, 3), np.float32)
+    chosen = dataclasses.replace(task, loss_average="valid")
+    assert float(chosen.loss(lambda *_, **__: ((logits, logits), {}), {}, empty, jax.random.key(0))[0]) == 0
 
 
 def test_a_picture_has_the_smallest_canvas_that_holds_it_or_one_of_its_own():
@@ -139,6 +233,26 @@ def test_files_of_the_original_come_in_and_go_out_as_they_were(goldens, tmp_path
     assert (meta["CLASSES"], meta["PALETTE"]) == (checkpoint.task.labels, checkpoint.task.colours)
     again = open_checkpoint(tmp_path / "back.pth").task
     assert again == checkpoint.task
+
+
+def test_names_in_a_file_may_be_those_of_ade20k_or_others():
+    told = NAMES.told_by({"CLASSES": read_labels("ade20k"), "PALETTE": None})
+    assert told["values"] == tuple(range(1, 151))
+    assert told["colours"] == read_colours("ade20k")
+    other = NAMES.told_by({"CLASSES": ["a", *read_labels("ade20k")[1:]]})
+    assert (other["values"], other["colours"]) == ((), ())
+
+
+def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(task, tmp_path):
+    for kind, values in (("images", np.full((32, 32), 2048, np.uint16)), ("masks", np.zeros((32, 32), np.uint8))):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "val" / kind / "1.png")
+    (tmp_path / "classes.csv").write_text("road\ncar\nsky\n")
+    task = dataclasses.replace(task, white=4095, distortion=False)
+    split = task.open({"name": "mask_folder", "dir": tmp_path}, "val")
+    seen = [task.read(tmp_path / "val" / "images" / "1.png")[0], task.examples(split, train=False)[0]]
+    assert {int(example["image_0"].max()) for example in seen} == {128}
+    assert task.examples(split, train=True, seed=0)[0]["image"].max() == 128
 
 
 def test_moving_averages_beside_the_weights_are_left_out_and_holes_are_named(goldens, tmp_path):

@@ -3,6 +3,8 @@
 import argparse
 import os
 
+_OF_THE_RUN = ("train_examples", "eval_split", "num_threads", "workers", "missing")  # or kept in the task, as the last
+
 
 def add_data_arguments(parser, split):
     """split: where the checkpoint says none."""
@@ -34,9 +36,10 @@ def threads_of(args):
 
 
 def data_of(args, own, field, split):
-    """{"name", "dir", "split", "broken", "class_order"}: the flags, else what the checkpoint says of its data.
+    """{"name", "dir", "split", "broken", "class_order", ...}: the flags, else what the checkpoint says of its data.
 
-    field: where the checkpoint says its split.
+    field: where the checkpoint says its split. What else it says of how its files are read, such as the value of
+    masks that is ignored, follows, also for another folder of the same source.
     Raises ValueError where neither names the data.
     """
     if not (args.data or own):
@@ -44,7 +47,8 @@ def data_of(args, own, field, split):
             f"{args.checkpoint} does not say which data it belongs to; name it, for example --data fashion_mnist."
         )
     own = own if own and args.data in (None, own["name"]) else {}
-    return {
+    others = {name: value for name, value in own.items() if name not in _OF_THE_RUN}
+    return others | {
         "name": args.data or own["name"],
         "dir": args.data_dir or own.get("dir") or None,
         "split": args.split or own.get(field, split),

@@ -161,3 +161,8 @@ def _print_classes(classes, counted, of_classes, units):
             for row in shown
         ],
     )
+    present = {row.label for row in classes}
+    for metric, values in of_classes.items():
+        absent = [label for label, value in values.items() if label not in present and value == value]
+        if absent:
+            print(f"\nFound, but not in the data, with an {metric} of 0, which is in the mean: {', '.join(absent)}")

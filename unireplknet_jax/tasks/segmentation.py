@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from unireplknet_jax.data.classes import Renumbered, places_among
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import mask_sets, mask_transforms, masks
 from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
+from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.nn.upernet import UPerNet
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.ops.valid import only_valid, valid_mask
@@ -30,6 +32,7 @@ from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, canvas_of, vi
 from unireplknet_jax.tasks.options import check_number
 
 _HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
+_OF_CLASSES = ("colours", "values")  # what else than a name each class has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Segmentation(Labelled):
         picture is seen, and `mirror`, mirrored as well: the probabilities of all are averaged.
         buckets: (rows, columns) of the canvases that pictures lie in, for each of which a program is compiled; a
         picture that fits into none has one of its own.
+    white: of pictures deeper than 8 bits, the value that becomes 255; 0: what their files say.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
@@ -68,6 +72,7 @@ class Segmentation(Labelled):
     scales: tuple[float, ...] = (1.0,)
     mirror: bool = False
     buckets: tuple[tuple[int, int], ...] = ((512, 704), (704, 512), (512, 1024))
+    white: int = 0
 
     name: ClassVar[str] = "segmentation"
     sample: ClassVar[str] = "street.jpg"
@@ -77,13 +82,13 @@ class Segmentation(Labelled):
     outcomes_of: ClassVar[str] = "pixels"
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
-    preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std")
+    preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std", "white")
     units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "iou": "%", "count": "pictures"}
     numbers: ClassVar[Mapping[str, str]] = {
         "crop": "1 or more",
         "stride": "1 or more",
         "cat_max_ratio": "above 0 and at most 1",
-        "auxiliary_weight": "0 or more",
+        **dict.fromkeys(("auxiliary_weight", "white"), "0 or more"),
     }
     why_broken = staticmethod(masks.why_broken)
 
@@ -99,9 +104,8 @@ class Segmentation(Labelled):
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
         sides = [side for bucket in self.buckets for side in bucket]
-        if any(len(bucket) != 2 for bucket in self.buckets) or any(
-            side % mask_transforms.DIVISOR or side < 1 for side in sides
-        ):
+        fitting = all(side >= 1 and side % mask_transforms.DIVISOR == 0 for side in sides)
+        if not fitting or any(len(bucket) != 2 for bucket in self.buckets):
             raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {mask_transforms.DIVISOR}.")
         if self.mode == "slide" and self.stride > self.crop:
             raise ValueError(f"stride={self.stride} leaves pixels out between windows of crop={self.crop}.")
@@ -110,7 +114,8 @@ class Segmentation(Labelled):
                 raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
         for value in self.std:
             check_number("std", value, "above 0")
-        for name, values in (("colours", self.colours), ("values", self.values)):
+        for name in _OF_CLASSES:
+            values = getattr(self, name)
             if values and self.labels and len(values) != len(self.labels):
                 raise ValueError(f"{len(values)} {name} do not fit {len(self.labels)} classes.")
 
@@ -118,18 +123,16 @@ class Segmentation(Labelled):
         self.require_classes()
         model = {**_HEADS, "bn_group": None} | dict(self.model)
         trunk = self.trunk(tuple(_HEADS), num_classes=None, output_norms=True, deploy=deploy)
-        return UPerNet(
-            trunk,
-            model["num_classes"],
-            model["channels"],
-            model["auxiliary_channels"],
-            model["head_dropout"],
-            model["bn_group"],
-        )
+        return UPerNet(trunk, *(model[name] for name in ("num_classes", *_HEADS, "bn_group")))
 
     @property
     def torch_meta(self) -> dict[str, Any]:
-        return {"CLASSES": self.labels, "PALETTE": self.colours} if self.labels else {}
+        return {"CLASSES": self.labels, "PALETTE": self._palette} if self.labels else {}
+
+    @property
+    def _palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The colours of the classes, made where nobody gave any."""
+        return self.colours or distinct_colours(self.classes)
 
     # ---- shapes
 
@@ -163,14 +166,18 @@ class Segmentation(Labelled):
     # ---- host
 
     def open_source(self, data: Mapping[str, Any], split: str) -> Any:
-        return mask_sets.open_source(data, split)
+        return mask_sets.open_source(data, split, self.white)
 
     def fitted_to(self, train: Split, evaluation: Split | None) -> Segmentation:
         """The task with the classes, colours and values of the training data, where it has none."""
         fitted = cast(Segmentation, super().fitted_to(train, evaluation))
-        if tuple(train.source.labels) != fitted.labels:
+        source = train.source.source if isinstance(train.source, Renumbered) else train.source
+        places = [place for place in places_among(source.labels, fitted.labels) if place is not None]
+        if len(places) < len(fitted.labels):
             return fitted
-        colours, values = (getattr(self, name) or tuple(getattr(train.source, name)) for name in ("colours", "values"))
+        colours, values = (
+            getattr(self, name) or tuple(getattr(source, name)[i] for i in places) for name in _OF_CLASSES
+        )
         return dataclasses.replace(fitted, colours=colours, values=values)
 
     def shape_keys(self, split: Split) -> Sequence[Hashable]:
@@ -187,7 +194,7 @@ class Segmentation(Labelled):
 
     def read(self, source: Any) -> list[Example]:
         """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
-        picture = np.asarray(picture_of(source).convert("RGB"))
+        picture = np.asarray(picture_of(source, self.white).convert("RGB"))
         return [{**self._seen(picture), "picture": picture, "id": source_name(source)}]
 
     def _seen(self, picture: np.ndarray) -> dict[str, Any]:
@@ -279,8 +286,11 @@ class Segmentation(Labelled):
         return ("label", "share", *(f"{name}_{rank}" for rank in ranks for name in ("label", "share")))
 
     def table_rows(self, records: Sequence[Record], top: int) -> list[tuple[Any, ...]]:
-        best = [record["classes"][:top] for record in records]
-        return [tuple(cell for each in found for cell in (each["label"], each["share"])) for found in best]
+        rows, length = [], len(self.table_columns(top))
+        for record in records:
+            cells = [cell for each in record["classes"][:top] for cell in (each["label"], each["share"])]
+            rows.append((*cells, *[None] * (length - len(cells))))  # a picture may have fewer classes than the model
+        return rows
 
     def counted_outcomes(self, records: list[Record]) -> list[list[int]]:
         return mask_metrics.counts_of(self._confusion(records))
@@ -297,11 +307,11 @@ class Segmentation(Labelled):
         return True
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
-        mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self.colours)
+        mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self._palette)
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
-        return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self.colours, example["id"])
+        return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
 
 
 def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.data.pictures.mask_classes import ade20k_classes
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.nn.upernet import POOL_SCALES
 from unireplknet_jax.tasks.names import Names
@@ -34,8 +34,8 @@ class SegmentationNames(Names):
     def options(self, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], bool]:
         trunk, merged = torch_names.infer_trunk(shapes, "backbone.")
         heads = {name: (*shapes.get(tensor, ()), 1)[0] for name, tensor in _SIZES.items()}
-        labels = {"labels": read_labels("ade20k")} if heads["num_classes"] == 150 else {}
-        return {"model": {**trunk, **heads}, **labels}, merged
+        classes = _of_ade20k() if heads["num_classes"] == 150 else {}
+        return {"model": {**trunk, **heads}, **classes}, merged
 
     def table(self, variables: Mapping[str, Any]) -> dict[str, torch_names.Entry]:
         return torch_names.name_table(variables, _TORCH_MODULES)
@@ -49,10 +49,19 @@ class SegmentationNames(Names):
         labels, colours = meta.get("CLASSES"), meta.get("PALETTE")
         if not (isinstance(labels, list | tuple) and labels and all(isinstance(name, str) for name in labels)):
             return {}
-        found: dict[str, Any] = {"labels": tuple(name.strip() for name in labels)}  # one of ADE20K's is "bed "
+        # The original's name of one of ADE20K's classes is "bed ".
+        found: dict[str, Any] = {"labels": tuple(name.strip() for name in labels), "colours": (), "values": ()}
+        if found["labels"] == _of_ade20k()["labels"]:
+            found = _of_ade20k()
         if isinstance(colours, list | tuple) and len(colours) == len(labels) and all(map(_is_colour, colours)):
             found["colours"] = tuple(map(tuple, colours))
         return found
+
+
+def _of_ade20k() -> dict[str, Any]:
+    """The task's options for the classes of ADE20K."""
+    classes = ade20k_classes()
+    return {"labels": classes.labels, "colours": classes.colours, "values": classes.values}
 
 
 def _is_colour(value: Any) -> bool:

@@ -112,6 +112,10 @@ def test_the_value_0_may_be_no_class(tmp_path):
     (tmp_path / "classes.csv").write_text("sky,0\nroad,1\n")
     with pytest.raises(ValueError, match=r"gives sky the value 0, which data\.reduce_zero_label ignores"):
         opened(tmp_path, reduce_zero_label=True)
+    with pytest.raises(ValueError, match=r"gives road the value 1, which data\.ignore ignores"):
+        opened(tmp_path, ignore=1)
+    (tmp_path / "classes.csv").write_text("sky,0\nroad,1\nsea,2\ncell,255\n")
+    assert opened(tmp_path)[0]["label_map"].tolist() == [[0, 1, 2, 3]]
 
 
 def test_colours_of_the_list_read_masks_of_colours(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ImageColor
 
 from unireplknet_jax.data.base import listed
+from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.data.pictures.masks import MOST, Colour
 from unireplknet_jax.data.tables import rows_of_table
 
@@ -48,6 +49,12 @@ class MaskClasses:
     colours: tuple[Colour, ...]
     coloured: bool = False
     ignored_colours: tuple[Colour, ...] = ()
+
+
+def ade20k_classes() -> MaskClasses:
+    """The 150 classes of ADE20K, which have the values 1 to 150 in its masks; 0 is none."""
+    labels = read_labels("ade20k")
+    return MaskClasses(labels, tuple(range(1, len(labels) + 1)), read_colours("ade20k"))
 
 
 def classes_of(folder: Path, first: int = 0) -> MaskClasses | None:

@@ -18,20 +18,26 @@ from unireplknet_jax.data.broken import Selected
 from unireplknet_jax.data.classes import Renumbered
 from unireplknet_jax.data.files import ListedFiles, Names, contents_of, natural_key
 from unireplknet_jax.data.folder import class_folders, sorted_out
-from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.data.pictures.decode import SUFFIXES, read_image, upright_size
-from unireplknet_jax.data.pictures.mask_classes import MaskClasses, classes_of, distinct_colours, read_classes
+from unireplknet_jax.data.pictures.mask_classes import (
+    MaskClasses,
+    ade20k_classes,
+    classes_of,
+    distinct_colours,
+    read_classes,
+)
 from unireplknet_jax.data.pictures.masks import MASK_SUFFIXES, Colour, read_mask, read_values
 
 SOURCES = ("ade20k", "mask_folder", "hela", "scenes")
 MASK_FOLDERS = ("masks", "annotations", "labels")
 _ADE20K = {"train": "training", "val": "validation"}
+_IGNORE = 255  # the usual value of pixels without a class, which a list may give to a class all the same
 _MOST_FOUND = 256  # different values of masks without a list of classes
 _log = logging.getLogger(__name__)
 
 
-def open_source(data: Mapping[str, Any], split: str) -> Any:
-    """Open a split of a set of pictures with masks.
+def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> Any:
+    """Open a split of a set of pictures with masks. white: of deep grey pictures, as in `decode.read_image`.
 
     data["name"]:
     - "ade20k": data["dir"] is ADEChallengeData2016, with images/{training,validation} and the same in annotations/;
@@ -44,8 +50,8 @@ def open_source(data: Mapping[str, Any], split: str) -> Any:
     - "scenes": synthetic (`scenes.open_scenes`). data["dir"]: the folder of Fashion-MNIST.
 
     For files data may have "reduce_zero_label" (True: the value 0 is no class, and the classes of a list without values
-    begin at 1), "ignore" (the value of pixels without a class, 255; -1: none), "white" (of deep grey pictures, as in
-    `decode.read_image`) and "train_split" (where the classes are looked for).
+    begin at 1), "ignore" (the value of pixels without a class, 255; -1: none) and "train_split" (where the classes are
+    looked for).
 
     Example i is {"image": (h, w, 3) uint8, "label_map": (h, w) int16, -1 where there is no class, "path", "id"}. Of
     files the path is the picture's, and the id its path below its folder; other sets have a number and no path.
@@ -73,7 +79,8 @@ def open_source(data: Mapping[str, Any], split: str) -> Any:
         raise ValueError(f"{name} reads files; give their folder as data.dir")
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}; expected one that holds pictures and masks")
-    return _open_ade20k(root, split, data) if name == "ade20k" else _open_folder(root, split, data)
+    open_files = _open_ade20k if name == "ade20k" else _open_folder
+    return open_files(root, split, data, white)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,19 +152,17 @@ def _other_size(picture: str, mask: str, size: tuple[int, ...], other: tuple[int
     )
 
 
-def _open_ade20k(root: Path, split: str, data: Mapping[str, Any]) -> MaskFiles:
+def _open_ade20k(root: Path, split: str, data: Mapping[str, Any], white: int) -> MaskFiles:
     nested = root / "ADEChallengeData2016"
     root = nested if nested.is_dir() else root
-    labels = read_labels("ade20k")
     zero = data.get("reduce_zero_label")
     if zero is not None and not zero:
         raise ValueError("the value 0 of ADE20K is no class, so data.reduce_zero_label is True; use mask_folder else")
-    classes = MaskClasses(labels, tuple(range(1, len(labels) + 1)), read_colours("ade20k"))
     pictures, masks = _listed(root, _ADE20K.get(split, split))
-    return MaskFiles(pictures, masks, classes, _ignored(data, 0), data.get("white", 0))
+    return MaskFiles(pictures, masks, ade20k_classes(), _ignored(data, 0), white)
 
 
-def _open_folder(root: Path, split: str, data: Mapping[str, Any]) -> MaskFiles:
+def _open_folder(root: Path, split: str, data: Mapping[str, Any], white: int) -> MaskFiles:
     pictures, masks = _listed(root, split)
     zero = bool(data.get("reduce_zero_label"))
     ignored = _ignored(data, *[0] * zero)
@@ -167,14 +172,15 @@ def _open_folder(root: Path, split: str, data: Mapping[str, Any]) -> MaskFiles:
         train = data.get("train_split") or "train"
         where = masks if split == train or not _folders(root, train) else _listed(root, train)[1]
         classes = _found_classes(where, ignored)
-    elif zero and 0 in classes.values:
-        name = classes.labels[classes.values.index(0)]
-        raise ValueError(f"the class list of {root} gives {name} the value 0, which data.reduce_zero_label ignores")
-    return MaskFiles(pictures, masks, classes, ignored, data.get("white", 0))
+    for value in {*ignored} & {*classes.values} - {_IGNORE}:
+        name = classes.labels[classes.values.index(value)]
+        option = "reduce_zero_label" if zero and value == 0 else "ignore"
+        raise ValueError(f"the class list of {root} gives {name} the value {value}, which data.{option} ignores")
+    return MaskFiles(pictures, masks, classes, ignored, white)
 
 
 def _ignored(data: Mapping[str, Any], *others: int) -> tuple[int, ...]:
-    ignore = data.get("ignore", 255)
+    ignore = data.get("ignore", _IGNORE)
     if not isinstance(ignore, int) or ignore < -1:
         raise ValueError(f"data.ignore is {ignore!r}; expected the value of pixels without a class, or -1 for none")
     return tuple(dict.fromkeys((*others, *([ignore] if ignore >= 0 else []))))

@@ -115,6 +115,7 @@ def test_equal_weights_give_equal_logits(deploy):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deploy", [False, True])
 def test_equal_weights_give_equal_logits_of_pixels(deploy):
     from unireplknet_jax.benchmark.torch_upernet import UPerNet as Twin

@@ -11,7 +11,7 @@ import optax
 from unireplknet_jax.benchmark import runtimes
 from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
-from unireplknet_jax.models.program import announced
+from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import trunk_of, with_trunk
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
@@ -52,9 +52,12 @@ def measure_inference(
     around = trunk_of(training_form) is not training_form
     if others and around:
         raise ValueError(f"--against {','.join(others)} takes classifiers alone; leave it or --task {task} out.")
-    with announced(f"initializing {name}"):
-        variables = jax.jit(lambda: training_form.init(jax.random.key(0), images))()
-        merged = jax.jit(reparameterize)(variables)
+
+    def draw():
+        variables = training_form.init(jax.random.key(0), images)
+        return variables, reparameterize(variables)
+
+    variables, merged = compile_program(jax.jit(draw), what=f"the initialization of {name}", quick=True)()
     model = with_trunk(training_form, trunk_of(training_form).clone(deploy=True))
     trees = {"prepared": prepare(merged, size, dtype=dtype), "merged": merged}
     programs = runtimes.programs(others, model, merged["params"], images)
@@ -85,8 +88,8 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     around = trunk_of(model) is not model
     shape = (batch, size, size) if around else (batch,)
     labels = jnp.arange(math.prod(shape)).reshape(shape) % model.num_classes
-    with announced(f"initializing {name}"):
-        variables = jax.jit(lambda: model.init(jax.random.key(0), images))()
+    initialize = jax.jit(lambda: model.init(jax.random.key(0), images))
+    variables = compile_program(initialize, what=f"the initialization of {name}", quick=True)()
     optimizer = optax.adamw(1e-3)
     state = variables, optimizer.init(variables["params"])
     forms = {"training": model} | ({"training, xla": _with_xla(model)} if with_xla else {})

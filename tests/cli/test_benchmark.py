@@ -135,6 +135,10 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
         (["block", "--static", "v5e", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
         (["model", "--batch", "0"], "--batch must be 1 or more"),
         (["train", "--size", "0"], "--size must be 32 or more"),
+        (
+            ["model", "--task", "segmentation", "--against", "torch,openvino"],
+            "--against openvino takes classifiers alone; leave it or --task segmentation out.",
+        ),
         (["model", "--task", "nope"], "--task 'nope' cannot be timed; it takes classification or segmentation."),
         (
             ["model", "--task", "segmentation", "--static", "v5e"],

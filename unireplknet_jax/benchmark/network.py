@@ -15,12 +15,12 @@ from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import trunk_of, with_trunk
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
+from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.tasks.base import get_task
 
 # The task whose networks are timed -> the side of its pictures and the classes of the published ones.
 TASKS = {"classification": (224, 1000), "segmentation": (512, 150)}
-_AUXILIARY_WEIGHT = 0.4
 _UNMERGED = "training form"  # how the names of what is timed end, where it is not merged
 
 
@@ -45,13 +45,14 @@ def measure_inference(
     dtype, others = jnp.dtype(dtype), [other for other in named if other != "torch"]
     if others and (dtype != jnp.float32 or jax.default_backend() != "cpu"):
         raise ValueError(f"--against {','.join(others)} compares float32 on a CPU; leave it out for anything else.")
-    runtimes.check(named)
-    if "torch" in named and not _torch_works(dtype):
-        raise ValueError("--against torch: PyTorch computes where jax does, on a CPU in float32 alone; leave it out.")
-    training_form, images = network_of(task, name, dtype), _images(batch, size)
+    training_form = network_of(task, name, dtype)
     around = trunk_of(training_form) is not training_form
     if others and around:
         raise ValueError(f"--against {','.join(others)} takes classifiers alone; leave it or --task {task} out.")
+    runtimes.check(named)
+    if "torch" in named and not _torch_works(dtype):
+        raise ValueError("--against torch: PyTorch computes where jax does, on a CPU in float32 alone; leave it out.")
+    images = _images(batch, size)
 
     def draw():
         variables = training_form.init(jax.random.key(0), images)
@@ -127,7 +128,7 @@ def _pixel_loss(apply, variables, images, label_map):
     options = {"method": "with_auxiliary", "rngs": {"dropout": jax.random.key(0)}}
     outputs, updates = apply(variables, images, train=True, mutable=["batch_stats"], **options)
     decode, auxiliary = (pixel_losses(logits, label_map)[0] for logits in outputs)
-    return (decode + _AUXILIARY_WEIGHT * auxiliary) / label_map.size, updates
+    return (decode + AUXILIARY_WEIGHT * auxiliary) / label_map.size, updates
 
 
 def training_step(apply, optimizer, loss=_class_loss):

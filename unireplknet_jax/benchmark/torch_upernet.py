@@ -8,9 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from unireplknet_jax.benchmark.torch_network import ChannelNorm, batch_norm, stages
-from unireplknet_jax.nn.upernet import POOL_SCALES
-
-AUXILIARY_WEIGHT = 0.4
+from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT, POOL_SCALES
 
 
 class UPerNet(nn.Module):

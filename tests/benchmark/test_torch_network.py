@@ -115,20 +115,26 @@ def test_equal_weights_give_equal_logits(deploy):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("deploy", [False, True])
-def test_equal_weights_give_equal_logits_of_pixels(deploy):
+def networks_of_pixels(deploy=False):
+    """(a small UPerNet without dropout, its variables, the same in PyTorch)."""
     from unireplknet_jax.benchmark.torch_upernet import UPerNet as Twin
 
+    heads = {"channels": 6, "auxiliary_channels": 4, "dropout": 0.0}
     trunk = small_model(**FIELDS | {"num_classes": None}, output_norms=True)
-    model = UPerNet(trunk, FIELDS["num_classes"], channels=6, auxiliary_channels=4)
+    model = UPerNet(trunk, FIELDS["num_classes"], **heads)
     variables = lively(abstract_variables(model))
     if deploy:
         variables = jax.tree.map(np.asarray, reparameterize(variables))
         model = with_trunk(model, trunk.clone(deploy=True))
     params, stats = variables["params"], variables["batch_stats"]
     arrays = [*tensors(params["backbone"], stats.get("backbone", {})), *tensors_of_heads(params, stats)]
-    twin = loaded(Twin(**FIELDS, deploy=deploy, channels=6, auxiliary_channels=4), arrays)
+    return model, variables, loaded(Twin(**FIELDS, deploy=deploy, **heads), arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deploy", [False, True])
+def test_equal_weights_give_equal_logits_of_pixels(deploy):
+    model, variables, twin = networks_of_pixels(deploy)
     images = np.random.default_rng(0).standard_normal((2, 64, 96, 3), np.float32)
     with torch.inference_mode():
         theirs = twin.with_auxiliary(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -136,3 +142,16 @@ def test_equal_weights_give_equal_logits_of_pixels(deploy):
     for found, expected in zip(ours, theirs, strict=True):
         expected = expected.permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_training_step_has_the_loss_of_its_twin():
+    from unireplknet_jax.benchmark.network import pixel_loss
+
+    model, variables, twin = networks_of_pixels()
+    images = np.random.default_rng(0).standard_normal((2, 64, 96, 3), np.float32)
+    label_map = np.arange(2 * 64 * 96).reshape(2, 64, 96) % FIELDS["num_classes"]
+    with torch.no_grad():
+        theirs = twin.train().loss(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(label_map))
+    ours, _ = jax.jit(lambda variables: pixel_loss(model.apply, variables, images, label_map))(variables)
+    assert float(ours) == pytest.approx(float(theirs), rel=2e-6)

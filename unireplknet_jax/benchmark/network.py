@@ -95,7 +95,7 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     state = variables, optimizer.init(variables["params"])
     forms = {"training": model} | ({"training, xla": _with_xla(model)} if with_xla else {})
     applies = {form: module.apply for form, module in forms.items()} | {"no depthwise": _without_depthwise(model)}
-    loss = _pixel_loss if around else _class_loss
+    loss = pixel_loss if around else class_loss
     programs = {
         form: jax_program(training_step(apply, optimizer, loss), state, images, labels)
         for form, apply in applies.items()
@@ -117,13 +117,13 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     return _rows(name, batch, programs | _torch_programs(model, images, work), rounds)
 
 
-def _class_loss(apply, variables, images, labels):
+def class_loss(apply, variables, images, labels):
     """(cross-entropy of labels (n,), new batch statistics)."""
     logits, updates = apply(variables, images, train=True, mutable=["batch_stats"])
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
 
 
-def _pixel_loss(apply, variables, images, label_map):
+def pixel_loss(apply, variables, images, label_map):
     """(cross-entropies of both heads, of every pixel of label_map (n, h, w), new batch statistics)."""
     options = {"method": "with_auxiliary", "rngs": {"dropout": jax.random.key(0)}}
     outputs, updates = apply(variables, images, train=True, mutable=["batch_stats"], **options)
@@ -131,7 +131,7 @@ def _pixel_loss(apply, variables, images, label_map):
     return (decode + AUXILIARY_WEIGHT * auxiliary) / label_map.size, updates
 
 
-def training_step(apply, optimizer, loss=_class_loss):
+def training_step(apply, optimizer, loss=class_loss):
     """(state, images, labels) -> the next state, (variables, moments): forward, backward and the optimizer's update.
 
     loss(apply, variables, images, labels) -> (loss, new batch statistics).

@@ -6,30 +6,30 @@ import pytest
 from networks import lively, small_model
 
 from unireplknet_jax.models.reparameterize import reparameterize
-from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.models.shapes import abstract_variables, with_trunk
+from unireplknet_jax.nn.upernet import UPerNet
 
 torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def tensors(variables):
-    """Every array in the order of the PyTorch network's `state_dict`, in PyTorch's layout."""
-    params, stats = variables["params"], variables.get("batch_stats", {})
+def conv(node):
+    kernel = node["kernel"]
+    yield kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+    yield from (node[name] for name in ("bias",) if name in node)
 
-    def weight(node):
-        kernel = node["kernel"]
-        return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
 
-    def conv(node):
-        yield weight(node)
-        yield from (node[name] for name in ("bias",) if name in node)
+def norm(node, below):
+    yield from (node["scale"], node["bias"], below["mean"], below["var"], np.zeros(()))
 
-    def norm(node, below):
-        yield from (node["scale"], node["bias"], below["mean"], below["var"], np.zeros(()))
 
-    def layer_norm(node):
-        yield from (node["scale"], node["bias"])
+def layer_norm(node):
+    yield from (node["scale"], node["bias"])
+
+
+def tensors(params, stats):
+    """Every array of the stages in the order of the PyTorch network's `state_dict`, in PyTorch's layout."""
 
     def spatial(node, below):
         if "lk_origin" not in node["dwconv"]:
@@ -64,26 +64,94 @@ def tensors(variables):
             yield from layer_norm(down[n])
         for name in sorted(name for name in params if name.startswith(f"stages_{stage}_")):
             yield from block(params[name], stats.get(name, {}))
-    yield from layer_norm(params["norm"])
-    yield from conv(params["head"])
+
+
+def tensors_of_heads(params, stats):
+    """The same of a UPerNet, behind its stages."""
+    decode, auxiliary = ((params[name], stats[name]) for name in ("decode_head", "auxiliary_head"))
+
+    def layer(tree, below, name):
+        yield from conv(tree[name]["conv"])
+        yield from norm(tree[name]["bn"], below[name]["bn"])
+
+    for stage in range(4):
+        yield from layer_norm(params["backbone"][f"norm{stage}"])
+    names = [f"psp_modules_{i}" for i in range(4)] + ["bottleneck"]
+    names += [f"{kind}_convs_{i}" for kind in ("lateral", "fpn") for i in range(3)] + ["fpn_bottleneck"]
+    for name in names:
+        yield from layer(*decode, name)
+    yield from conv(decode[0]["conv_seg"])
+    yield from layer(*auxiliary, "convs_0")
+    yield from conv(auxiliary[0]["conv_seg"])
+
+
+def loaded(network, arrays):
+    """The PyTorch network with these arrays, one after the other."""
+    state = network.state_dict()
+    for name, array in zip(state, arrays, strict=True):
+        assert state[name].shape == array.shape, name
+        state[name] = torch.from_numpy(np.array(array))
+    network.load_state_dict(state)
+    return network.eval()
+
+
+FIELDS = dict(kernel_sizes=((3,), (13,), (5,), (7,)), depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=5)
 
 
 @pytest.mark.parametrize("deploy", [False, True])
 def test_equal_weights_give_equal_logits(deploy):
     from unireplknet_jax.benchmark.torch_network import Network
 
-    fields = dict(kernel_sizes=((3,), (13,), (5,), (7,)), depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=5)
-    variables = lively(abstract_variables(small_model(**fields)))
+    variables = lively(abstract_variables(small_model(**FIELDS)))
     if deploy:
         variables = jax.tree.map(np.asarray, reparameterize(variables))
-    network = Network(**fields, deploy=deploy).eval()
-    state = network.state_dict()
-    for name, array in zip(state, tensors(variables), strict=True):
-        assert state[name].shape == array.shape, name
-        state[name] = torch.from_numpy(np.array(array))
-    network.load_state_dict(state)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    arrays = [*tensors(params, stats), *layer_norm(params["norm"]), *conv(params["head"])]
+    network = loaded(Network(**FIELDS, deploy=deploy), arrays)
     images = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
     with torch.inference_mode():
         theirs = network(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    ours = jax.jit(small_model(**fields, deploy=deploy).apply)(variables, images)
+    ours = jax.jit(small_model(**FIELDS, deploy=deploy).apply)(variables, images)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * np.abs(theirs).max())
+
+
+def networks_of_pixels(deploy=False):
+    """(a small UPerNet without dropout, its variables, the same in PyTorch)."""
+    from unireplknet_jax.benchmark.torch_upernet import UPerNet as Twin
+
+    heads = {"channels": 6, "auxiliary_channels": 4, "dropout": 0.0}
+    trunk = small_model(**FIELDS | {"num_classes": None}, output_norms=True)
+    model = UPerNet(trunk, FIELDS["num_classes"], **heads)
+    variables = lively(abstract_variables(model))
+    if deploy:
+        variables = jax.tree.map(np.asarray, reparameterize(variables))
+        model = with_trunk(model, trunk.clone(deploy=True))
+    params, stats = variables["params"], variables["batch_stats"]
+    arrays = [*tensors(params["backbone"], stats.get("backbone", {})), *tensors_of_heads(params, stats)]
+    return model, variables, loaded(Twin(**FIELDS, deploy=deploy, **heads), arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deploy", [False, True])
+def test_equal_weights_give_equal_logits_of_pixels(deploy):
+    model, variables, twin = networks_of_pixels(deploy)
+    images = np.random.default_rng(0).standard_normal((2, 64, 96, 3), np.float32)
+    with torch.inference_mode():
+        theirs = twin.with_auxiliary(torch.from_numpy(images).permute(0, 3, 1, 2))
+    ours = jax.jit(lambda variables: model.apply(variables, images, method="with_auxiliary"))(variables)
+    for found, expected in zip(ours, theirs, strict=True):
+        expected = expected.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_training_step_has_the_loss_of_its_twin():
+    from unireplknet_jax.benchmark.network import pixel_loss
+
+    model, variables, twin = networks_of_pixels()
+    images = np.random.default_rng(0).standard_normal((2, 64, 96, 3), np.float32)
+    label_map = np.arange(2 * 64 * 96).reshape(2, 64, 96) % FIELDS["num_classes"]
+    with torch.no_grad():
+        theirs = twin.train().loss(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(label_map))
+    ours, _ = jax.jit(lambda variables: pixel_loss(model.apply, variables, images, label_map))(variables)
+    assert float(ours) == pytest.approx(float(theirs), rel=2e-6)

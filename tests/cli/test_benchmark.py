@@ -97,6 +97,23 @@ def test_networks_are_timed_beside_pytorch(capsys, part):
     assert main(["benchmark", part, *options]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["model", "train"])
+def test_networks_around_a_trunk_are_timed_beside_pytorch(capsys, part):
+    found = run_json(capsys, part, "unireplknet_a", "--task", "segmentation", "--size", "32", "--rounds", "1")
+    assert (found["task"], found["size"]) == ("segmentation", 32)
+    forms = [row["form"] for row in found["rows"]]
+    ours = ["training", "no depthwise"]
+    if part == "model":
+        ours = ["prepared", "merged", "no depthwise", "training form"]
+    assert forms[: len(ours)] == ours
+    if "torch" in forms:
+        endings = ("", ", training form") if part == "model" else ("",)
+        assert forms[len(ours) :] == [f"{name}{end}" for end in endings for name in ("torch", "torch, channels last")]
+        ratios = [row["times torch"] for row in found["rows"] if row["form"].startswith("torch")]
+        assert ratios.count(1) == len(endings)  # each form is compared with its like
+
+
 @pytest.mark.parametrize("case", ["8x14x14x320", "8x14x13x320 k3", "8x14x14x320 k4", "8x14x14x320 k3 5 6", "14 k3"])
 def test_a_shape_that_cannot_be_measured_is_one_line(capsys, case):
     assert main(["benchmark", "depthwise", "--case", case]) == 1
@@ -118,6 +135,15 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
         (["block", "--static", "v5e", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
         (["model", "--batch", "0"], "--batch must be 1 or more"),
         (["train", "--size", "0"], "--size must be 32 or more"),
+        (
+            ["model", "--task", "segmentation", "--against", "torch,openvino"],
+            "--against openvino takes classifiers alone; leave it or --task segmentation out.",
+        ),
+        (["model", "--task", "nope"], "--task 'nope' cannot be timed; it takes classification or segmentation."),
+        (
+            ["model", "--task", "segmentation", "--static", "v5e"],
+            "--static counts classifiers alone; leave it or --task segmentation out.",
+        ),
         (["model", "unireplknet_a", "nope"], "unknown model 'nope'"),
         (["model", "--static", "v5e", "unireplknet_t", "nope"], "unknown model 'nope'"),
         (

@@ -12,6 +12,7 @@ from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.label_names import read_colours, read_labels
+from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
 from unireplknet_jax.tasks import convert, mask_metrics
 from unireplknet_jax.tasks.base import get_task
@@ -281,6 +282,25 @@ def test_moving_averages_beside_the_weights_are_left_out_and_holes_are_named(gol
 def test_wrong_options_are_refused_in_a_sentence(wrong, message):
     with pytest.raises(ValueError, match=message):
         get_task("segmentation", **SMALL | wrong)
+
+
+@pytest.mark.parametrize(
+    ("size", "training", "merged"),
+    [
+        ("t", 62_417_936, 60.99),
+        ("s", 88_110_212, 86.38),
+        ("b", 132_600_908, 130.30),
+        ("l", 257_303_516, 253.87),
+        ("xl", 429_634_412, 425.07),
+    ],
+)
+def test_parameters_are_as_many_as_the_originals(size, training, merged):
+    """training: of the training form; merged: millions of the merged form without the auxiliary head, as published."""
+    task = get_task("segmentation", model={"name": f"unireplknet_{size}", "num_classes": 150})
+    assert count_parameters(task.abstract_variables()) == training
+    params = dict(task.abstract_variables(deploy=True)["params"])
+    del params["auxiliary_head"]
+    assert round(count_parameters({"params": params}) / 1e6, 2) == merged
 
 
 def test_another_number_of_classes_is_refused(task, data):

@@ -22,22 +22,32 @@ class Network(nn.Module):
 
     def __init__(self, depths, dims, kernel_sizes, num_classes=1000, in_chans=3, deploy=False):
         super().__init__()
-        layers, width = [], in_chans
-        for stage, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
-            if stage == 0:
-                layers += [_strided(width, dim // 2), ChannelNorm(dim // 2), nn.GELU(), _strided(dim // 2, dim)]
-            else:
-                layers.append(_strided(width, dim))
-            layers.append(ChannelNorm(dim))
-            layers += [Block(dim, kernel_sizes[stage][block], deploy) for block in range(depth)]
-            width = dim
-        self.body = nn.Sequential(*layers)
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.head = nn.Linear(width, num_classes)
+        self.body = nn.Sequential(*stages(depths, dims, kernel_sizes, in_chans, deploy))
+        self.norm = nn.LayerNorm(dims[-1], eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(dims[-1], num_classes)
 
     def forward(self, images):
         """images: (n, in_chans, h, w) -> logits (n, num_classes)."""
         return self.head(self.norm(self.body(images).mean((2, 3))))
+
+    def loss(self, images, labels):
+        """The cross-entropy of labels (n,)."""
+        return functional.cross_entropy(self(images), labels)
+
+
+def stages(depths, dims, kernel_sizes, in_chans, deploy):
+    """The four stages, each a downsampler and its blocks."""
+    found, width = [], in_chans
+    for stage, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
+        if stage == 0:
+            layers = [_strided(width, dim // 2), ChannelNorm(dim // 2), nn.GELU(), _strided(dim // 2, dim)]
+        else:
+            layers = [_strided(width, dim)]
+        layers.append(ChannelNorm(dim))
+        layers += [Block(dim, kernel_sizes[stage][block], deploy) for block in range(depth)]
+        found.append(nn.Sequential(*layers))
+        width = dim
+    return found
 
 
 class Block(nn.Module):
@@ -47,14 +57,14 @@ class Block(nn.Module):
         super().__init__()
         spatial = [DepthwiseBranches(dim, kernel_size, deploy)]
         if not deploy:
-            spatial.append(_batch_norm(dim))
+            spatial.append(batch_norm(dim))
         self.spatial = nn.Sequential(*spatial)
         self.down, self.up = nn.Conv2d(dim, dim // 4, 1), nn.Conv2d(dim // 4, dim, 1)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.gamma = nn.Parameter(torch.zeros(4 * dim))
         self.beta = None if deploy else nn.Parameter(torch.zeros(4 * dim))
         self.pwconv2 = nn.Linear(4 * dim, dim, bias=deploy)
-        self.out_norm = nn.Identity() if deploy else _batch_norm(dim)
+        self.out_norm = nn.Identity() if deploy else batch_norm(dim)
         self.scale = None if deploy else nn.Parameter(1e-6 * torch.ones(dim, 1, 1))
 
     def forward(self, x):
@@ -80,7 +90,7 @@ class DepthwiseBranches(nn.Module):
             nn.Conv2d(dim, dim, k, padding=k // 2 * r, dilation=r, groups=dim, bias=deploy)
             for k, r in ((kernel_size, 1), *branches)
         )
-        self.norms = nn.ModuleList(_batch_norm(dim) if branches else nn.Identity() for _ in self.convs)
+        self.norms = nn.ModuleList(batch_norm(dim) if branches else nn.Identity() for _ in self.convs)
 
     def forward(self, x):
         return sum(norm(conv(x)) for conv, norm in zip(self.convs, self.norms, strict=True))
@@ -100,5 +110,6 @@ def _strided(width, dim):
     return nn.Conv2d(width, dim, 3, stride=2, padding=1)
 
 
-def _batch_norm(dim):
+def batch_norm(dim):
+    """Batch norm of (n, c, h, w)."""
     return nn.BatchNorm2d(dim, eps=BATCH_NORM_EPS)

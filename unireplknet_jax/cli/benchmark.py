@@ -6,10 +6,12 @@ import functools
 import pathlib
 import tempfile
 
+from unireplknet_jax.cli.benchmark_tables import report, report_classes, report_static, report_static_network
 from unireplknet_jax.cli.data import check_least
 from unireplknet_jax.cli.output import check_output, print_json, print_notes, print_table
 
 _ROUNDS = 9
+_TASK = "classification"
 
 EXAMPLES = (
     "benchmark input --pictures 200",
@@ -17,6 +19,7 @@ EXAMPLES = (
     'benchmark depthwise --case "8x14x14x320 k13"',
     "benchmark block --static v5e",
     "benchmark model unireplknet_t --batch 8",
+    "benchmark model unireplknet_t --task segmentation",
     "benchmark model --against openvino,onnxruntime",
     "benchmark train --dtype bfloat16 --json",
 )
@@ -49,6 +52,8 @@ def _check_static(args):
     without = [name for name in ("rounds", "against", "xla") if getattr(args, name, None) not in (None, False)]
     if args.static is not None and without:
         raise ValueError(f"--static counts, so --{without[0]} has no meaning with it; leave one of the two out.")
+    if args.static is not None and getattr(args, "task", _TASK) != _TASK:
+        raise ValueError(f"--static counts classifiers alone; leave it or --task {args.task} out.")
     if args.static in (None, "h100") and getattr(args, "only", None) is not None:
         raise ValueError("--only chooses among the parts that --static v5e counts; leave it out for anything else.")
 
@@ -82,11 +87,11 @@ def _run_depthwise(args):
         from unireplknet_jax.benchmark.static_cost import depthwise_rows
 
         rows = depthwise_rows(args.static, args.case, args.form, args.dtype)
-        _report_static(args, rows, ["case", "pass", "form"], "times xla")
+        report_static(args, rows, ["case", "pass", "form"], "times xla")
         return
     cases = cases or depthwise.CASES
     rows = [row for case in cases for row in depthwise.measure_case(case, args.dtype, args.rounds, args.form)]
-    _report(args, rows, ["case", "pass", "form"], ["auto", "times xla", "roofline"])
+    report(args, rows, ["case", "pass", "form"], ["auto", "times xla", "roofline"])
 
 
 # ---- block
@@ -107,10 +112,10 @@ def _run_block(args):
     if args.static is not None:
         from unireplknet_jax.benchmark.static_cost import block_rows
 
-        _report_static(args, block_rows(args.static, args.case, args.dtype), ["case", "form"], "times one kernel, xla")
+        report_static(args, block_rows(args.static, args.case, args.dtype), ["case", "form"], "times one kernel, xla")
         return
     rows = [row for case in cases or block.CASES for row in block.measure_case(case, args.dtype, args.rounds)]
-    _report(args, rows, ["case", "form"], ["times one kernel"])
+    report(args, rows, ["case", "form"], ["times one kernel"])
 
 
 # ---- model, train
@@ -118,8 +123,15 @@ def _run_block(args):
 
 def _add_network_arguments(parser):
     parser.add_argument("models", nargs="*", metavar="MODEL", help="default: unireplknet_a unireplknet_t")
-    parser.add_argument("--batch", action="append", type=int, metavar="N", help="default: 1 and 8, in training 8")
-    parser.add_argument("--size", type=int, default=224, metavar="S", help="pixels (default: 224)")
+    parser.add_argument(
+        "--batch",
+        action="append",
+        type=int,
+        metavar="N",
+        help="default: 1 and 8, in training 8; of segmentation 1 and 2",
+    )
+    parser.add_argument("--task", default=_TASK, metavar="NAME", help=f"{_TASK} (default) or segmentation")
+    parser.add_argument("--size", type=int, metavar="S", help="pixels (default: 224, of segmentation 512)")
     parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
     parser.add_argument(
         "--only", metavar="TEXT", help='with --static: the parts whose name holds this, as in "block 2 k13"'
@@ -146,7 +158,8 @@ def _run_model(args):
     against = None if args.against is None else tuple(dict.fromkeys(map(str.strip, args.against.split(","))))
     measure = functools.partial(measure_inference, against=against)
     ratios = [f"times {name}" for name in against or ("torch",)]
-    _run_network(args, measure, (1, 8), ("unireplknet_a", "unireplknet_t"), ratios)
+    batches = (1, 8) if args.task == _TASK else (1,)
+    _run_network(args, measure, batches, ("unireplknet_a", "unireplknet_t"), ratios)
 
 
 def _run_train(args):
@@ -155,17 +168,20 @@ def _run_train(args):
         return
     from unireplknet_jax.benchmark.network import measure_training
 
-    _run_network(args, measure_training, (8,), ("unireplknet_a",), ["times torch"])
+    batches = (8,) if args.task == _TASK else (2,)
+    _run_network(args, measure_training, batches, ("unireplknet_a",), ["times torch"])
 
 
 def _check_network(args):
-    from unireplknet_jax.models.variants import create_model
+    """Raise ValueError for what cannot be measured; choose the size that is not given."""
+    from unireplknet_jax.benchmark.network import TASKS, network_of
 
     for batch in args.batch or ():
         check_least("--batch", batch, 1)
     check_least("--size", args.size, 32)
-    for name in args.models:
-        create_model(name)
+    for name in args.models or ("unireplknet_a",):
+        network_of(args.task, name)
+    args.size = args.size or TASKS[args.task][0]
 
 
 def _run_static_network(args, train):
@@ -179,11 +195,11 @@ def _run_static_network(args, train):
         from unireplknet_jax.benchmark.gpu_cost import inference_rows, training_rows
 
         measure = training_rows if train else inference_rows
-        _report_classes(args, [row for case in cases for row in measure(*case)])
+        report_classes(args, [row for case in cases for row in measure(*case)])
         return
     from unireplknet_jax.benchmark.static_network import network_rows
 
-    _report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only)])
+    report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only)])
 
 
 def _run_network(args, measure, batches, models, ratios):
@@ -192,9 +208,9 @@ def _run_network(args, measure, batches, models, ratios):
         row
         for model in args.models or models
         for batch in args.batch or batches
-        for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla)
+        for row in measure(model, batch, args.size, args.dtype, args.rounds, args.xla, task=args.task)
     ]
-    _report(args, rows, ["model", "batch", "form"], ratios)
+    report(args, rows, ["model", "batch", "form"], ratios)
 
 
 # ---- input
@@ -272,117 +288,6 @@ def _run_startup(args):
     print_table(
         ["row", "cache", *names], [[row["row"], row["cache"], *(f"{row[name]:.2f}" for name in names)] for row in rows]
     )
-
-
-# ---- printing
-
-
-def _report(args, rows, keys, extras):
-    """Print rows of timings, and draw them."""
-    from unireplknet_jax.benchmark.plot import draw_rows
-    from unireplknet_jax.benchmark.timing import environment
-
-    facts = {**environment(), "dtype": args.dtype, "rounds": args.rounds}
-    if args.plot:
-        draw_rows(args.plot, rows, keys, "median")
-    if _said_as_json(args, facts, rows):
-        return
-    columns = [*keys, "median ms", "fastest", "slowest", *extras, "temporary MB", "compile s"]
-    print_table(
-        columns,
-        [[*_cells(row, keys), *_times(row), *_cells(row, extras), _temporary(row), _seconds(row)] for row in rows],
-    )
-
-
-def _report_static(args, rows, keys, ratio):
-    """Print rows of static costs, and draw them."""
-    from unireplknet_jax.benchmark.plot import draw_rows
-    from unireplknet_jax.train.slices import libtpu_version
-
-    facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
-    if args.plot:
-        draw_rows(args.plot, rows, keys, "seconds")
-    if _said_as_json(args, facts, rows, "; counted, not measured"):
-        return
-    columns = [*keys, "static ms", "long loops", "unknown loops", "memory ms", ratio, "scratch MB", "compile s"]
-    cells = [
-        [f"{1e3 * row[name]:.3f}" for name in ("seconds", "seconds_if_long")]
-        + [row["unknown_loops"], f"{1e3 * row['memory_seconds']:.3f}"]
-        + [f"{row[ratio]:.2f}" if row[ratio] else None, f"{row['scratch_bytes'] / 1e6:.0f}", _seconds(row)]
-        for row in rows
-    ]
-    print_table(columns, [[*_cells(row, keys), *rest] for row, rest in zip(rows, cells, strict=True)])
-
-
-def _report_classes(args, rows):
-    """Print rows of kernels, bytes and bounds by class, and draw them."""
-    from unireplknet_jax.benchmark.gpu_cost import plugin_version
-    from unireplknet_jax.benchmark.plot import draw_rows
-
-    keys, facts = ["model", "batch", "form", "class"], {"chip": args.static, "dtype": args.dtype, **plugin_version()}
-    if args.plot:
-        draw_rows(args.plot, rows, keys, "seconds")
-    if _said_as_json(args, facts, rows, "; counted, not measured"):
-        return
-    print_table(
-        [*keys, "kernels", "GB moved", "GB turned", "TFLOP of products", "bound ms", "temporary MB", "compile s"],
-        [
-            [*_cells(row, keys), row["kernels"]]
-            + [f"{row[name] / scale:.2f}" for name, scale in (("bytes", 1e9), ("turned_bytes", 1e9), ("flops", 1e12))]
-            + [f"{1e3 * row['seconds']:.2f}", _temporary(row), _seconds(row)]
-            for row in rows
-        ],
-    )
-
-
-def _report_static_network(args, rows):
-    """Print rows of the static costs of a network's parts, and draw the whole parts."""
-    from unireplknet_jax.benchmark.plot import draw_rows
-    from unireplknet_jax.benchmark.static_network import times_floor
-    from unireplknet_jax.train.slices import libtpu_version
-
-    facts = {"chip": args.static, "dtype": args.dtype, "libtpu": libtpu_version()}
-    if args.plot:
-        draw_rows(args.plot, [row for row in rows if row["class"] == "all"], ["model", "batch", "part"], "seconds")
-    if _said_as_json(args, facts, rows, "; counted, not measured"):
-        return
-    print('Each part was compiled by itself; part "all" is their sum, each as often as the network has it.')
-    units = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds", "memory_seconds")
-    cells = [
-        [row["model"], row["batch"], row["part"], row.get("times"), row["class"]]
-        + [f"{1e3 * row[unit]:.3f}" if unit in row else None for unit in units]
-        + [f"{ratio:.2f}" if (ratio := times_floor(row)) else None]
-        + [f"{row['scratch_bytes'] / 1e6:.0f}" if "scratch_bytes" in row else None]
-        + [f"{row['compile_seconds']:.0f}" if "compile_seconds" in row else None]
-        for row in rows
-    ]
-    names = ["static ms", "long loops", "matrix ms", "vector ms", "memory ms", "times floor", "scratch MB", "compile s"]
-    print_table(["model", "batch", "part", "times", "class", *names], cells)
-
-
-def _said_as_json(args, facts, rows, remark=""):
-    """Print rows of seconds and the facts about them as JSON, or the facts alone, in front of a table; which it was."""
-    if args.json:
-        print_json({**facts, "unit": "seconds", "rows": rows})
-    else:
-        print(", ".join(f"{name} {value}" for name, value in facts.items()) + remark)
-    return args.json
-
-
-def _cells(row, names):
-    return [f"{value:.2f}" if isinstance(value := row[name], float) else value for name in names]
-
-
-def _times(row):
-    return [f"{1e3 * row[name]:.2f}" for name in ("median", "fastest", "slowest")]
-
-
-def _temporary(row):
-    return None if row.get("temporary_bytes") is None else f"{row['temporary_bytes'] / 1e6:.1f}"
-
-
-def _seconds(row):
-    return None if row.get("compile_seconds") is None else f"{row['compile_seconds']:.1f}"
 
 
 # What can be measured: name -> (summary, its arguments, its run).

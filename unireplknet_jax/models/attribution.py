@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.models.shapes import map_size, trunk_of
+from unireplknet_jax.models.shapes import map_size, trunk_of, with_trunk
 
 STRIDE = 32  # pixels from one position of the last map to the next; position i is centred on pixel 32 * i
 SHARES = (0.2, 0.3, 0.5, 0.99)  # of RepLKNet's table
@@ -37,7 +37,7 @@ def attributions(
     model: a `UniRepLKNet`, or a network around one called "backbone" that applies it once. Pure; inside `jax.jit`.
     """
     trunk = _without_remat(trunk_of(model))
-    model = trunk if trunk_of(model) is model else model.clone(backbone=trunk)
+    model = with_trunk(model, trunk)
     change = jnp.zeros((len(inputs), *map_size(inputs.shape[1:3], 3), trunk.dims[-1]), jnp.float32)
 
     def forward(inputs: jax.Array, change: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:

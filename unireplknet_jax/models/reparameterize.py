@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.models.program import compile_program
-from unireplknet_jax.models.shapes import trunk_of
+from unireplknet_jax.models.shapes import trunk_of, with_trunk
 from unireplknet_jax.ops.fold import fold_batch_norm, merge_branch
 from unireplknet_jax.ops.layers import BATCH_NORM_EPS
 
@@ -85,8 +85,7 @@ def merge_error(model: nn.Module, variables: Mapping[str, Any], merged: Mapping[
 
 def _in_form(model: nn.Module, deploy: bool) -> nn.Module:
     """The model that computes in float32 in training or in merged form."""
-    trunk = trunk_of(model).clone(deploy=deploy, dtype=jnp.float32)
-    return trunk if trunk_of(model) is model else model.clone(backbone=trunk)
+    return with_trunk(model, trunk_of(model).clone(deploy=deploy, dtype=jnp.float32))
 
 
 def _is_block(node: Mapping[str, Any]) -> bool:

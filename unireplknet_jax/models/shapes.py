@@ -24,6 +24,11 @@ def trunk_of(model: nn.Module) -> Any:
     return getattr(model, "backbone", model)
 
 
+def with_trunk(model: nn.Module, trunk: nn.Module) -> Any:
+    """The network with another `UniRepLKNet` in it, or that one where the network is no more."""
+    return trunk if trunk_of(model) is model else model.clone(backbone=trunk)
+
+
 def abstract_variables(model: nn.Module, *inputs: Any) -> dict[str, Any]:
     """The variables of a `UniRepLKNet`, or of a network around one called "backbone", as `jax.ShapeDtypeStruct`s.
 

@@ -26,6 +26,7 @@ from unireplknet_jax.ops.resize import (
 from unireplknet_jax.ops.valid import halved, only_valid, valid_mask
 
 POOL_SCALES = (1, 2, 3, 6)
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss beside the decode head's
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # Kaiming's for ReLU, as mmcv gives them
 classifier_init = nn.initializers.normal(stddev=0.01)
 

@@ -21,7 +21,7 @@ from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import mask_sets, mask_transforms, masks
 from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
-from unireplknet_jax.nn.upernet import UPerNet
+from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT, UPerNet
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.ops.valid import only_valid, valid_mask
 from unireplknet_jax.tasks import mask_drawing, mask_metrics
@@ -64,7 +64,7 @@ class Segmentation(Labelled):
     flip: bool = True
     distortion: bool = True
     loss_average: str = "all"
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: float = AUXILIARY_WEIGHT
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     mode: str = "whole"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from fashion_files import write_fashion
 
 from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.data.clips.moving_shapes import MOTIONS
@@ -39,20 +40,25 @@ def train_on_a_laptop(name, folder):
     config = load(f"{name}:runlocal", "--config.epochs=1")
     # Without optimizations the programs compile in half the time, and those of points take ten times as long to run.
     points = config.task.name == "points"
-    config.epochs = 0.3 if points else 1
+    config.epochs = {"points": 0.3, "segmentation": 0.05}.get(config.task.name, 1)
+    if config.data.name == "scenes":
+        config.data.dir = str(folder / "clothes")
+        (folder / "clothes").mkdir()
+        for split in ("train", "t10k"):
+            write_fashion(folder / "clothes", 40, split)
     config.optim.warmup_epochs = min(config.optim.warmup_epochs, config.epochs / 2)
     jax.config.update("jax_disable_most_optimizations", not points)
     try:
-        metrics = train(config, folder)
+        metrics = train(config, folder / "run")
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
     assert bool(metrics) == bool(config.data.eval_split)
     assert np.all(np.isfinite(list(metrics.values())))
     assert ("skill_ridge" in metrics) == (config.task.name == "forecasting")
-    rows = read_metrics(folder / "metrics.jsonl")
+    rows = read_metrics(folder / "run" / "metrics.jsonl")
     assert any("train/loss" in row for row in rows)
     assert np.all(np.isfinite([value for row in rows for value in row.values()]))
-    checkpoint = open_checkpoint(folder / "model")
+    checkpoint = open_checkpoint(folder / "run" / "model")
     labels = MADE_UP[config.task.name][1]
     assert checkpoint.task.labels == labels
     assert getattr(checkpoint.module, "num_classes", len(labels)) == len(labels)

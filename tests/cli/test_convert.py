@@ -146,7 +146,7 @@ def test_other_destinations_that_do_not_work_are_refused_early(destination, mess
 
 
 def fail_in_write_zip(monkeypatch, error):
-    def write(path, arrays):
+    def write(path, arrays, **options):
         path.write_bytes(b"half")
         raise error
 

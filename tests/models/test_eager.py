@@ -112,7 +112,7 @@ def test_other_precision_other_program(model, variables):
     def text():
         block = UniRepLKNetBlock(13, parent=None)
         own = {name: tree["stages_1_0"] for name, tree in variables.items()}
-        return _block_program.lower(block, own, np.zeros((1, 6, 5, 16), np.float32)).as_text()
+        return _block_program.lower(block, own, np.zeros((1, 6, 5, 16), np.float32), None).as_text()
 
     with jax.default_matmul_precision("default"):
         low = text()

@@ -75,16 +75,16 @@ def test_official_layouts(tmp_path, merged_state, layout):
     assert_equal(leaves(checkpoint.variables), leaves(load_checkpoint(write(tmp_path / "b.pth", merged_state))[1]))
 
 
-def test_a_backbone_is_taken_out_of_a_segmentation_network(tmp_path, merged_state, caplog):
+def test_a_backbone_is_taken_out_of_a_detection_network(tmp_path, merged_state, caplog):
     trunk = {name: value for name, value in merged_state.items() if not name.startswith(("head.", "norm."))}
-    whole = {**below("backbone.", trunk), "decode_head.conv_seg.weight": tensor(ONE)}
+    whole = {**below("backbone.", trunk), "neck.lateral_convs.0.conv.weight": tensor(ONE)}
     checkpoint = open_checkpoint(save(tmp_path / "a.pth", {"state_dict": whole}))
     assert checkpoint.module.num_classes is None
     assert_equal(leaves(checkpoint.variables), leaves(load_checkpoint(write(tmp_path / "b.pth", trunk))[1]))
-    assert "the network is below backbone.; left out: decode_head.conv_seg.weight" in caplog.text
+    assert "the network is below backbone.; left out: neck.lateral_convs.0.conv.weight" in caplog.text
     wrapped = {f"model.{name}": value for name, value in whole.items()}
     open_checkpoint(save(tmp_path / "c.pth", {"state_dict": wrapped}))
-    assert "the network is below model.backbone.; left out: model.decode_head.conv_seg.weight" in caplog.text
+    assert "the network is below model.backbone.; left out: model.neck.lateral_convs.0.conv.weight" in caplog.text
 
 
 def test_a_wrapped_network_of_another_task_is_unwrapped(tmp_path, goldens):

@@ -104,7 +104,8 @@ class UniRepLKNet(nn.Module):
         maps = []
         for i, (dim, kernel_sizes) in enumerate(zip(self.dims, self.kernel_sizes, strict=True)):
             downsample = Stem if i == 0 else Downsample
-            x, sizes = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x, sizes)
+            x = downsample(dim, self.dtype, name=f"downsample_layers_{i}")(x, sizes)
+            sizes = _halved(_halved(sizes)) if i == 0 else _halved(sizes)
             valid = _valid_of(x, sizes)
             for j, kernel_size in enumerate(kernel_sizes):
                 options = {
@@ -162,43 +163,42 @@ def _block_program(block: nn.Module, variables: Mapping[str, Any], x: jax.Array,
     return block.apply(variables, x, valid=valid)
 
 
+def _halved(sizes: jax.Array | None) -> jax.Array | None:
+    return None if sizes is None else halved(sizes)
+
+
 def _valid_of(x: jax.Array, sizes: jax.Array | None) -> jax.Array | None:
     return None if sizes is None else valid_mask(sizes, x.shape[1:3])
 
 
 class Stem(nn.Module):
-    """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), and what they make of `sizes`, rounded up."""
+    """Two strided convolutions: (n, h, w, c) -> (n, h/4, w/4, features), sizes rounded up.
+
+    sizes: (n, 2) of the pictures in the map that comes in (`UniRepLKNet.features`), or None.
+    """
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        x, sizes = _halve(x, sizes, StridedConv(self.features // 2, self.dtype, name="conv1"), LayerNorm(name="norm1"))
-        x = gelu(x).astype(self.dtype)
-        x, sizes = _halve(x, sizes, StridedConv(self.features, self.dtype, name="conv2"), LayerNorm(name="norm2"))
-        return x.astype(self.dtype), sizes
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        x = LayerNorm(name="norm1")(StridedConv(self.features // 2, self.dtype, name="conv1")(x))
+        sizes = _halved(sizes)
+        x = gelu(only_valid(x, _valid_of(x, sizes))).astype(self.dtype)
+        x = LayerNorm(name="norm2")(StridedConv(self.features, self.dtype, name="conv2")(x))
+        return only_valid(x.astype(self.dtype), _valid_of(x, _halved(sizes)))
 
 
 class Downsample(nn.Module):
-    """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), and of `sizes`, rounded up."""
+    """A strided convolution and a norm: (n, h, w, c) -> (n, h/2, w/2, features), rounded up; sizes: as of `Stem`."""
 
     features: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        x, sizes = _halve(x, sizes, StridedConv(self.features, self.dtype, name="conv"), LayerNorm(name="norm"))
-        return x.astype(self.dtype), sizes
-
-
-def _halve(
-    x: jax.Array, sizes: jax.Array | None, conv: StridedConv, norm: LayerNorm
-) -> tuple[jax.Array, jax.Array | None]:
-    """(norm(conv(x)) in float32, zero beyond the sizes behind it; these)."""
-    y = norm(conv(x))
-    sizes = None if sizes is None else halved(sizes)
-    return only_valid(y, _valid_of(y, sizes)), sizes
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        x = LayerNorm(name="norm")(StridedConv(self.features, self.dtype, name="conv")(x))
+        return only_valid(x.astype(self.dtype), _valid_of(x, _halved(sizes)))
 
 
 def drop_path_ramp(rate: float, depths: Sequence[int]) -> Iterator[float]:

@@ -117,6 +117,14 @@ def test_the_card_of_a_network_without_classifier_embeds(goldens):
     assert 'vectors = urk.embed(checkpoint, ["rose.jpg"])' in block
 
 
+def test_the_card_of_a_network_of_masks_says_which_size_pictures_have(goldens):
+    checkpoint = open_checkpoint(goldens / "dense" / "seg_tiny.pth")
+    own_size = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, scale=None))
+    _, rows, block = parts(model_card(own_size, "me/net"))
+    assert rows["`scale`"] == "that of the picture"
+    assert 'records = urk.predict(checkpoint, ["street.jpg"])' in block
+
+
 def test_many_names_are_counted_and_a_line_stays_a_line():
     checkpoint = make_checkpoint("classification")
     model = dict(checkpoint.task.model) | {"num_classes": 30}

@@ -90,6 +90,8 @@ class Task:
     numbers: ClassVar[Mapping[str, str]] = {}  # {option: what `check_number` allows}
     augmentations: ClassVar[tuple[str, ...]] = ()  # the options that change training examples, unless they are off
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
+    unset: ClassVar[str] = "by the official rule"  # what None among these means
+    has_masks: ClassVar[bool] = False  # records hold the class of every pixel of a picture, for `save_mask`
     sample: ClassVar[str] = "file"  # what a user's file may be called
     suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
@@ -271,7 +273,7 @@ class Task:
         del example
         raise ValueError(
             f"the network of the task {self.name} sees no single picture of an input, so there is none to draw on; "
-            "`see` is for pictures, sounds and clips."
+            "`see` is for classifiers of pictures, sounds and clips."
         )
 
     def saved(self, pred: Mapping[str, np.ndarray], batch: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
@@ -299,11 +301,6 @@ class Task:
     def combined(self, records: list[Record]) -> list[Record]:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether a record holds the class of every pixel of a picture, so that `save_mask` writes it."""
-        return False
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
         """Write the mask of a record as a PNG file with the data's own values, where a task has masks."""

@@ -75,7 +75,7 @@ def with_labels(
 
 def _preparation(task: Task) -> str:
     shown = {name: task.options[name] for name in task.preparation}
-    return ", ".join(f"{name} {'by the official rule' if value is None else value}" for name, value in shown.items())
+    return ", ".join(f"{name} {task.unset if value is None else value}" for name, value in shown.items())
 
 
 def require_classifier(checkpoint: Checkpoint) -> None:

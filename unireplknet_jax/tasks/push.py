@@ -54,7 +54,7 @@ def model_card(checkpoint: Checkpoint, repository: str) -> str:
         "form": f"{facts['form']}, {facts['parameters']:,} parameters, {facts['dtype']}",
         "outputs": _outputs(task.labels, facts["classes"]),
         "data": _data(checkpoint.data),
-        **{f"`{name}`": _value(value) for name, value in checkpoint.preprocessing.items()},
+        **{f"`{name}`": _value(value, task.unset) for name, value in checkpoint.preprocessing.items()},
     }
     return "\n".join(
         [
@@ -102,11 +102,11 @@ def _data(data: Mapping[str, Any] | None) -> str:
     return ", ".join([data.get("name") or "not known", *splits])
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, unset: str = "") -> str:
     if isinstance(value, tuple):
         return listed([_value(item) for item in value], _SHOWN)
     if value is None:
-        return "by the official rule"
+        return unset
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -79,10 +79,12 @@ class Segmentation(Labelled):
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-segmentation"
     makes_records: ClassVar[bool] = True
+    has_masks: ClassVar[bool] = True
     outcomes_of: ClassVar[str] = "pixels"
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
     preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std", "white")
+    unset: ClassVar[str] = "that of the picture"
     units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "iou": "%", "count": "pictures"}
     numbers: ClassVar[Mapping[str, str]] = {
         "crop": "1 or more",
@@ -301,10 +303,6 @@ class Segmentation(Labelled):
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         return {**mask_metrics.metrics(self._confusion(records), self.labels), "count": float(totals["count"])}
-
-    @property
-    def has_masks(self) -> bool:
-        return True
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
         mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self._palette)

@@ -16,6 +16,7 @@ from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.made_up import write
 
 WEIGHTS = "unireplknet_a_in1k_224_acc77.03.pth"
+SEGMENTING = "upernet_unireplknet_t_512_160k_ade20k_miou48.56.pth"
 # These need the network, or are this very selection of tests: their syntax is all that is checked.
 NOT_RUN = ("pip install", "hf download", "bash launch/test.sh")
 MINUTES = ("bash launch/quickstart.sh", "unireplknet train")
@@ -47,6 +48,8 @@ def stand_ins(tmp_path_factory):
     write(folder, ["a.pth", "picture.jpg", "flowers"])
     (folder / "a.pth").rename(folder / WEIGHTS)
     (folder / "picture.jpg").rename(folder / "rose.jpg")
+    shutil.copy(folder / "rose.jpg", folder / "street.jpg")
+    shutil.copy(ROOT / "tests" / "goldens" / "dense" / "seg_tiny.pth", folder / SEGMENTING)
     return folder
 
 

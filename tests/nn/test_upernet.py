@@ -15,8 +15,6 @@ from unireplknet_jax.tasks.segmentation_names import NAMES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TRUNK = {"depths": (1, 1, 1, 1), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (7,), (13,), (5,))}
-
 
 @pytest.fixture(scope="module")
 def golden(goldens):

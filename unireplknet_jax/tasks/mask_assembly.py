@@ -7,6 +7,7 @@ size, 14 GB for 6000x4000 pixels and 150 classes, never exists.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -72,12 +73,9 @@ def class_map(views: Sequence[View], size: tuple[int, int]) -> np.ndarray:
 
 def class_probabilities(views: Sequence[View], size: tuple[int, int]) -> np.ndarray:
     """The probabilities that `class_map` takes the largest of: (height, width, c) float32, for small pictures."""
-    found = None
+    found = np.empty((*size, views[0].logits[0].shape[-1]), np.float32)
     for rows, columns, logits in _parts(views, size):
-        scores = _mean_softmax(logits)
-        found = np.empty((*size, scores.shape[-1]), np.float32) if found is None else found
-        found[rows, columns] = scores
-    assert found is not None  # a picture has pixels
+        found[rows, columns] = _mean_softmax(logits)
     return found
 
 
@@ -148,7 +146,7 @@ class _Assembly:
 
     def part(self, strip: list[tuple[np.ndarray, list[np.ndarray]]], number: int) -> np.ndarray:
         """The logits (rows, columns, c) of one part of a strip."""
-        total: np.ndarray | None = None
+        rows = []
         for matrix, maps in strip:
             across = [
                 np.matmul(stretch.matrix, each[:, stretch.entries])
@@ -156,10 +154,8 @@ class _Assembly:
                 if stretch is not None
             ]
             whole = sum(across[1:], start=across[0])
-            made = np.matmul(matrix, whole.swapaxes(0, 1))
-            total = made if total is None else total + made
-        assert total is not None  # the windows cover the picture
-        return total.swapaxes(0, 1)
+            rows.append(np.matmul(matrix, whole.swapaxes(0, 1)))
+        return functools.reduce(np.add, rows).swapaxes(0, 1)
 
 
 def _stretches(

@@ -261,6 +261,7 @@ def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     assert before["data"] == {
         "name": "digits",
         "dir": None,
+        "train_split": "train",
         "split": "test",
         "broken": "refuse",
         "class_order": "numbers",

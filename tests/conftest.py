@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +10,8 @@ import pytest
 from absl import flags
 from hub_stand_in import hub  # noqa: F401 (a fixture)
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, which the programs they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Traces are millions of objects that stay: looking for cycles among them less often is a twentieth of all the time.
 gc.set_threshold(100_000, 50, 50)
 # Takes effect only before the first use of a device.

@@ -108,6 +108,17 @@ def test_the_next_readable_picture_takes_the_place(source, caplog):
     assert all(message.startswith("skipped: ") for message in messages)
 
 
+def test_in_batches_of_one_shape_the_next_readable_picture_of_the_same_shape_takes_the_place(source):
+    def key(index, rng):
+        return (index + rng.integers(2)) % 3
+
+    examples = AugmentedExamples(source, decode, "skip", why_broken, key)
+    for seed, draw in ((0, 1), (2, 1), (3, 1), (4, 1)):
+        assert np.random.default_rng(seed).integers(2) == draw
+        for index, taken in ((2, 2), (3, 6), (4, 7), (9, 0)):
+            assert examples(index, np.random.default_rng(seed))["id"] == taken
+
+
 def test_the_stream_with_skips_depends_on_seed_and_position_alone(source):
     def stream(**options):
         examples = pickle.loads(pickle.dumps(AugmentedExamples(source, decode, "skip", why_broken)))

@@ -1,10 +1,11 @@
 import itertools
+from collections import Counter
 
 import grain
 import numpy as np
 import pytest
 
-from unireplknet_jax.data.pipeline import eval_batches, train_batches, training_stream
+from unireplknet_jax.data.pipeline import ShapedStream, eval_batches, train_batches, training_stream
 
 
 class Numbers:
@@ -187,3 +188,62 @@ def test_evaluation_takes_a_mapped_dataset():
 def test_errors_say_what_was_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Lengths:
+    """Examples of five lengths, told apart by their index and, of every third, by their first draw."""
+
+    def key(self, index, rng):
+        return (index % 4 if index % 3 else 4, int(rng.integers(2)) if index % 3 == 0 else 0)
+
+    def __call__(self, index, rng):
+        shape, drawn = self.key(index, rng)
+        return {"values": np.full(1 + shape + 5 * drawn, index), "draw": int(rng.integers(2**31)), "id": int(index)}
+
+
+def shaped(n, seed=0):
+    return ShapedStream(range(n), Lengths(), Lengths().key, seed)
+
+
+def drawn(batches):
+    """[[(id, draw), ...] of every batch]"""
+    return [[*zip(batch["id"].tolist(), batch["draw"].tolist(), strict=True)] for batch in batches]
+
+
+def test_batches_of_a_stream_of_several_shapes_have_one_each():
+    steps = 61 // 4
+    batches = list(itertools.islice(train_batches(shaped(61), 4), 2 * steps))
+    assert len({batch["values"].shape[1] for batch in batches}) == 6
+    first, second = (itertools.chain(*drawn(batches)[own]) for own in (slice(steps), slice(steps, None)))
+    first, second = Counter(first), Counter(second)
+    for seen in (first, second):
+        assert sum(count - 1 for count in seen.values()) <= 3 * 5  # only what fills up the rest of a shape comes twice
+        assert len(seen) > 61 - 4 * 6
+    assert not first.keys() & second.keys()  # other draws in every epoch
+
+
+def test_what_fills_no_batch_is_filled_up():
+    stream = ShapedStream(range(12), Lengths(), lambda index, rng: index % 2, 0)
+    ids = [stream.in_batches(4)[position]["id"] for position in range(12)]
+    assert len({*ids}) == 10  # two batches are full, and the third has two examples that are in neither
+
+
+def test_every_example_of_a_rare_shape_comes_in_some_epoch():
+    seen = {i for batch in itertools.islice(train_batches(shaped(13), 6), 60) for i in batch["id"].tolist()}
+    assert seen == set(range(13))
+
+
+def test_a_stream_of_several_shapes_is_a_function_of_seed_and_step():
+    def ids(start, count, seed=0, **options):
+        return drawn(itertools.islice(train_batches(shaped(61, seed), 4, start, **options), count))
+
+    whole = ids(0, 40)
+    assert ids(23, 17, num_threads=5) == whole[23:]
+    assert not {*itertools.chain(*ids(0, 40, seed=1))} & {*itertools.chain(*whole)}
+    halves = [ids(0, 40, process_index=p, process_count=2) for p in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
+def test_fewer_examples_than_a_batch_of_several_shapes():
+    with pytest.raises(ValueError, match="batch_size is 62, but there are 61 examples"):
+        train_batches(shaped(61), 62)

@@ -7,11 +7,12 @@ because skipping it would make the data depend on the weather.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,12 +63,14 @@ class AugmentedExamples:
     broken: "refuse" raises BrokenFileError with the file's name; "skip" takes the next readable example of the source
         instead, the first one after the last, with its own label and id, and logs each broken file once per process.
         Which one is taken depends on the source alone: the stream stays a function of (seed, epoch, index).
+    key: as of `pipeline.ShapedStream`, in whose batches it is the next readable example of the same shape.
     """
 
     source: Source
     transform: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
     broken: str
     why: Why
+    key: Callable[[int, np.random.Generator], Hashable] | None = None
     _logged: dict[str, object] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
@@ -75,7 +78,10 @@ class AugmentedExamples:
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         for step in range(min(len(self.source), MOST_REPLACED)):
-            example = self.source[(int(index) + step) % len(self.source)]
+            number = (int(index) + step) % len(self.source)
+            if step and self._key_of(number, rng) != self._key_of(index, rng):
+                continue
+            example = self.source[number]
             try:
                 return self.transform(example, rng)
             except ValueError as error:
@@ -89,6 +95,9 @@ class AugmentedExamples:
             f"{MOST_REPLACED:,} examples in a row, or all there are, cannot be decoded, the last one "
             f"{name_of(example)}; mend the data set"
         )
+
+    def _key_of(self, index: int, rng: np.random.Generator) -> Hashable:
+        return None if self.key is None else self.key(index, copy.deepcopy(rng))
 
     def _log_once(self, reason: str) -> None:
         token = object()

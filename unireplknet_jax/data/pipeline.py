@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,80 @@ def training_stream(source: Any, augment: Callable[[Any, np.random.Generator], A
     return _map_dataset(source).seed(seed).shuffle().repeat(None).random_map(augment)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShapedStream:
+    """The endless stream of `training_stream` for examples of several shapes: `in_batches` puts equal ones together.
+
+    source, seed: as of `training_stream`.
+    augment: (element, rng) -> example, as there; the rng depends on the seed, the epoch and the element's index.
+    key: (index, rng) -> what tells the shape of the example apart that `augment` makes with the same rng; it is asked
+        for every example of an epoch before any is made, so it must not decode.
+    """
+
+    source: Sequence[Any]
+    augment: Callable[[Any, np.random.Generator], Example]
+    key: Callable[[int, np.random.Generator], Hashable]
+    seed: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def in_batches(self, batch_size: int) -> grain.MapDataset:
+        """The stream in an order in which rows [s * batch_size, (s + 1) * batch_size) have one shape, for every s.
+
+        An epoch has len(source) // batch_size batches, a function of the seed, its number and the batch size. What of a
+        shape fills no batch is left over. As many batches as the epoch still lacks are made of such rests, filled up
+        with examples of their shape; which rests, is drawn by how large they are.
+        """
+        import grain
+
+        if len(self.source) < batch_size:
+            raise ValueError(f"batch_size is {batch_size}, but there are {len(self.source)} examples; lower it")
+        return grain.MapDataset.source(_InBatches(self, batch_size))
+
+    def rng(self, epoch: int, index: int) -> np.random.Generator:
+        """The generator of an element in an epoch, at its start."""
+        return np.random.default_rng((self.seed, epoch, index))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _InBatches:
+    """What `ShapedStream.in_batches` returns, by its position."""
+
+    stream: ShapedStream
+    batch_size: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> Example:
+        stream, steps = self.stream, len(self.stream.source) // self.batch_size
+        batch, row = divmod(position, self.batch_size)
+        epoch, batch = divmod(batch, steps)
+        with _planning:  # threads that come to an epoch together wait for one plan
+            index = int(_epoch_plan(stream, epoch, self.batch_size)[batch, row])
+        return stream.augment(stream.source[index], stream.rng(epoch, index))
+
+
+_planning = threading.Lock()
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_plan(stream: ShapedStream, epoch: int, batch_size: int) -> np.ndarray:
+    """(batches, batch_size) int: which examples an epoch's batches hold."""
+    rng = np.random.default_rng((stream.seed, epoch))
+    order = rng.permutation(len(stream.source)).tolist()
+    groups = [np.array(order)[own] for own in _by_key([stream.key(i, stream.rng(epoch, i)) for i in order])]
+    whole = [group[: len(group) // batch_size * batch_size].reshape(-1, batch_size) for group in groups]
+    rests = np.array([len(group) % batch_size for group in groups])
+    lacking = len(order) // batch_size - sum(map(len, whole))
+    for number in rng.choice(len(groups), lacking, replace=False, p=rests / rests.sum()) if lacking else ():
+        whole.append(np.resize(np.roll(groups[number], rests[number]), batch_size)[None])
+    return rng.permutation(np.concatenate(whole))
+
+
 def train_batches(
-    stream: grain.MapDataset,
+    stream: grain.MapDataset | ShapedStream,
     batch_size: int,
     start_step: int = 0,
     process_index: int = 0,
@@ -60,6 +133,8 @@ def train_batches(
     rows = _rows_per_process(batch_size, process_index, process_count)
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; expected 0 or a positive step")
+    if isinstance(stream, ShapedStream):
+        stream = stream.in_batches(batch_size)
     steps = len(stream) // batch_size
     if start_step > steps:
         raise ValueError(f"start_step is {start_step}, but the stream has {steps} full batches; start earlier")

@@ -15,7 +15,6 @@ from unireplknet_jax.ops.layers import linear
 from unireplknet_jax.ops.resize import conv3x3
 from unireplknet_jax.ops.valid import only_valid, sizes_of_maps, valid_mask
 
-LEVELS = 5
 FRAME = 32  # pictures are seen in frames whose sides are multiples of this: each map is then twice the next one
 xavier = nn.initializers.glorot_uniform()
 
@@ -44,7 +43,7 @@ def frames(sizes: jax.Array) -> jax.Array:
 
 
 def valid_masks(sizes: jax.Array | None, maps: Sequence[jax.Array]) -> list[jax.Array | None]:
-    """For each map (n, h, w, c), from stride 4 on, where the frames (n, 2) are in it, (n, h, w, 1); None: everywhere."""
+    """Where frames (n, 2) are in each map (n, h, w, c), from stride 4 on: (n, h, w, 1) bool; None: everywhere."""
     own = sizes_of_maps(sizes, len(maps))
     if own is None:
         return [None] * len(maps)
@@ -59,10 +58,11 @@ class FeaturePyramid(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], sizes: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """maps: (n, h, w, c), (n, h/2, w/2, 2 c), ... exactly -> 5 maps (n, ..., channels), the last one h/16 rounded up.
+        """maps: 4 (n, h, w, c), each exactly half as long as the one before -> 5 (n, h, w, channels), the last one half
+        as long again, rounded up.
 
-        sizes: (n, 2), the frames of the pictures in the network's input, beyond which the maps hold zeros, as the results
-        do; None: all of it.
+        sizes: (n, 2), the frames of the pictures in the network's input, beyond which the maps hold zeros, as the
+        results do; None: all of it.
         """
 
         def conv(name: str, kernel_size: int, x: jax.Array, valid: jax.Array | None) -> jax.Array:

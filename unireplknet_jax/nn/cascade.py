@@ -9,15 +9,14 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
     STAGE_WEIGHTS,
-    Sample,
     Truth,
     at_rows,
     box_loss,
+    boxes_between,
     class_loss,
     mask_loss,
     proposal_losses,
@@ -26,7 +25,8 @@ from unireplknet_jax.nn.cascade_losses import (
 )
 from unireplknet_jax.nn.feature_pyramid import FRAME, FeaturePyramid, frames
 from unireplknet_jax.nn.proposals import Proposals, RPNHead, Scored, propose
-from unireplknet_jax.nn.region_heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
+from unireplknet_jax.nn.region_heads import BOX_BINS, MASK_BINS, STDS, BoxHead, MaskHead, refined
+from unireplknet_jax.ops.assignment import Sample
 from unireplknet_jax.ops.boxes import anchors, decode, nms
 from unireplknet_jax.ops.roi_align import roi_align_pyramid
 from unireplknet_jax.ops.valid import only_valid, sizes_of_maps, valid_mask
@@ -34,8 +34,6 @@ from unireplknet_jax.ops.valid import only_valid, sizes_of_maps, valid_mask
 STAGES = 3
 STRIDES = (4, 8, 16, 32, 64)
 REGION_STRIDES = STRIDES[:4]  # of the maps that regions are taken from
-# What the deltas of each stage are divided by, so that they have about the same spread though boxes get better.
-STDS = np.array(((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)), np.float32)
 OVERLAP = 0.5  # of detections of one class, above which the one with the lower score goes
 
 
@@ -101,8 +99,7 @@ class CascadeRCNN(nn.Module):
         proposals = self.proposals(scored, maps, sizes, self.test_proposals)
         regions = bordered(maps[: len(REGION_STRIDES)], sizes)
         logits, deltas, rois = self.stages(regions, proposals, sizes)
-        boxes = decode(rois[-1][:, :, None], deltas[-1], STDS[-1], sizes[:, None, None])
-        found = self.detections(jax.nn.softmax(sum(logits[1:], start=logits[0]) / STAGES), boxes, proposals.valid)
+        found = self.final(logits, deltas[-1], rois[-1], proposals.valid, sizes)
         if self.masks:
             found["masks"] = self.mask_probabilities(regions, found["boxes"], found["labels"])
         return found
@@ -158,10 +155,17 @@ class CascadeRCNN(nn.Module):
                 rois.append(refined(rois[-1], deltas, jnp.argmax(logits[..., :-1], axis=-1), STDS[stage], sizes))
         return all_logits, all_deltas, rois
 
-    def detections(self, probabilities: jax.Array, boxes: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
-        """The best of all classes (n, r, classes + 1) and their boxes (n, r, classes, 4); valid: (n, r)."""
-        n, r, classes, _ = boxes.shape
-        scores = probabilities[..., :classes]
+    def final(
+        self, logits: Sequence[jax.Array], deltas: jax.Array, rois: jax.Array, valid: jax.Array, sizes: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The detections without masks: scores from the mean of the stages' logits, boxes from the last stage.
+
+        logits: (n, r, classes + 1) of each stage; deltas: (n, r, classes, 4), rois: (n, r, 4) and valid: (n, r) of the
+        last.
+        """
+        n, r, classes, _ = deltas.shape
+        boxes = decode(rois[:, :, None], deltas, STDS[-1], sizes[:, None, None])
+        scores = jax.nn.softmax(sum(logits[1:], start=logits[0]) / STAGES)[..., :classes]
         labels = jnp.broadcast_to(jnp.arange(classes), (r, classes)).reshape(-1)
 
         def of_picture(boxes: jax.Array, scores: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
@@ -178,7 +182,7 @@ class CascadeRCNN(nn.Module):
         return jax.vmap(of_picture)(boxes.reshape(n, -1, 4), scores.reshape(n, -1), above.reshape(n, -1))
 
     def mask_probabilities(self, maps: Sequence[jax.Array], boxes: jax.Array, labels: jax.Array) -> jax.Array:
-        """The mean of the probabilities of the three mask heads, (n, k, 28, 28), for boxes (n, k, 4) of labels (n, k)."""
+        """(n, k, 28, 28): the means of what the three mask heads say of boxes (n, k, 4) with labels (n, k)."""
         regions = self.features_of(maps, boxes, MASK_BINS)
         found = [jax.nn.sigmoid(head(regions, labels)) for head in self.mask_head]
         return sum(found[1:], start=found[0]) / STAGES
@@ -214,29 +218,21 @@ class CascadeRCNN(nn.Module):
         for stage, weight in enumerate(STAGE_WEIGHTS):
             own_key = jax.random.fold_in(key, stage)
             chosen, rois = sample_regions(own_key, boxes, valid, truth, OVERLAPS[stage], self.region_counts)
-            labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.objects), self.num_classes)
+            labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.truth), self.num_classes)
             logits, deltas = self.bbox_head[stage](self.features_of(maps, rois, BOX_BINS), True, chosen.valid)
             loss, accuracy = class_loss(logits, labels, chosen.valid)
             found |= {f"s{stage}.loss_cls": weight * loss, f"s{stage}.acc": accuracy}
             found[f"s{stage}.loss_bbox"] = weight * box_loss(deltas, rois, chosen, truth, STDS[stage])
-            if self.masks and truth.masks is not None:
-                found[f"s{stage}.loss_mask"] = weight * self._mask_loss(stage, maps, rois, chosen, truth)
+            if self.masks and truth.bits is not None and truth.crops is not None:
+                first = slice(self.region_counts[1])  # regions on objects come first
+                own, own_rois = Sample(*(field[:, first] for field in chosen)), rois[:, first]
+                cells = self.features_of(maps, own_rois, MASK_BINS)
+                masks = self.mask_head[stage](cells, at_rows(truth.labels, own.truth))
+                loss = mask_loss(masks, own_rois, own, truth.bits, truth.crops, frames(sizes))
+                found[f"s{stage}.loss_mask"] = weight * loss
             if stage < STAGES - 1:
-                guesses = jnp.where(chosen.positive, labels, jnp.argmax(logits[..., :-1], axis=-1))
-                boxes = refined(rois, deltas, guesses, STDS[stage], sizes)
-                # The boxes of objects were candidates of their own and are so again in the next stage.
-                valid = chosen.valid & (chosen.rows >= truth.boxes.shape[1])
+                boxes, valid = boxes_between(chosen, rois, logits, deltas, truth, STDS[stage], sizes)
         return found
-
-    def _mask_loss(
-        self, stage: int, maps: Sequence[jax.Array], rois: jax.Array, chosen: Sample, truth: Truth
-    ) -> jax.Array:
-        """Of the regions on objects, which are the first ones."""
-        most = self.region_counts[1]
-        rois, chosen = rois[:, :most], jax.tree.map(lambda rows: rows[:, :most], chosen)
-        regions = self.features_of(maps, rois, MASK_BINS)
-        logits = self.mask_head[stage](regions, at_rows(truth.labels, chosen.objects))
-        return mask_loss(logits, rois, chosen, truth)
 
     @property
     def in_chans(self) -> int:
@@ -256,9 +252,3 @@ def bordered(maps: Sequence[jax.Array], sizes: jax.Array) -> list[jax.Array]:
             x = jnp.where(place == last.reshape(-1, 1, 1, 1), jnp.roll(x, 1, axis), x)
         found.append(x)
     return found
-
-
-def refined(rois: jax.Array, deltas: jax.Array, labels: jax.Array, stds: np.ndarray, sizes: jax.Array) -> jax.Array:
-    """rois (n, r, 4) moved by the deltas (n, r, classes, 4) of their labels (n, r), clipped to the pictures."""
-    own = jnp.take_along_axis(deltas, labels[..., None, None], axis=2)[:, :, 0]
-    return jax.lax.stop_gradient(decode(rois, own, stds, sizes[:, None]))

@@ -24,14 +24,14 @@ class Conv(nn.Module):
 
     features: int
     kernel_size: int = 1
-    init: nn.initializers.Initializer = xavier
+    kernel_init: nn.initializers.Initializer = xavier
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (n, h, w, c) -> (n, h, w, features) of `dtype`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = parameter(self, "kernel", self.init, shape).astype(self.dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, shape).astype(self.dtype)
         bias = parameter(self, "bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         return linear(x, kernel[0, 0], bias) if self.kernel_size == 1 else conv3x3(x, kernel) + bias

@@ -76,10 +76,9 @@ def propose(
         scores, own, deltas = (jnp.stack(parts) for parts in zip(*candidates, strict=True))
         boxes = decode(own, deltas, UNIT_STDS, size)
         valid = (scores >= 0) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-        # Each map by itself: boxes of different maps do not suppress each other.
-        rows, valid = jax.vmap(lambda *of_map: nms(*of_map[:2], OVERLAP, of_level, valid=of_map[2]))(
-            boxes, scores, valid
-        )
+        # Boxes of different maps do not suppress each other.
+        thin_out = jax.vmap(lambda boxes, scores, valid: nms(boxes, scores, OVERLAP, of_level, valid=valid))
+        rows, valid = thin_out(boxes, scores, valid)
         boxes = jnp.take_along_axis(boxes, rows[..., None], axis=1).reshape(-1, 4)
         scores = jnp.where(valid, jnp.take_along_axis(scores, rows, axis=1), -1).reshape(-1)
         scores, best = jax.lax.top_k(scores, min(kept, len(scores)))

@@ -38,7 +38,7 @@ class DetectionNames(Names):
     entry: ClassVar[str] = "state_dict"
 
     def matches(self, shapes: Mapping[str, Sequence[int]]) -> bool:
-        return "roi_head.bbox_head.0.fc_cls.weight" in shapes
+        return any(name.startswith("roi_head.bbox_head.") for name in shapes)
 
     def options(self, shapes: Mapping[str, Sequence[int]]) -> tuple[dict[str, Any], bool]:
         trunk, merged = torch_names.infer_trunk(shapes, "backbone.")

@@ -100,7 +100,7 @@ def over_tiles(
         start, carry = state
         number = start + jnp.arange(together)
         region = jnp.minimum(jnp.searchsorted(ends, number, side="right"), len(ends) - 1)
-        row, column = jnp.divmod(number - (ends - listed)[region] + skip, across[region])
+        row, column = jnp.divmod(number - (ends - listed)[region] + skip, jnp.maximum(across[region], 1))
         return start + together, add(carry, Tiles(region, row, column, number < ends[-1]))
 
     return jax.lax.while_loop(lambda state: state[0] < ends[-1], step, (jnp.int32(0), carry))[1]

@@ -10,7 +10,16 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from unireplknet_jax.models.complexity import costs
 from unireplknet_jax.models.variants import VARIANTS, create_model
-from unireplknet_jax.models.zoo import PUBLISHED, ZOO, download, find_weights, located, names, weights_of_file
+from unireplknet_jax.models.zoo import (
+    DETECTORS,
+    PUBLISHED,
+    ZOO,
+    download,
+    find_weights,
+    located,
+    names,
+    weights_of_file,
+)
 
 FILES = {
     ("unireplknet_a", "in1k_224"): "unireplknet_a_in1k_224_acc77.03.pth",
@@ -48,6 +57,17 @@ def test_the_zoo_is_the_published_list():
     assert {key: row.file for key, row in ZOO.items()} == FILES
     assert all((row.model, row.tag) == key for key, row in ZOO.items())
     assert {row.model for row in ZOO.values()} <= set(VARIANTS)
+
+
+def test_detectors_agree_with_the_names_of_their_files():
+    assert len({(row.model, row.pretraining) for row in DETECTORS}) == len(DETECTORS) == 6
+    for row in DETECTORS:
+        if row.file:
+            name, _, precise = row.file.removesuffix(".pth").partition("_3x_coco_ap")
+            assert name == f"casc_mask_rcnn_{row.model}_{row.pretraining}"
+            assert abs(float(precise) - row.box_ap) <= 0.051  # the page rounds 51.75 down
+        assert row.averaged == (row.pretraining == "in22k")
+        assert row.box_ap - row.mask_ap == pytest.approx(7.1, abs=0.4)
 
 
 @pytest.mark.parametrize("key", ZOO, ids="-".join)

@@ -9,12 +9,21 @@ from typing import Any
 
 from unireplknet_jax.data.text import read_text
 
-LABEL_SETS = ("ade20k", "imagenet1k", "imagenet22k", "kinetics400", "modelnet40", "scanobjectnn", "speech_commands")
+LABEL_SETS = (
+    "ade20k",
+    "coco",
+    "imagenet1k",
+    "imagenet22k",
+    "kinetics400",
+    "modelnet40",
+    "scanobjectnn",
+    "speech_commands",
+)
 COLOUR_SETS = ("ade20k",)  # those whose classes have colours
 
 
 def read_labels(name: str) -> tuple[str, ...]:
-    """The class names of one of LABEL_SETS (150, 1000, 21,841, 400, 40, 15 and 35 of them); entry i names class i.
+    """The class names of one of LABEL_SETS (150, 80, 1000, 21,841, 400, 40, 15 and 35 of them); entry i names class i.
 
     The words' order is that of the label file that the original takes from AST; torchaudio and TFDS have others. Of
     ImageNet the order is that of an ImageFolder: synset folders sorted by name. The 22K names are not unique ("crane"

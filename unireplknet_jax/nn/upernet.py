@@ -23,7 +23,7 @@ from unireplknet_jax.ops.resize import (
     conv_of_resized,
     resize,
 )
-from unireplknet_jax.ops.valid import halved, only_valid, valid_mask
+from unireplknet_jax.ops.valid import only_valid, sizes_of_maps, valid_mask
 
 POOL_SCALES = (1, 2, 3, 6)
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss beside the decode head's
@@ -201,26 +201,16 @@ class UPerNet(nn.Module):
         """
         if self.is_initializing():
             return self.with_auxiliary(x, train, sizes)[0]
-        return self.decode_head(self.backbone.features(x, train, sizes), train, _sizes_of_maps(sizes))
+        return self.decode_head(self.backbone.features(x, train, sizes), train, sizes_of_maps(sizes, 4))
 
     def with_auxiliary(
         self, x: jax.Array, train: bool = False, sizes: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """The logits, and those of the auxiliary head, (n, h/16, w/16, num_classes)."""
-        maps, own = self.backbone.features(x, train, sizes), _sizes_of_maps(sizes)
+        maps, own = self.backbone.features(x, train, sizes), sizes_of_maps(sizes, 4)
         valid = None if own is None else valid_mask(own[2], maps[2].shape[1:3])
         return self.decode_head(maps, train, own), self.auxiliary_head(maps[2], train, valid)
 
     @property
     def in_chans(self) -> int:
         return self.backbone.in_chans
-
-
-def _sizes_of_maps(sizes: jax.Array | None) -> list[jax.Array] | None:
-    """The sizes (n, 2) of pictures at strides 4, 8, 16 and 32."""
-    if sizes is None:
-        return None
-    found = [halved(halved(sizes))]
-    for _ in range(3):
-        found.append(halved(found[-1]))
-    return found

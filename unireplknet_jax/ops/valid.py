@@ -23,6 +23,16 @@ def halved(sizes: jax.Array) -> jax.Array:
     return (sizes + 1) // 2
 
 
+def sizes_of_maps(sizes: jax.Array | None, count: int) -> list[jax.Array] | None:
+    """The sizes (n, 2) of pictures in `count` maps, at strides 4, 8, 16 and so on; None for all of every map."""
+    if sizes is None:
+        return None
+    found = [halved(halved(sizes))]
+    while len(found) < count:
+        found.append(halved(found[-1]))
+    return found
+
+
 def areas(valid: jax.Array) -> jax.Array:
     """(n, h, w, 1) bool -> (n,) float32: how many positions of each map are valid."""
     return jnp.sum(valid, axis=(1, 2, 3), dtype=jnp.float32)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from unireplknet_jax.tasks.drawing import Axes
 
 TASKS = {
+    "detection": "unireplknet_jax.tasks.detection:Detection",
     "segmentation": "unireplknet_jax.tasks.segmentation:Segmentation",
     "forecasting": "unireplknet_jax.tasks.forecasting:Forecasting",
     "points": "unireplknet_jax.tasks.points:Points",

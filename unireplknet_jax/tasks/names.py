@@ -11,13 +11,13 @@ from unireplknet_jax.models import torch_names
 
 # Where the blocks are, most telling first: every UniRepLKNet with a classifier passes for one of pictures.
 _TRUNKS = {
-    "encoder.stages.": "forecasting",
-    "base_model.stages.": "points",
-    "v.stages.": "audio",
-    "backbone.stages.": "segmentation",
-    "stages.": "classification",
+    "encoder.stages.": ("forecasting",),
+    "base_model.stages.": ("points",),
+    "v.stages.": ("audio",),
+    "backbone.stages.": ("detection", "segmentation"),
+    "stages.": ("video", "classification"),
 }
-NAMED = ("segmentation", "forecasting", "points", "video", "audio", "classification")
+NAMED = ("detection", "segmentation", "forecasting", "points", "video", "audio", "classification")
 
 
 class Names:
@@ -64,9 +64,9 @@ def names_of_task(name: str) -> Names:
 
 def task_of_file(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """The name of the task whose tensors these are; None for those of no UniRepLKNet."""
-    found = [name for prefix, name in _TRUNKS.items() if any(tensor.startswith(prefix) for tensor in shapes)]
-    candidates = [name for name in NAMED if name in found or (name == "video" and "classification" in found)]
-    return next((name for name in candidates if names_of_task(name).matches(shapes)), None)
+    trunks = [prefix for prefix in _TRUNKS if any(tensor.startswith(prefix) for tensor in shapes)]
+    candidates = {name for prefix in trunks for name in _TRUNKS[prefix]}
+    return next((name for name in NAMED if name in candidates and names_of_task(name).matches(shapes)), None)
 
 
 def task_of_variables(variables: Mapping[str, Any]) -> tuple[str | None, dict[str, torch_names.Entry]]:

@@ -1,0 +1,174 @@
+"""Cascade Mask R-CNN: the original's maps, proposals, stages, detections and masks, and pictures in larger canvases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from draws import normal
+
+from unireplknet_jax.models.reparameterize import reparameterize
+from unireplknet_jax.models.shapes import abstract_variables
+from unireplknet_jax.nn.cascade import CascadeRCNN, bordered
+from unireplknet_jax.nn.feature_pyramid import frames
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def golden(goldens):
+    return np.load(goldens / "dense" / "det_tiny.npz")
+
+
+@pytest.fixture(scope="module")
+def original(goldens):
+    return open_checkpoint(goldens / "dense" / "det_tiny.pth")
+
+
+def nhwc(array):
+    return jnp.asarray(array.transpose(0, 2, 3, 1))
+
+
+def distance(found, expected):
+    """The largest difference as a share of the largest value."""
+    return np.abs(np.asarray(found).reshape(np.shape(expected)) - expected).max() / np.abs(expected).max()
+
+
+def with_counts(model, golden):
+    """The network with the numbers of proposals of the golden file."""
+    return model.clone(test_proposals=(int(golden["rpn_nms_pre"]), int(golden["rpn_max_per_img"])))
+
+
+def pieces(model, features, sizes, rois, mask_rois, labels):
+    """Each step of the network, given what the original has before it."""
+    maps = model.neck(features, frames(sizes))
+    scored = model.rpn_head(maps, frames(sizes))
+    regions = bordered(maps[:4], sizes)
+    cells = jnp.split(model.features_of(regions, jnp.concatenate(rois, axis=1), 7), 3, axis=1)
+    logits, deltas = zip(*(head(own) for head, own in zip(model.bbox_head, cells, strict=True)), strict=True)
+    return {
+        **{"maps": maps, "scored": scored, "logits": logits, "deltas": deltas},
+        "proposals": model.proposals(scored, maps, sizes, model.test_proposals),
+        "masks": model.mask_probabilities(regions, mask_rois, labels),
+        "detections": model.final(logits, deltas[-1], rois[-1], jnp.ones(rois[-1].shape[:2], bool), sizes),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(golden, original):
+    """The pieces, from the maps of the original's backbone on."""
+    model = with_counts(original.module, golden)
+    maps = [nhwc(golden[f"feature{i}_nchw"]) for i in range(4)]
+    rois = [jnp.asarray(golden[f"s{stage}_rois"][None, :, 1:]) for stage in range(3)]
+    masks = jnp.asarray(golden["mask_rois"][None, :, 1:]), jnp.asarray(golden["det_img_labels"][None])
+    run = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=pieces))
+    return run(original.variables, maps, jnp.asarray(golden["img_hw"])[None], rois, *masks)
+
+
+def test_maps_and_scores_are_the_originals(golden, found):
+    for i in range(5):
+        assert distance(found["maps"][i], nhwc(golden[f"fpn{i}_nchw"])) < 2e-5
+        assert distance(found["scored"][i].logits, nhwc(golden[f"rpn_cls{i}_nchw"])) < 2e-5
+        assert distance(found["scored"][i].deltas, nhwc(golden[f"rpn_reg{i}_nchw"])) < 2e-5
+
+
+def test_proposals_are_the_originals_in_their_order(golden, found):
+    proposals = found["proposals"]
+    assert proposals.valid.all()
+    np.testing.assert_allclose(proposals.boxes[0], golden["proposals"][:, :4], atol=2e-3)
+    np.testing.assert_allclose(proposals.scores[0], golden["proposals"][:, 4], atol=1e-5)
+
+
+def test_stages_are_the_originals(golden, found):
+    for stage in range(3):
+        logits, deltas = found["logits"][stage], found["deltas"][stage]
+        assert distance(logits, golden[f"s{stage}_cls"]) < 2e-5
+        assert distance(deltas, golden[f"s{stage}_reg"]) < 2e-5
+
+
+def check_detections(found, golden):
+    count = len(golden["det_img_boxes"])
+    assert list(np.flatnonzero(found["valid"])) == list(range(count))
+    assert list(found["labels"][:count]) == list(golden["det_img_labels"])
+    assert list(found["sources"][:count]) == list(golden["det_img_source_roi"])
+    np.testing.assert_allclose(found["boxes"][:count], golden["det_img_boxes"], atol=2e-3)
+    np.testing.assert_allclose(found["scores"][:count], golden["det_img_scores"], atol=5e-5)
+
+
+def test_detections_and_masks_are_the_originals(golden, found):
+    check_detections({name: np.asarray(value[0]) for name, value in found["detections"].items()}, golden)
+    np.testing.assert_allclose(found["masks"][0], golden["mask_prob_mean_at_label"], atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def whole(golden, original):
+    """A program from pictures and their sizes to proposals of the default numbers, boxes of stages and detections."""
+    model = with_counts(original.module, golden)
+
+    def on_the_way(model, x, sizes):
+        maps, sizes = model.pyramid(x, sizes=sizes)
+        scored = model.rpn_head(maps, frames(sizes))
+        proposals = model.proposals(scored, maps, sizes, model.test_proposals)
+        _, _, rois = model.stages(bordered(maps[:4], sizes), proposals, sizes)
+        return rois, model.proposals(scored, maps, sizes, CascadeRCNN.test_proposals), model.detect(maps, sizes)
+
+    return jax.jit(lambda variables, x, sizes: model.apply(variables, x, sizes, method=on_the_way))
+
+
+@pytest.fixture(scope="module")
+def of_picture(golden, original, whole):
+    return whole(original.variables, nhwc(golden["input_nchw"]), jnp.asarray(golden["img_hw"])[None])
+
+
+@pytest.mark.slow  # a whole network; the pieces are quick
+def test_the_whole_network_finds_what_the_original_finds(golden, of_picture):
+    """Boxes of the later stages to 1e-2 pixels: each of them multiplies what float32 left uncertain.
+
+    Of a thousand proposals, many are near-ties of others: 99 % of the original's have to be there, in any order.
+    """
+    rois, many, detections = of_picture
+    for stage in range(3):
+        np.testing.assert_allclose(rois[stage][0], golden[f"s{stage}_rois"][:, 1:], atol=1e-2 if stage else 2e-3)
+    own, expected = np.asarray(many.boxes[0]), golden["proposals_default_cfg"][:, :4]
+    assert many.valid.sum() == len(expected)
+    nearest = np.abs(expected[:, None] - own[None]).max(axis=-1).min(axis=1)
+    assert np.mean(nearest < 2e-3) >= 0.99
+    check_detections({name: np.asarray(value[0]) for name, value in detections.items()}, golden)
+    count = len(golden["mask_prob_mean_at_label"])
+    np.testing.assert_allclose(detections["masks"][0][:count], golden["mask_prob_mean_at_label"], atol=1e-4)
+
+
+@pytest.mark.slow  # another compiled shape
+def test_a_picture_in_a_larger_canvas_gives_what_it_gives_alone(golden, original, of_picture):
+    """What is around it and beside it in the batch is anything."""
+    rows, columns = golden["img_hw"]
+    canvas = 3 * normal(0, 2, 224, 320, 3)
+    canvas = canvas.at[1, :rows, :columns].set(nhwc(golden["input_nchw"])[0, :rows, :columns])
+    sizes = jnp.array([[97, 64], [rows, columns]])
+    model = with_counts(original.module, golden)
+    apply = jax.jit(lambda variables, x, sizes: model.apply(variables, x, sizes=sizes))
+    found = apply(original.variables, canvas, sizes)
+    for name, expected in of_picture[-1].items():
+        near = {"boxes": 1e-2, "scores": 1e-5, "masks": 1e-4}.get(name, 0)
+        np.testing.assert_allclose(found[name][1], expected[0], atol=near, err_msg=name)
+    corners = np.asarray(found["boxes"][0][found["valid"][0]])
+    assert len(corners)
+    assert (corners <= [64, 97, 64, 97]).all()
+
+
+@pytest.mark.slow  # another network
+def test_the_merged_form_finds_the_same(golden, original, of_picture):
+    model = with_counts(original.module, golden)
+    model = model.clone(backbone=model.backbone.clone(deploy=True))
+    apply = jax.jit(lambda variables, x, sizes: model.apply(variables, x, sizes=sizes))
+    merged = reparameterize(original.variables)
+    found = apply(merged, nhwc(golden["input_nchw"]), jnp.asarray(golden["img_hw"])[None])
+    for name, expected in of_picture[-1].items():
+        near = {"boxes": 1e-2, "scores": 5e-5, "masks": 5e-4}.get(name, 0)
+        np.testing.assert_allclose(found[name][0], expected[0], atol=near, err_msg=name)
+
+
+def test_networks_without_masks_have_no_heads_for_them(original):
+    model = original.module.clone(masks=False)
+    names = set(abstract_variables(model)["params"])
+    assert names == {"backbone", "neck", "rpn_head", "bbox_head_0", "bbox_head_1", "bbox_head_2"}

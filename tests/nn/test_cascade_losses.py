@@ -1,0 +1,221 @@
+"""What Cascade Mask R-CNN learns from: the original's losses, gradients, statistics and boxes between the stages."""
+
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unireplknet_jax.models.torch_names import to_torch
+from unireplknet_jax.nn.cascade_losses import (
+    OVERLAPS,
+    Truth,
+    at_rows,
+    box_loss,
+    boxes_between,
+    class_loss,
+    mask_loss,
+    proposal_losses,
+    sample_anchors,
+    sample_regions,
+)
+from unireplknet_jax.nn.feature_pyramid import frames
+from unireplknet_jax.nn.proposals import Scored
+from unireplknet_jax.nn.region_heads import STDS
+from unireplknet_jax.ops.assignment import Sample
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.tasks.detection_names import NAMES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+PICTURES = 2
+CLASSES = 5
+ROWS = 45  # more than any picture's regions: the last ones are padding
+
+
+@pytest.fixture(scope="module")
+def golden(goldens):
+    with np.load(goldens / "dense" / "det_tiny.npz") as arrays:
+        return {name.removeprefix("train/"): arrays[name] for name in arrays.files if name.startswith("train/")}
+
+
+@pytest.fixture(scope="module")
+def original(goldens):
+    return open_checkpoint(goldens / "dense" / "det_tiny.pth")
+
+
+def padded(arrays, rows):
+    """(n, rows, ...) with zeros, and which of them the arrays fill."""
+    filled = np.array([[row < len(array) for row in range(rows)] for array in arrays])
+    arrays = [np.pad(array, [(0, rows - len(array))] + [(0, 0)] * (array.ndim - 1)) for array in arrays]
+    return jnp.asarray(np.stack(arrays)), jnp.asarray(filled)
+
+
+@pytest.fixture(scope="module")
+def truth(golden):
+    boxes, labels, masks = (
+        [golden[f"img{i}/gt_{name}"] for i in range(PICTURES)] for name in ("boxes", "labels", "masks_packed")
+    )
+    most = max(map(len, boxes)) + 1
+    boxes, valid = padded(boxes, most)
+    bits, _ = padded([own.ravel() for own in masks], max(own.size for own in masks))
+    rows, pitch = masks[0].shape[1:]  # each bitmap is a whole picture
+    crops = [[(k * rows * pitch, 0, 0, rows, 8 * pitch) for k in range(most)]] * PICTURES
+    return Truth(boxes, padded(labels, most)[0].astype(jnp.int32), valid, bits, jnp.array(crops, jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def chosen_anchors(golden):
+    """The draw of anchors that the original made, as a sample."""
+    rows, objects, positive = [], [], []
+    for i in range(PICTURES):
+        weights, labels, assigned = (
+            golden[f"rpn/img{i}/{name}"] for name in ("label_weights", "labels", "assigned_gt")
+        )
+        rows.append(np.flatnonzero(weights))
+        positive.append(labels[rows[-1]] == 0)
+        objects.append(np.where(positive[-1], assigned[rows[-1]] - 1, 0))
+    rows, objects, positive = (jnp.asarray(np.stack(each)) for each in (rows, objects, positive))
+    return Sample(rows, objects, positive, jnp.ones(rows.shape, bool))
+
+
+def in_pictures(rois, *values):
+    """The rows of all pictures' regions (r, 5), whose first column is the picture, and others: (n, ROWS, ...)."""
+    pictures = rois[:, 0].astype(int)
+    return [padded([value[pictures == i] for i in range(PICTURES)], ROWS)[0] for value in (rois[:, 1:], *values)]
+
+
+class Stage(NamedTuple):
+    """What the original drew in a stage, and what its head said of it."""
+
+    chosen: Sample
+    rois: jax.Array
+    logits: jax.Array
+    deltas: jax.Array
+
+
+def stage_of(golden, truth, stage):
+    own = {name.removeprefix(f"s{stage}/"): value for name, value in golden.items() if name.startswith(f"s{stage}/")}
+    rois, logits, deltas = in_pictures(own["rois"], own["cls_score"], own["bbox_pred"])
+    parts = [[own[f"img{i}/{name}"] for i in range(PICTURES)] for name in ("pos_inds", "neg_inds", "pos_gt")]
+    counts, given = truth.valid.sum(axis=1), truth.valid.shape[1]
+    rows = [np.concatenate(pair) for pair in zip(*parts[:2], strict=True)]
+    # Our candidates begin with all rows of objects, padding among them.
+    rows = [np.where(own < count, own, own + given - count) for own, count in zip(rows, counts, strict=True)]
+    rows, valid = padded(rows, ROWS)
+    objects, positive = padded(parts[2], ROWS)
+    return Stage(Sample(rows, objects, positive, valid), rois, logits, deltas.reshape(*deltas.shape[:2], -1, 4))
+
+
+@pytest.mark.parametrize("stage", range(3))
+def test_stages_draw_the_regions_of_the_original(golden, truth, stage):
+    """There are fewer than may be drawn, so that nothing is left to chance."""
+    boxes, valid = padded([golden[f"s{stage}/img{i}/in_boxes"] for i in range(PICTURES)], ROWS)
+    wanted = stage_of(golden, truth, stage)
+    found, rois = sample_regions(jax.random.key(0), boxes, valid, truth, OVERLAPS[stage], (ROWS, 20))
+    for name in Sample._fields:
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted.chosen, name), err_msg=name)
+    np.testing.assert_array_equal(np.where(found.valid[..., None], rois, 0), wanted.rois)
+
+
+def test_anchors_are_drawn_inside_pictures_and_for_the_objects_of_the_original(golden, truth):
+    sizes = jnp.asarray(golden["img_hw"])
+    anchors = jnp.asarray(golden["rpn/anchors"])
+    chosen = sample_anchors(jax.random.key(1), anchors, truth, sizes, (256, 128))
+    for i in range(PICTURES):
+        assigned = golden[f"rpn/img{i}/assigned_gt"][chosen.row[i]]
+        assert chosen.valid[i].all()
+        assert len(set(chosen.row[i].tolist())) == 256
+        assert assigned.min() == 0  # neither outside of the picture nor between object and background
+        np.testing.assert_array_equal(chosen.positive[i], assigned > 0)
+        np.testing.assert_array_equal(chosen.truth[i], np.maximum(assigned - 1, 0))
+
+
+def test_losses_of_anchors_are_the_originals(golden, truth, chosen_anchors):
+    scored = []
+    for i in range(5):
+        logits, deltas = (golden[f"rpn/{name}{i}_nchw"].transpose(0, 2, 3, 1) for name in ("cls", "reg"))
+        logits, deltas = jnp.asarray(logits.reshape(PICTURES, -1)), jnp.asarray(deltas.reshape(PICTURES, -1, 4))
+        scored.append(Scored(logits, deltas, jnp.ones(logits.shape, bool)))
+    found = proposal_losses(scored, jnp.asarray(golden["rpn/anchors"]), chosen_anchors, truth)
+    expected = [golden[f"rpn/{name}_per_level"].sum() for name in ("loss_cls", "loss_bbox")]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", range(3))
+def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
+    chosen, rois, logits, deltas = stage_of(golden, truth, stage)
+    labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.truth), CLASSES)
+    masks = in_pictures(golden[f"s{stage}/mask_rois"], golden[f"s{stage}/mask_logits_at_label"])[1]
+    sizes = jnp.asarray(golden["input_nchw"].shape[2:])[None].repeat(PICTURES, 0)
+    found = [
+        *class_loss(logits, labels, chosen.valid),
+        box_loss(deltas, rois, chosen, truth, STDS[stage]),
+        mask_loss(masks, rois, chosen, truth.bits, truth.crops, sizes),
+    ]
+    names = ("unweighted_loss_cls", "acc", "unweighted_loss_bbox", "unweighted_loss_mask")
+    np.testing.assert_allclose(found, [golden[f"s{stage}/{name}"] for name in names], rtol=1e-5)
+
+
+@pytest.mark.parametrize("stage", range(2))
+def test_boxes_between_stages_are_the_originals(golden, truth, stage):
+    chosen, rois, logits, deltas = stage_of(golden, truth, stage)
+    boxes, valid = boxes_between(chosen, rois, logits, deltas, truth, STDS[stage], jnp.asarray(golden["img_hw"]))
+    for i in range(PICTURES):
+        expected = golden[f"s{stage}/img{i}/refined_boxes"]
+        np.testing.assert_allclose(boxes[i][valid[i]], expected, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def step(golden, original, truth, chosen_anchors):
+    """(total, (losses, statistics), gradients) from the original's proposals and draws."""
+    x = jnp.asarray(golden["input_nchw"].transpose(0, 2, 3, 1))
+    sizes = jnp.asarray(golden["img_hw"])
+    proposals, valid = padded([golden[f"img{i}/proposals"][:, :4] for i in range(PICTURES)], 40)
+
+    def losses(model, x, truth):
+        maps, _ = model.pyramid(x, True)  # the pictures of this file go on beyond their sizes
+        scored = model.rpn_head(maps, frames(sizes))
+        of_anchors = proposal_losses(scored, jnp.concatenate(model.anchors(maps)), chosen_anchors, truth)
+        found = dict(zip(("loss_rpn_cls", "loss_rpn_bbox"), of_anchors, strict=True))
+        return found | model.region_losses(maps, proposals, valid, truth, jax.random.key(0), sizes)
+
+    def total(params):
+        variables = {"params": params, "batch_stats": original.variables["batch_stats"]}
+        found, updates = original.module.apply(variables, x, truth, method=losses, mutable=["batch_stats"])
+        return sum(value for name, value in found.items() if "loss" in name), (found, updates["batch_stats"])
+
+    (loss, found), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(original.variables["params"])
+    return loss, found, gradients
+
+
+@pytest.mark.slow  # gradients of a whole network
+def test_losses_are_the_originals(golden, step):
+    loss, (found, _), _ = step
+    expected = {name.removeprefix("losses/"): float(value) for name, value in golden.items() if "losses/" in name}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-5), name
+    assert float(loss) == pytest.approx(float(golden["total_loss"]), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_and_statistics_are_the_originals(golden, step):
+    """Gradients to 5e-5 of their largest value; where a batch norm follows, they are zero but for rounding."""
+    _, (_, statistics), gradients = step
+    tree = {"params": gradients, "batch_stats": statistics}
+    flat = flax.traverse_util.flatten_dict(tree)
+    found = {name: to_torch(entry, np.asarray(flat[entry.path])) for name, entry in NAMES.table(tree).items()}
+    largest = max(float(value) for name, value in golden.items() if name.startswith("gradnorm/"))
+    worst = {}
+    for name, expected in golden.items():
+        kind, _, tensor = name.partition("/")
+        if kind == "after":
+            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 1e-5
+        elif kind == "grad":
+            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 5e-5
+        elif kind == "gradnorm" and expected > 1e-5 * largest:
+            worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 1e-4
+    assert len(worst) > 300
+    assert max(worst.values()) < 1, sorted(worst.items(), key=lambda each: -each[1])[:20]

@@ -1,0 +1,98 @@
+"""Files of mmdetection: in and out with nothing changed, with moving averages, holes, other classes and no masks."""
+
+import jax
+import numpy as np
+import pytest
+
+from unireplknet_jax.data.label_names import read_labels
+from unireplknet_jax.models.reparameterize import is_merged
+from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
+from unireplknet_jax.tasks import convert
+from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_torch_checkpoint
+from unireplknet_jax.tasks.detection_names import NAMES
+
+
+@pytest.fixture(scope="module")
+def path(goldens):
+    return goldens / "dense" / "det_tiny.pth"
+
+
+@pytest.fixture(scope="module")
+def state(path):
+    return {name: tensor.numpy() for name, tensor in read_state_dict(path)[0].items()}
+
+
+def test_files_of_the_original_come_in_and_go_out_as_they_were(path, state, tmp_path):
+    checkpoint = open_checkpoint(path)
+    model = checkpoint.module
+    assert (model.num_classes, model.channels, model.box_channels, model.box_features) == (5, 32, 16, 48)
+    assert (model.mask_channels, model.masks) == (16, True)
+    assert checkpoint.task.labels == tuple(f"class_{i}" for i in range(5))
+    convert.write_checkpoint(tmp_path / "back.pth", checkpoint)
+    back = {name: tensor.numpy() for name, tensor in read_state_dict(tmp_path / "back.pth")[0].items()}
+    assert state.keys() == back.keys()
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    assert all(np.array_equal(state[name], back[name]) for name in state.keys() - counters)
+    assert read_meta(tmp_path / "back.pth")["CLASSES"] == checkpoint.task.labels
+    assert open_checkpoint(tmp_path / "back.pth").task == checkpoint.task
+
+
+def test_a_checkpoint_of_ours_keeps_task_and_tensors(path, tmp_path):
+    checkpoint = open_checkpoint(path)
+    convert.write_checkpoint(tmp_path / "ours", checkpoint)
+    again = open_checkpoint(tmp_path / "ours")
+    assert again.task == checkpoint.task
+    jax.tree.map(np.testing.assert_array_equal, again.variables, checkpoint.variables)
+
+
+def test_what_is_beside_the_moving_averages_is_left_out_and_holes_are_named(state, tmp_path):
+    """mmcv saves the averages under the plain names, and the weights of training as "ema_..."."""
+    beside = {f"ema_{name.replace('.', '_')}": array + 1 for name, array in state.items()}
+    write_state_dict(tmp_path / "ema.pth", state | beside, "state_dict")
+    kernel = open_checkpoint(tmp_path / "ema.pth").variables["params"]["mask_head_2"]["upsample"]["kernel"]
+    expected = state["roi_head.mask_head.2.upsample.weight"]  # (in, out, 2, 2)
+    np.testing.assert_array_equal(kernel, expected.transpose(2, 3, 1, 0))
+    whole = dict(state)
+    del whole["roi_head.bbox_head.0.fc_cls.bias"]
+    write_state_dict(tmp_path / "hole.pth", whole, "state_dict")
+    with pytest.raises(ValueError, match=r"missing \(1\): roi_head.bbox_head.0.fc_cls.bias"):
+        open_checkpoint(tmp_path / "hole.pth")
+
+
+def test_the_merged_form_and_a_network_without_masks_go_out_and_come_in(path, state, tmp_path):
+    merged = open_checkpoint(path).in_merged_form()
+    save_torch_checkpoint(tmp_path / "merged.pth", merged.variables)
+    again = open_checkpoint(tmp_path / "merged.pth")
+    assert again.merged
+    assert is_merged(again.variables)
+    boxes = {name: array for name, array in state.items() if not name.startswith("roi_head.mask_head.")}
+    write_state_dict(tmp_path / "boxes.pth", boxes, "state_dict")
+    assert not open_checkpoint(tmp_path / "boxes.pth").module.masks
+
+
+def test_eighty_classes_are_those_of_coco(state):
+    shapes = {name: array.shape for name, array in state.items()}
+    shapes["roi_head.bbox_head.0.fc_cls.weight"] = (81, 48)
+    assert NAMES.options(shapes)[0]["labels"] == read_labels("coco")
+    assert "labels" not in NAMES.options({name: array.shape for name, array in state.items()})[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "training", "merged", "neck"),
+    [
+        ("t", 89.10, 88.45, 2_668_544),
+        ("s", 113.80, 112.99, 2_729_984),
+        ("b", 156.30, 155.22, 2_852_864),
+        ("l", 277.02, 275.40, 3_098_624),
+        ("xl", 445.37, 443.21, 3_344_384),
+    ],
+)
+def test_parameters_are_as_many_as_the_originals(size, training, merged, neck):
+    """training, merged: millions, of the networks for COCO; published are 113, 155 and 443 of S, B and XL, merged."""
+    task = get_task("detection", model={"name": f"unireplknet_{size}", "num_classes": 80})
+    for deploy, expected in ((False, training), (True, merged)):
+        tree = task.abstract_variables(deploy)["params"]
+        assert sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6 == pytest.approx(expected, abs=0.005)
+    parts = {"neck": neck, "rpn_head": 593_935, "bbox_head_1": 15_618_449, "mask_head_1": 2_643_280}
+    assert {name: sum(leaf.size for leaf in jax.tree.leaves(tree[name])) for name in parts} == parts

@@ -1,7 +1,7 @@
 """COCO's metrics of boxes and masks, as pycocotools computes them, from the records of an evaluation.
 
 A record of a picture has its "id", its "size" [h, w], and two lists. "truth" has a dict for each object: "label", "box"
-[x1, y1, x2, y2], "area", "crowd" and, where the data have masks, "mask", run lengths as pycocotools packs them, or None.
+[x1, y1, x2, y2], "area", "crowd" and, where the data have masks, "mask", run lengths as pycocotools packs them or None.
 "found" has a dict for each detection: "label", "box", "score" and, where the network has masks, "mask".
 """
 
@@ -120,7 +120,7 @@ def _labels(records: Sequence[Mapping[str, Any]]) -> Iterator[int]:
 
 def _data(data_class: Any, records: Sequence[Mapping[str, Any]], part: str, classes: int, kind: str) -> Any:
     """One part of the records, numbered anew, as the evaluator's class has it."""
-    rows = []
+    rows: list[Row] = []
     for number, record in enumerate(records, 1):
         for each in record[part]:
             row: Row = {"id": len(rows) + 1, "image_id": number, "category_id": each["label"] + 1}

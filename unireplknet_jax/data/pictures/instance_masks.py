@@ -166,7 +166,7 @@ def _from_runs(mask: Mapping[str, Any]) -> np.ndarray:
 
 def _from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
     library = coco_masks()
-    return library.decode(library.merge(library.frPyObjects(polygons, *size))).astype(bool)
+    return _from_runs(library.merge(library.frPyObjects(polygons, *size)))
 
 
 def coco_masks() -> Any:

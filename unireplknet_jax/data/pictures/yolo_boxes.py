@@ -131,7 +131,7 @@ def _pictures(root: Path, split: str, data: Mapping[str, Any]) -> Path | None:
 def _texts(root: Path, split: str, data: Mapping[str, Any], pictures: Path) -> Path | None:
     chosen = given(root, split, data, "annotations")
     if chosen is not None:
-        return chosen
+        return chosen if chosen.is_dir() else None
     parts = list(pictures.parts)
     for index in reversed(range(len(root.parts), len(parts))):
         if parts[index] == "images":

@@ -70,7 +70,7 @@ def _print(found):
         print(f"... ({len(found.rows):,} classes in all)")
     print(f"\n{found.summary}\n")
     for what, where in found.odd.items():
-        print(f"{len(where):,} {what}: {listed(where, _MOST_NAMED)}")
+        print(f"{what} ({len(where):,}): {listed(where, _MOST_NAMED)}")
     if not found.odd:
         print("nothing odd")
 

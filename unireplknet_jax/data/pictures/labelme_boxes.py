@@ -122,7 +122,8 @@ def _stated(document: Mapping[str, Any], path: Path, folder: Path) -> str | None
     name = str(document.get("imagePath") or "").replace("\\", "/")
     for place in (path.parent / name, folder / os.path.basename(name)) if name else ():
         if place.is_file():
-            return os.path.relpath(place, folder) if place.is_relative_to(folder) else os.path.abspath(place)
+            place = Path(os.path.normpath(place))
+            return str(place.relative_to(folder) if place.is_relative_to(folder) else place.absolute())
     return None
 
 

@@ -128,7 +128,7 @@ def test_commands_of_shell_blocks_can_be_parsed(page, monkeypatch):
 def flags_of(command):
     """All flags of a command and of what is below it."""
     parsers, flags = [argparse.ArgumentParser()], set()
-    importlib.import_module(f"unireplknet_jax.cli.{command}").add_arguments(parsers[0])
+    importlib.import_module(f"unireplknet_jax.cli.{command.replace('-', '_')}").add_arguments(parsers[0])
     while parsers:
         for action in parsers.pop()._actions:
             flags.update(action.option_strings)

@@ -99,7 +99,7 @@ def test_a_wrong_word_says_which_was_meant(words, line, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_help_of_every_command_has_examples_that_can_be_run(name):
     """As far as their words are concerned: recipes are read, and have the fields that are overridden."""
-    module = importlib.import_module(f"unireplknet_jax.cli.{name}")
+    module = importlib.import_module(f"unireplknet_jax.cli.{name.replace('-', '_')}")
     for example in module.EXAMPLES:
         args = parse(shlex.split(example))
         assert args.command == name

@@ -12,13 +12,14 @@ from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.label_names import read_colours, read_labels
+from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
 from unireplknet_jax.tasks import convert, mask_metrics
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities, slide_windows
-from unireplknet_jax.tasks.mask_views import canvas_of, way_of
+from unireplknet_jax.tasks.mask_views import way_of
 from unireplknet_jax.tasks.segmentation_names import NAMES
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh

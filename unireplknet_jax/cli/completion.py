@@ -5,7 +5,7 @@ import sys
 
 SHELLS = ("bash", "zsh")
 EXAMPLES = ("completion bash", "completion zsh")
-_FILES = ("FILE", "INPUT", "CHECKPOINT", "SRC", "DST", "OUT", "OUT.npz", "OUT.csv", "OUT.png", "FILE.png")
+_FILES = ("FILE", "INPUT", "CHECKPOINT", "SRC", "DST", "OUT", "OUT.npz", "OUT.csv", "OUT.png", "FILE.png", "PATH")
 _FOLDERS = ("DIR",)
 # A word of some that are known, or a file.
 _PREAMBLE = {

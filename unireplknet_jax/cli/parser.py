@@ -22,6 +22,7 @@ COMMANDS = {
     "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",
     "push": "upload a checkpoint to the Hugging Face hub",
     "split": "divide a folder of class folders into train and val",
+    "check-data": "list what is odd in pictures with boxes or masks, and draw these over the pictures",
     "stations": "order the stations of a table into a tree of neighbours",
     "shards": "write pictures as ArrayRecord shards, or check that all can be decoded",
     "benchmark": "measure how fast a part of the system is here",
@@ -63,7 +64,7 @@ def make_parser(commands):
     for name, summary in COMMANDS.items():
         command = names.add_parser(name, help=summary, description=f"{summary.capitalize()}.", allow_abbrev=False)
         if name in commands:
-            module = importlib.import_module(f"unireplknet_jax.cli.{name}")
+            module = importlib.import_module(f"unireplknet_jax.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(run=module.run, command_parser=command)
             for each in _parsers(command):

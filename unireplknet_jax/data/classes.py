@@ -35,6 +35,8 @@ class Renumbered:
             example["label"] = self.numbers[example["label"]]
         if "classes" in example:
             example["classes"] = self._renumbered(example["classes"])
+        if "boxes" in example:  # of objects, each of which has a class
+            example["labels"] = np.array(self.numbers, np.int32)[example["labels"]]
         if "label_map" in example:  # of the class of every pixel; -1 is none
             example["label_map"] = np.array([*self.numbers, -1], np.int16)[example["label_map"]]
         return example

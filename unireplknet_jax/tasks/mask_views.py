@@ -7,7 +7,6 @@ Original: the test pipelines of mmsegmentation 0.27, `slide_inference` and `aug_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,12 +28,6 @@ class Way(NamedTuple):
     windows: tuple[Window, ...]
     canvas: Size
     places: int
-
-
-def canvas_of(size: Size, buckets: Sequence[Size]) -> Size:
-    """The smallest of the canvases that holds a picture of (h, w); one of its own size where none does."""
-    holding = [bucket for bucket in buckets if size[0] <= bucket[0] and size[1] <= bucket[1]]
-    return min(holding, key=math.prod) if holding else size
 
 
 def way_of(canvas: Size, size: Size, ratio: float, crop: int | None, stride: int) -> Way:

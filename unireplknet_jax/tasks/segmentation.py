@@ -28,7 +28,7 @@ from unireplknet_jax.tasks import mask_drawing, mask_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
 from unireplknet_jax.tasks.labelled import Labelled
 from unireplknet_jax.tasks.mask_assembly import class_map
-from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, canvas_of, views_of, way_of
+from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, views_of, way_of
 from unireplknet_jax.tasks.options import check_number
 
 _HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
@@ -163,7 +163,7 @@ class Segmentation(Labelled):
 
     def _ways_of(self, original: Size) -> list[Way]:
         size = mask_transforms.network_size(*original, self.scale)
-        return self._ways(canvas_of(size, self.buckets), original)
+        return self._ways(mask_transforms.canvas_of(size, self.buckets), original)
 
     # ---- host
 

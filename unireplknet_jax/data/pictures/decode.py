@@ -114,6 +114,11 @@ def upright_size(data: bytes) -> tuple[int, int]:
         return 1, 1
 
 
+def stored_size(data: bytes) -> tuple[tuple[int, int], int]:
+    """((height, width) of the picture in a file's bytes as it is stored, its EXIF orientation, 1 to 8)."""
+    return decoded(data, getattr(data, "name", ""), lambda image: ((image.height, image.width), _orientation(image)))
+
+
 def _decoded(open_image: Callable[[], Image.Image], name: str, finish: Callable[[Image.Image], T]) -> T:
     try:
         return finish(open_image())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ class TrainTransform:
         example = whole(example)
         label_map = example["label_map"]
         size = kept_ratio(*label_map.shape, self.scale, rng.uniform(*self.ratio))
-        rows, columns = (_nearest(*lengths) for lengths in zip(label_map.shape, size, strict=True))
+        rows, columns = (nearest_places(*lengths) for lengths in zip(label_map.shape, size, strict=True))
         top, left, label_map = self._cropped(label_map, rows, columns, rng)
         height, width = label_map.shape
         image = resize_to(example["image"], size, (top, left, height, width))
@@ -125,6 +125,12 @@ def kept_ratio(height: int, width: int, scale: tuple[int, int] | None, ratio: fl
         longer, shorter = int(max(scale) * ratio), int(min(scale) * ratio)
         factor = min(longer / max(height, width), shorter / min(height, width))
     return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
+
+
+def canvas_of(size: tuple[int, int], canvases: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The smallest of the canvases that holds a picture of (h, w); one of its own size where none does."""
+    holding = [canvas for canvas in canvases if size[0] <= canvas[0] and size[1] <= canvas[1]]
+    return min(holding, key=math.prod) if holding else size
 
 
 def resize_to(image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> np.ndarray:
@@ -245,7 +251,7 @@ def _linear(length: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return np.clip(first + 1, 0, length - 1), np.clip(first, 0, length - 1), weight
 
 
-def _nearest(length: int, target: int) -> np.ndarray:
+def nearest_places(length: int, target: int) -> np.ndarray:
     """(target,) the place that each new one takes, rounded down: as cv2.resize, INTER_NEAREST."""
     return np.minimum(np.floor(np.arange(target) * (1 / (target / length))).astype(np.intp), length - 1)
 

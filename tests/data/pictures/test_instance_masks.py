@@ -1,0 +1,161 @@
+"""Masks of objects: run lengths, polygons, orientation, and tiles of bits."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from pycocotools import mask as coco
+
+from unireplknet_jax.data.pictures import instance_masks
+from unireplknet_jax.data.pictures.instance_masks import (
+    Piece,
+    as_tiles,
+    bitmap,
+    bitmaps,
+    cropped,
+    from_tiles,
+    pieces,
+    polygon_area,
+    run_lengths,
+    unpacked,
+    upright_bitmap,
+    upright_points,
+)
+
+
+def random_bitmaps(count=60):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield rng.random(rng.integers(1, 40, 2)) < rng.choice([0, 0.02, 0.5, 0.98, 1])
+
+
+def test_run_lengths_are_those_of_pycocotools_and_back():
+    for found in random_bitmaps():
+        runs = run_lengths(found)
+        packed = coco.encode(np.asfortranarray(found, np.uint8))
+        assert coco.frPyObjects(runs, *found.shape)["counts"] == packed["counts"]
+        assert unpacked(packed["counts"]).tolist() == runs["counts"]
+        for mask in (runs, packed, {"size": packed["size"], "counts": packed["counts"].decode()}):
+            np.testing.assert_array_equal(bitmap(mask, found.shape), found)
+
+
+def test_polygons_are_filled_as_pycocotools_does_it():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        size = tuple(rng.integers(5, 40, 2).tolist())
+        polygons = [rng.uniform(-10, 50, 2 * rng.integers(3, 7)).tolist() for _ in range(rng.integers(1, 3))]
+        expected = np.any([coco.decode(each) for each in coco.frPyObjects(polygons, *size)], axis=0)
+        np.testing.assert_array_equal(bitmap(polygons, size), expected)
+
+
+def test_four_numbers_are_no_polygon_and_no_box_either():
+    with pytest.raises(ValueError, match="a mask has no polygon of three corners or more"):
+        bitmap([[1.0, 2.0, 3.0, 4.0]], (10, 10))
+    both = bitmap([[1.0, 2.0, 3.0, 4.0], [0, 0, 4, 0, 4, 4, 0, 4]], (10, 10))
+    assert both.sum() == 16
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"size": [3, 3], "counts": [4, 4]}, r"a mask has run lengths over 8 pixels, but the size \[3, 3\]"),
+        ({"size": [3, 3], "counts": [10, -1]}, "a mask has run lengths over 9 pixels"),
+        ({"size": [3, 3], "counts": ""}, "which is no text of pycocotools"),  # pycocotools reads what lies in memory
+        ({"size": [3, 3], "counts": "oooooooooooo0"}, "which is no text of pycocotools"),
+        ({"size": [3, 3], "counts": "é"}, "which is no text of pycocotools"),
+        ({"size": [3, 3], "counts": "o"}, "which is no text of pycocotools"),
+        ({"counts": [9]}, "a mask has other run lengths than"),
+        ({"size": [3, 4], "counts": [12]}, "a mask has 4x3 pixels and its picture 3x3"),
+        ([[0, 0, 1, 1, float("inf"), 3]], "a corner that is no point near the picture"),
+        ("text", "a mask is 'text'; expected polygons"),
+        (np.zeros((2, 2), bool), "a mask has 2x2 pixels and its picture 3x3"),
+    ],
+)
+def test_a_mask_that_is_none_is_one_sentence(mask, message):
+    with pytest.raises(ValueError, match=message):
+        bitmap(mask, (3, 3))
+
+
+def test_polygons_without_pycocotools_are_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(
+        ImportError, match=r"need pycocotools, which is missing: pip install 'unireplknet_jax\[boxes\]'"
+    ):
+        bitmap([[0, 0, 4, 0, 4, 4]], (5, 5))
+    assert bitmap({"size": [1, 2], "counts": [1, 1]}, (1, 2)).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_bitmaps_and_points_turn_as_pictures_do(orientation):
+    stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[274] = orientation
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    np.testing.assert_array_equal(upright_bitmap(stored, orientation), upright)
+    rows, columns = np.indices(stored.shape)
+    middles = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
+    x, y = upright_points(middles, upright.shape, orientation).astype(int).T
+    np.testing.assert_array_equal(upright[y, x], stored.ravel())
+
+
+def test_the_area_of_polygons():
+    assert polygon_area([[0, 0, 4, 0, 4, 3], [10, 10, 10, 12, 12, 12, 12, 10]]) == 6 + 4
+
+
+def test_pieces_are_the_bitmaps_without_what_is_empty():
+    found = np.zeros((5, 6), bool)
+    found[1:3, 2:5] = [[1, 0, 1], [0, 1, 0]]
+    example = {"image": np.zeros((5, 6, 3), np.uint8), "masks": [found, None, ~found & False]}
+    (first, *others) = pieces(example)
+    assert (first.top, first.left, first.bitmap.tolist()) == (1, 2, found[1:3, 2:5].tolist())
+    assert others == [None, None]
+    np.testing.assert_array_equal(bitmaps(example)[0], found)
+
+
+def scattered(canvas, count, seed=0):
+    """Blobs anywhere in a canvas, some of them at its borders, as bitmaps of the canvas."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros((count, *canvas), bool)
+    for each in found:
+        top, left = (int(rng.integers(0, side)) for side in canvas)
+        part = each[top : top + int(rng.integers(1, 90)), left : left + int(rng.integers(1, 90))]
+        part[:] = rng.random(part.shape) < rng.choice([0.9, 1])
+    return found
+
+
+def test_tiles_are_the_bitmaps_again():
+    canvas = (96, 160)
+    found = scattered(canvas, 12)
+    tiles = as_tiles([*map(cropped, found[:10]), None, cropped(found[11])], canvas, 14, 300)
+    assert {name: (each.shape, each.dtype) for name, each in tiles.items()} == {
+        "mask_tiles": ((300, 32), np.uint32),
+        "mask_table": ((14, 3, 5), np.int16),
+        "has_mask": ((14,), bool),
+    }
+    again = from_tiles(tiles["mask_tiles"], tiles["mask_table"])
+    np.testing.assert_array_equal(again[:10], found[:10])
+    np.testing.assert_array_equal(again[11], found[11])
+    assert tiles["has_mask"].tolist() == [True] * 10 + [False, True, False, False]
+    row = tiles["mask_tiles"][tiles["mask_table"][0, 40 // 32]][:, 40 % 32]  # as the docstring has it
+    bits = (row[:, None] >> np.arange(32, dtype=np.uint32) & 1).ravel()
+    np.testing.assert_array_equal(bits, found[0, 40])
+
+
+def test_the_inside_of_an_object_takes_no_tile():
+    whole = Piece(0, 0, np.ones((64, 96), bool))
+    tiles = as_tiles([whole] * 5, (64, 96), 5, 2)
+    assert tiles["has_mask"].all()
+    assert (tiles["mask_table"] == instance_masks.FULL).all()
+
+
+def test_an_object_whose_tiles_find_no_room_has_no_mask():
+    canvas, found = (64, 64), [Piece(1, 1, np.ones((40, 40), bool)), Piece(1, 1, np.ones((5, 5), bool))]
+    tiles = as_tiles([*found, found[0], found[1]], canvas, 4, 2 + 4 + 2)
+    assert tiles["has_mask"].tolist() == [True, True, False, True]
+    again = from_tiles(tiles["mask_tiles"], tiles["mask_table"])
+    assert again.sum(axis=(1, 2)).tolist() == [1600, 25, 0, 25]
+    with pytest.raises(ValueError, match="there is room for 1 tiles; expected 2 to 32768"):
+        as_tiles([], canvas, 4, 1)

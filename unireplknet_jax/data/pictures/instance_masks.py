@@ -1,0 +1,247 @@
+"""Masks of single objects: polygons and run lengths of files, bitmaps, and tiles of bits for the way to a device.
+
+A mask is one of
+- polygons [[x1, y1, x2, y2, ...], ...] in pixels, which are filled as pycocotools does it, and united;
+- run lengths {"size": [height, width], "counts": ...}, COCO's, down the columns, first those that are not the object:
+  counts is a list of whole numbers, or the text into which pycocotools packs them;
+- (h, w) bool; or None, where an object has a box alone.
+Source of the formats: cocodataset/cocoapi, PythonAPI/pycocotools/mask.py and common/maskApi.c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TILE = 32  # rows and columns of a tile; a row is one number
+EMPTY, FULL = 0, 1  # the tiles that every picture has
+LEAST_NUMBERS = 6  # of a polygon
+_FARTHEST = 1e5  # pixels that a corner may lie away from the origin
+Size = tuple[int, int]
+
+
+class Piece(NamedTuple):
+    """A part of a bitmap beyond which it is empty, and where its first pixel lies."""
+
+    top: int
+    left: int
+    bitmap: np.ndarray
+
+
+def bitmaps(example: Mapping[str, Any]) -> np.ndarray:
+    """The masks of an example of a source of boxes as (k, h, w) bool, upright as its picture; empty for a None.
+
+    Raises ValueError as `bitmap` does.
+    """
+    size = example["image"].shape[:2]
+    found = np.zeros((len(example["masks"]), *size), bool)
+    for number, mask in enumerate(example["masks"]):
+        if mask is not None:
+            found[number] = bitmap(mask, size, example.get("orientation", 1))
+    return found
+
+
+def pieces(example: Mapping[str, Any]) -> Iterator[Piece | None]:
+    """As `bitmaps`, one after the other, each cropped to its object; None for a mask that is None or empty.
+
+    The whole bitmaps of 1,000 objects of a large picture would have gigabytes.
+    """
+    size = example["image"].shape[:2]
+    for mask in example["masks"]:
+        yield None if mask is None else cropped(bitmap(mask, size, example.get("orientation", 1)))
+
+
+def cropped(found: np.ndarray) -> Piece | None:
+    """A bitmap (h, w) cropped to what is set in it; None where nothing is."""
+    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    return Piece(top, left, found[top : rows[-1] + 1, left : columns[-1] + 1])
+
+
+def bitmap(mask: Any, size: Size, orientation: int = 1) -> np.ndarray:
+    """A mask as (h, w) bool, of an upright picture of that size.
+
+    orientation: EXIF's, where the mask is that of the picture as it is stored.
+    Raises ValueError, one sentence without a name, for a mask that is none or of another size, and ImportError where
+    it has polygons and pycocotools is missing.
+    """
+    stored = size[::-1] if orientation >= 5 else size
+    if isinstance(mask, np.ndarray):
+        found = mask.astype(bool)
+    elif isinstance(mask, Mapping):
+        found = _from_runs(mask)
+    else:
+        found = _from_polygons(usable_polygons(mask), stored)
+    if found.shape != tuple(stored):
+        raise ValueError(f"a mask has {_in_words(found.shape)} pixels and its picture {_in_words(stored)}")
+    return upright_bitmap(found, orientation)
+
+
+def upright_bitmap(found: np.ndarray, orientation: int) -> np.ndarray:
+    """A bitmap (h, w) of a picture as it is stored, turned as its EXIF orientation, 1 to 8, says."""
+    if orientation >= 5:
+        found = found.T
+    if orientation in (3, 4, 7, 8):
+        found = found[::-1]
+    return found[:, ::-1] if orientation in (2, 3, 6, 7) else found
+
+
+def upright_points(points: np.ndarray, size: Size, orientation: int) -> np.ndarray:
+    """Points (n, 2), x and y, of a picture as it is stored in points of the upright one, which has this size (h, w)."""
+    if orientation >= 5:
+        points = points[:, ::-1]
+    x, y = points[:, 0], points[:, 1]
+    if orientation in (3, 4, 7, 8):
+        y = size[0] - y
+    return np.stack([size[1] - x if orientation in (2, 3, 6, 7) else x, y], axis=-1)
+
+
+def usable_polygons(polygons: Any) -> list[list[float]]:
+    """The polygons of a mask that have three corners or more; ValueError where there is none, or one is not finite."""
+    if not isinstance(polygons, Sequence) or isinstance(polygons, str):
+        raise ValueError(f"a mask is {str(polygons)[:40]!r}; expected polygons [[x1, y1, x2, y2, ...]] or run lengths")
+    flat = [polygons] if polygons and not isinstance(polygons[0], Sequence) else polygons
+    found = [list(map(float, each)) for each in flat if len(each) >= LEAST_NUMBERS and len(each) % 2 == 0]
+    if not found:
+        raise ValueError("a mask has no polygon of three corners or more; expected 6 numbers, or another even count")
+    if not all(math.isfinite(value) and abs(value) <= _FARTHEST for each in found for value in each):
+        raise ValueError("a polygon has a corner that is no point near the picture")
+    return found
+
+
+def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
+    """The sum of the areas of polygons, in pixels."""
+    area = 0.0
+    for each in polygons:
+        x, y = np.asarray(each, np.float64).reshape(-1, 2).T
+        area += 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+    return area
+
+
+def run_lengths(found: np.ndarray) -> dict[str, Any]:
+    """A bitmap (h, w) as run lengths {"size", "counts": a list}; COCO's reader packs that into a text."""
+    flat = found.astype(bool).ravel(order="F")
+    starts = np.flatnonzero(np.diff(flat, prepend=False, append=flat[-1:]))
+    counts = np.diff(starts, prepend=0, append=flat.size)
+    return {"size": [*found.shape], "counts": counts.tolist()}
+
+
+def unpacked(text: str | bytes) -> np.ndarray:
+    """(n,) int64: the run lengths in a text of pycocotools; ValueError for another text.
+
+    A letter has 5 bits of a number, lowest first, and one that says that more follow. From the fourth on a number is
+    the difference to the one before the last.
+    """
+    letters = np.frombuffer(text.encode("latin-1", "replace") if isinstance(text, str) else text, np.uint8)
+    codes = letters.astype(np.int64) - 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise ValueError(f"a mask has the run lengths {str(text)[:40]!r}, which is no text of pycocotools")
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    places = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    if places.max() > 6:  # of 5 bits each: more than any picture needs
+        raise ValueError(f"a mask has the run lengths {str(text)[:40]!r}, which is no text of pycocotools")
+    numbers = np.add.reduceat((codes & 31) << 5 * places, starts)
+    numbers -= np.where(codes[ends] & 16, 1 << 5 * (places[ends] + 1), 0)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers
+
+
+def _from_runs(mask: Mapping[str, Any]) -> np.ndarray:
+    try:
+        size, counts = tuple(map(int, mask["size"])), mask["counts"]
+        runs = unpacked(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64).reshape(-1)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError('a mask has other run lengths than {"size": [height, width], "counts": ...}') from error
+    if len(size) != 2 or min(size) < 1 or (runs < 0).any() or runs.sum() != math.prod(size):
+        raise ValueError(f"a mask has run lengths over {int(runs.sum()):,} pixels, but the size {list(size)}")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+
+
+def _from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
+    library = coco_masks()
+    return _from_runs(library.merge(library.frPyObjects(polygons, *size)))
+
+
+def coco_masks() -> Any:
+    """The module pycocotools.mask; ImportError, one sentence, where it is missing."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise ImportError(
+            "masks of polygons need pycocotools, which is missing: pip install 'unireplknet_jax[boxes]'"
+        ) from None
+    return mask
+
+
+def _in_words(shape: Sequence[int]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+# ---- the way to a device
+
+
+def as_tiles(found: Sequence[Piece | None], canvas: Size, objects: int, capacity: int) -> dict[str, np.ndarray]:
+    """Bitmaps as tiles of 32x32 bits, of fixed shapes whatever they are.
+
+    found: of each object, its bitmap in a canvas of `canvas` pixels; None where it has none. canvas: multiples of 32.
+    objects: of which there is room; capacity: tiles for which there is room.
+
+    Returns "mask_tiles" (capacity, 32) uint32, of which tile t has the rows `mask_tiles[t]`, bit j being column j;
+    "mask_table" (objects, rows / 32, columns / 32) int16, the tile at each place of an object; and "has_mask"
+    (objects,) bool. Tile 0 is empty and tile 1 is full, so that only the rim of an object takes room: 100 objects of
+    a canvas of 1344x800 take 0.7 MB where their bitmaps have 107 MB. An object whose tiles find no room any more has
+    no mask then, and `has_mask` is False.
+
+    Row r of object i is the bits of `mask_tiles[mask_table[i, r // 32]][:, r % 32]`, one number for each tile.
+    """
+    if not 2 <= capacity <= 2**15:
+        raise ValueError(f"there is room for {capacity} tiles; expected 2 to {2**15}")
+    tiles = np.zeros((capacity, TILE), np.uint32)
+    tiles[FULL] = 2**TILE - 1
+    table = np.zeros((objects, canvas[0] // TILE, canvas[1] // TILE), np.int16)
+    has_mask = np.zeros(objects, bool)
+    used = FULL + 1
+    for number, piece in enumerate(found):
+        if piece is None:
+            continue
+        first, own = _tiles_of(piece)
+        flat = own.reshape(-1, TILE)
+        full = (flat == tiles[FULL]).all(axis=1)
+        new = np.flatnonzero(flat.any(axis=1) & ~full)
+        if used + len(new) > capacity:
+            continue
+        places = np.where(full, FULL, EMPTY)
+        places[new] = np.arange(used, used + len(new))
+        tiles[used : used + len(new)] = flat[new]
+        used += len(new)
+        rows, columns = (slice(start, start + length) for start, length in zip(first, own.shape[:2], strict=True))
+        table[number, rows, columns] = places.reshape(own.shape[:2])
+        has_mask[number] = True
+    return {"mask_tiles": tiles, "mask_table": table, "has_mask": has_mask}
+
+
+def from_tiles(tiles: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The bitmaps (objects, h, w) bool behind `as_tiles`."""
+    words = tiles[table]  # (objects, h / 32, w / 32, 32)
+    bits = words[..., None] >> np.arange(TILE, dtype=np.uint32) & 1
+    objects, rows, columns = table.shape
+    return bits.transpose(0, 1, 3, 2, 4).reshape(objects, rows * TILE, columns * TILE).astype(bool)
+
+
+def _tiles_of(piece: Piece) -> tuple[Size, np.ndarray]:
+    """(row and column of the first tile, (m, n, 32) uint32 tiles) of a part of a bitmap."""
+    first = piece.top // TILE, piece.left // TILE
+    top, left = piece.top - first[0] * TILE, piece.left - first[1] * TILE
+    height, width = piece.bitmap.shape
+    m, n = -(-(top + height) // TILE), -(-(left + width) // TILE)
+    whole = np.zeros((m * TILE, n * TILE), bool)
+    whole[top : top + height, left : left + width] = piece.bitmap
+    words = np.packbits(whole, axis=-1, bitorder="little").view("<u4").astype(np.uint32)  # (32 m, n)
+    return first, words.reshape(m, TILE, n).transpose(0, 2, 1)

@@ -125,3 +125,12 @@ def write_csv(folder, split="train"):
 
 
 WRITERS = dict(zip(FORMS, (write_coco, write_yolo, write_voc, write_labelme, write_csv), strict=True))
+
+
+def from_bits(found, size):
+    """The bitmaps (objects, h, w) bool behind `instance_masks.as_bits`, in pictures of that size."""
+    again = np.zeros((len(found["mask_crops"]), *size), bool)
+    for bitmap, (first, top, left, height, width) in zip(again, found["mask_crops"].tolist(), strict=True):
+        rows = found["mask_bits"][first : first + height * -(-width // 8)].reshape(height, -(-width // 8))
+        bitmap[top : top + height, left : left + width] = np.unpackbits(rows, axis=1, count=width)
+    return again

@@ -152,7 +152,7 @@ def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
     found = [
         *class_loss(logits, labels, chosen.valid),
         box_loss(deltas, rois, chosen, truth, STDS[stage]),
-        mask_loss(masks, rois, chosen, truth.bits, truth.crops, sizes),
+        mask_loss(masks, rois, chosen, truth, sizes),
     ]
     names = ("unweighted_loss_cls", "acc", "unweighted_loss_bbox", "unweighted_loss_mask")
     np.testing.assert_allclose(found, [golden[f"s{stage}/{name}"] for name in names], rtol=1e-5)

@@ -29,8 +29,8 @@ class Truth(NamedTuple):
     """What is in n pictures, g rows each.
 
     boxes: (n, g, 4) in pixels of the network's input; labels: (n, g) int32; valid: (n, g), False for rows that hold
-    nothing; bits (n, b) uint8 and crops (n, g, 5) int32: the bitmaps of the objects as `mask_targets` takes them, or
-    None for data without masks.
+    nothing; bits (n, b) uint8 and crops (n, g, 5) int32: the bitmaps of the objects as `mask_targets` takes them, and
+    has_mask (n, g): which of them have one; None for data without masks.
     """
 
     boxes: jax.Array
@@ -38,6 +38,7 @@ class Truth(NamedTuple):
     valid: jax.Array
     bits: jax.Array | None = None
     crops: jax.Array | None = None
+    has_mask: jax.Array | None = None
 
 
 def sample_anchors(
@@ -129,16 +130,15 @@ def box_loss(deltas: jax.Array, rois: jax.Array, chosen: Sample, truth: Truth, s
     return BOX_WEIGHT * masked_sum(losses, chosen.positive) / jnp.maximum(jnp.sum(chosen.valid), 1)
 
 
-def mask_loss(
-    logits: jax.Array, rois: jax.Array, chosen: Sample, bits: jax.Array, crops: jax.Array, sizes: jax.Array
-) -> jax.Array:
-    """The mean cross-entropy over the cells of the regions on objects.
+def mask_loss(logits: jax.Array, rois: jax.Array, chosen: Sample, truth: Truth, sizes: jax.Array) -> jax.Array:
+    """The mean cross-entropy over the cells of the regions on objects that have a mask.
 
-    logits: (n, r, 28, 28); rois: (n, r, 4); bits, crops: as of `Truth`; sizes: (n, 2), of the pictures' frames.
+    logits: (n, r, 28, 28); rois: (n, r, 4); sizes: (n, 2), of the pictures' frames.
     """
-    targets = jax.vmap(mask_targets)(bits, crops, rois, chosen.truth, sizes)
+    targets = jax.vmap(mask_targets)(truth.bits, truth.crops, rois, chosen.truth, sizes)
     losses = jnp.mean(binary_cross_entropy(logits, targets), axis=(2, 3))
-    return masked_sum(losses, chosen.positive) / jnp.maximum(jnp.sum(chosen.positive), 1)
+    counted = chosen.positive if truth.has_mask is None else chosen.positive & at_rows(truth.has_mask, chosen.truth)
+    return masked_sum(losses, counted) / jnp.maximum(jnp.sum(counted), 1)
 
 
 def at_rows(values: jax.Array, rows: jax.Array) -> jax.Array:

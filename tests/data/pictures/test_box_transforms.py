@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from box_files import from_bits
 
 from unireplknet_jax.data.pictures.box_transforms import (
     CANVASES,
@@ -13,10 +14,10 @@ from unireplknet_jax.data.pictures.box_transforms import (
     canvas_for,
     prepared,
 )
-from unireplknet_jax.data.pictures.instance_masks import cropped, from_tiles
+from unireplknet_jax.data.pictures.instance_masks import cropped
 from unireplknet_jax.data.pictures.mask_transforms import nearest_places, resize_to
 
-SMALL = TrainTransform((24, 32), 60, (20, 30), (16, 28), canvases=((32, 64), (64, 32)), objects=4, tiles=64)
+SMALL = TrainTransform((24, 32), 60, (20, 30), (16, 28), canvases=((32, 64), (64, 32)), objects=4, mask_bytes=4096)
 
 
 def scene(size=(50, 70), seed=0, count=3):
@@ -104,7 +105,7 @@ def test_picture_boxes_and_masks_follow_the_geometry(seed):
     np.testing.assert_allclose(found["boxes"][:count], boxes[there], atol=1e-4)  # float32 of numbers up to 100
     assert not found["boxes"][count:].any()
     assert found["labels"][:count].tolist() == np.flatnonzero(there).tolist()
-    again = from_tiles(found["mask_tiles"], found["mask_table"])
+    again = from_bits(found, found["image"].shape[:2])
     np.testing.assert_array_equal(again[:count, :height, :width], masks[there])
     assert again[:count].sum() == masks[there].sum()
 
@@ -143,7 +144,9 @@ def test_an_example_is_a_function_of_the_rng():
 def test_what_is_not_trained_on_and_what_finds_no_room(caplog):
     example = scene(count=9)
     example["trained"][[0, 3]] = False
-    transform = TrainTransform((50,), 70, canvases=((64, 96), (96, 64)), crop=None, flip=False, objects=4, tiles=500)
+    transform = TrainTransform(
+        (50,), 70, canvases=((64, 96), (96, 64)), crop=None, flip=False, objects=4, mask_bytes=9000
+    )
     seen = set()
     for seed in range(30):
         found = transform(example, np.random.default_rng(seed))
@@ -152,7 +155,7 @@ def test_what_is_not_trained_on_and_what_finds_no_room(caplog):
         labels = found["labels"].tolist()
         assert labels == sorted({*labels})
         np.testing.assert_array_equal(found["boxes"], example["boxes"][labels])
-        again = from_tiles(found["mask_tiles"], found["mask_table"])[:, :50, :70]
+        again = from_bits(found, (50, 70))
         np.testing.assert_array_equal(again, np.array(example["masks"])[labels])
         seen |= {*labels}
     assert seen == {*range(9)} - {0, 3}

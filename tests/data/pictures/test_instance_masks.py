@@ -1,21 +1,20 @@
-"""Masks of objects: run lengths, polygons, orientation, and tiles of bits."""
+"""Masks of objects: run lengths, polygons, orientation, and bits."""
 
 import io
 import sys
 
 import numpy as np
 import pytest
+from box_files import from_bits
 from PIL import Image, ImageOps
 from pycocotools import mask as coco
 
-from unireplknet_jax.data.pictures import instance_masks
 from unireplknet_jax.data.pictures.instance_masks import (
     Piece,
-    as_tiles,
+    as_bits,
     bitmap,
     bitmaps,
     cropped,
-    from_tiles,
     pieces,
     polygon_area,
     run_lengths,
@@ -126,36 +125,23 @@ def scattered(canvas, count, seed=0):
     return found
 
 
-def test_tiles_are_the_bitmaps_again():
+def test_bits_are_the_bitmaps_again():
     canvas = (96, 160)
     found = scattered(canvas, 12)
-    tiles = as_tiles([*map(cropped, found[:10]), None, cropped(found[11])], canvas, 14, 300)
-    assert {name: (each.shape, each.dtype) for name, each in tiles.items()} == {
-        "mask_tiles": ((300, 32), np.uint32),
-        "mask_table": ((14, 3, 5), np.int16),
+    bits = as_bits([*map(cropped, found[:10]), None, cropped(found[11])], 14, 16_000)
+    assert {name: (each.shape, each.dtype) for name, each in bits.items()} == {
+        "mask_bits": ((16_000,), np.uint8),
+        "mask_crops": ((14, 5), np.int32),
         "has_mask": ((14,), bool),
     }
-    again = from_tiles(tiles["mask_tiles"], tiles["mask_table"])
+    again = from_bits(bits, canvas)
     np.testing.assert_array_equal(again[:10], found[:10])
     np.testing.assert_array_equal(again[11], found[11])
-    assert tiles["has_mask"].tolist() == [True] * 10 + [False, True, False, False]
-    row = tiles["mask_tiles"][tiles["mask_table"][0, 40 // 32]][:, 40 % 32]  # as the docstring has it
-    bits = (row[:, None] >> np.arange(32, dtype=np.uint32) & 1).ravel()
-    np.testing.assert_array_equal(bits, found[0, 40])
+    assert bits["has_mask"].tolist() == [True] * 10 + [False, True, False, False]
 
 
-def test_the_inside_of_an_object_takes_no_tile():
-    whole = Piece(0, 0, np.ones((64, 96), bool))
-    tiles = as_tiles([whole] * 5, (64, 96), 5, 2)
-    assert tiles["has_mask"].all()
-    assert (tiles["mask_table"] == instance_masks.FULL).all()
-
-
-def test_an_object_whose_tiles_find_no_room_has_no_mask():
-    canvas, found = (64, 64), [Piece(1, 1, np.ones((40, 40), bool)), Piece(1, 1, np.ones((5, 5), bool))]
-    tiles = as_tiles([*found, found[0], found[1]], canvas, 4, 2 + 4 + 2)
-    assert tiles["has_mask"].tolist() == [True, True, False, True]
-    again = from_tiles(tiles["mask_tiles"], tiles["mask_table"])
-    assert again.sum(axis=(1, 2)).tolist() == [1600, 25, 0, 25]
-    with pytest.raises(ValueError, match="there is room for 1 tiles; expected 2 to 32768"):
-        as_tiles([], canvas, 4, 1)
+def test_an_object_whose_bits_find_no_room_has_no_mask():
+    found = [Piece(1, 1, np.ones((40, 40), bool)), Piece(1, 1, np.ones((5, 5), bool))]
+    bits = as_bits([*found, found[0], found[1]], 4, 5 * 40 + 5 + 5)
+    assert bits["has_mask"].tolist() == [True, True, False, True]
+    assert from_bits(bits, (64, 64)).sum(axis=(1, 2)).tolist() == [1600, 25, 0, 25]

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unireplknet_jax.data.pictures.box_sets import whole
-from unireplknet_jax.data.pictures.instance_masks import Piece, as_tiles, pieces
+from unireplknet_jax.data.pictures.instance_masks import Piece, as_bits, pieces
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, canvas_of, kept_ratio, nearest_places, resize_to
 
 SHORT_SIDES = tuple(range(480, 801, 32))
 CANVASES = ((800, 1344), (1344, 800), (800, 1088))
 _log = logging.getLogger(__name__)
+_NOTHING = Piece(0, 0, np.zeros((0, 0), bool))  # what is left of a mask where the crop has only a part of its box
 Size = tuple[int, int]
 
 
@@ -104,7 +105,7 @@ class TrainTransform:
         None: only the first policy.
     canvases: (rows, columns), multiples of 32; the smallest that holds a picture is taken.
     objects: of which there is room; of more, so many are drawn at random, which the log says once.
-    masks: whether objects have masks; tiles: for how many tiles of them there is room (`instance_masks.as_tiles`).
+    masks: whether objects have masks; mask_bytes: for how many bytes of them there is room (`instance_masks.as_bits`).
     """
 
     short_sides: tuple[int, ...] = SHORT_SIDES
@@ -115,7 +116,7 @@ class TrainTransform:
     canvases: tuple[Size, ...] = CANVASES
     objects: int = 100
     masks: bool = True
-    tiles: int = 4096
+    mask_bytes: int = 2**19
     _logged: dict[str, object] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -168,7 +169,7 @@ class TrainTransform:
 
         Returns, of a canvas (H, W) and room for k objects, "image" (H, W, 3) uint8, "size" (2,) int32, the rows and
         columns that are no padding, "boxes" (k, 4) float32, "labels" (k,) int32, "valid" (k,) bool, with masks what
-        `as_tiles` returns, and the "id". Objects that are not `trained` are left out.
+        `as_bits` returns, and the "id". Objects that are not `trained` are left out.
         Raises ValueError for an example with a broken file or mask.
         """
         example = whole(example)
@@ -193,8 +194,11 @@ class TrainTransform:
         if not self.masks:
             return found
         masks = [example["masks"][number] for number in chosen] if example["masks"] else []
-        turned = [geometry.piece(piece) for piece in pieces({**example, "masks": masks})]
-        return found | as_tiles(turned, canvas, self.objects, self.tiles)
+        turned = [
+            None if mask is None else geometry.piece(piece) or _NOTHING
+            for mask, piece in zip(masks, pieces({**example, "masks": masks}), strict=True)
+        ]
+        return found | as_bits(turned, self.objects, self.mask_bytes)
 
     def _log_once(self, name: Any, found: int) -> None:
         token = object()

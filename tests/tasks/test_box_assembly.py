@@ -13,7 +13,7 @@ def found(boxes, scores, labels=None, masks=None):
 
 
 def test_masks_are_pasted_as_the_original_does_it(goldens):
-    with np.load(goldens / "dense" / "paste.npz") as file:
+    with np.load(goldens / "dense" / "boxes.npz") as file:
         height, width = file["paste_hw"].tolist()
         for probabilities, box, expected in zip(
             file["paste_prob"].reshape(-1, 28, 28), file["paste_boxes"], file["paste_masks"], strict=True

@@ -88,7 +88,7 @@ def pasted(probabilities: np.ndarray, box: np.ndarray, size: Size) -> Piece:
         np.arange(max(math.floor(low) - 1, 0), max(min(math.ceil(high) + 1, side), 0))
         for low, high, side in ((top, bottom, size[0]), (left, right, size[1]))
     )
-    if not (rows.size and columns.size):
+    if not (rows.size and columns.size and bottom > top and right > left):
         return Piece(0, 0, np.zeros((0, 0), bool))
     from_rows = _shares(rows, box[1], box[3], len(probabilities))
     from_columns = _shares(columns, box[0], box[2], len(probabilities))
@@ -98,8 +98,9 @@ def pasted(probabilities: np.ndarray, box: np.ndarray, size: Size) -> Piece:
 def _shares(places: np.ndarray, low: np.float32, high: np.float32, count: int) -> np.ndarray:
     """(n, count) float32: how much of each of `count` cells from low to high each of the pixels (n,) takes."""
     half, one = np.float32(0.5), np.float32(1)
-    span = np.maximum(high - low, np.finfo(np.float32).tiny)
-    normal = (places.astype(np.float32) + half - low) / span * 2 - one  # as torch.nn.functional.grid_sample takes it
+    normal = (places.astype(np.float32) + half - low) / (
+        high - low
+    ) * 2 - one  # as torch.nn.functional.grid_sample takes it
     source = ((normal + one) * count - one) / 2
     below = np.floor(source)
     share = source - below

@@ -11,6 +11,7 @@ import pytest
 from unireplknet_jax.models.torch_names import to_torch
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
+    Masks,
     Truth,
     at_rows,
     box_loss,
@@ -62,7 +63,8 @@ def truth(golden):
     bits, _ = padded([own.ravel() for own in masks], max(own.size for own in masks))
     rows, pitch = masks[0].shape[1:]  # each bitmap is a whole picture
     crops = [[(k * rows * pitch, 0, 0, rows, 8 * pitch) for k in range(most)]] * PICTURES
-    return Truth(boxes, padded(labels, most)[0].astype(jnp.int32), valid, bits, jnp.array(crops, jnp.int32))
+    masks = Masks(bits, jnp.array(crops, jnp.int32), valid)
+    return Truth(boxes, padded(labels, most)[0].astype(jnp.int32), valid, masks)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
     found = [
         *class_loss(logits, labels, chosen.valid),
         box_loss(deltas, rois, chosen, truth, STDS[stage]),
-        mask_loss(masks, rois, chosen, truth, sizes),
+        mask_loss(masks, rois, chosen, truth.masks, sizes),
     ]
     names = ("unweighted_loss_cls", "acc", "unweighted_loss_bbox", "unweighted_loss_mask")
     np.testing.assert_allclose(found, [golden[f"s{stage}/{name}"] for name in names], rtol=1e-5)

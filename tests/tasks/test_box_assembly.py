@@ -35,8 +35,8 @@ def test_a_view_is_turned_back():
     scale = np.array([2, 4, 2, 4], np.float32)
     assert in_picture(seen, scale).boxes.tolist() == [[1, 1, 3, 2], [0, 0, 5, 5]]
     assert in_picture(seen, scale, (8, 6)).boxes.tolist() == [[4, 3, 6, 4], [3, 2, 8, 7]]
-    turned = in_picture(seen, scale, (0, 0), mirrored=10)
-    assert turned.boxes.tolist() == [[2, 1, 4, 2], [0, 0, 5, 5]]
+    turned = in_picture(seen, scale, (4, 2), mirrored=12)
+    assert turned.boxes.tolist() == [[2, 2, 4, 3], [0, 1, 5, 6]]
     np.testing.assert_array_equal(turned.masks, masks[:, :, ::-1])
 
 

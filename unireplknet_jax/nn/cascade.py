@@ -223,12 +223,12 @@ class CascadeRCNN(nn.Module):
             loss, accuracy = class_loss(logits, labels, chosen.valid)
             found |= {f"s{stage}.loss_cls": weight * loss, f"s{stage}.acc": accuracy}
             found[f"s{stage}.loss_bbox"] = weight * box_loss(deltas, rois, chosen, truth, STDS[stage])
-            if self.masks and truth.bits is not None:
+            if self.masks and truth.masks is not None:
                 first = slice(self.region_counts[1])  # regions on objects come first
                 own, own_rois = Sample(*(field[:, first] for field in chosen)), rois[:, first]
                 cells = self.features_of(maps, own_rois, MASK_BINS)
                 masks = self.mask_head[stage](cells, at_rows(truth.labels, own.truth))
-                loss = mask_loss(masks, own_rois, own, truth, frames(sizes))
+                loss = mask_loss(masks, own_rois, own, truth.masks, frames(sizes))
                 found[f"s{stage}.loss_mask"] = weight * loss
             if stage < STAGES - 1:
                 boxes, valid = boxes_between(chosen, rois, logits, deltas, truth, STDS[stage], sizes)

@@ -25,20 +25,29 @@ BOX_WEIGHT = 10.0
 BETA = 1 / 9  # where the loss of the anchors' deltas goes over from a square to a line
 
 
+class Masks(NamedTuple):
+    """Masks of the objects of n pictures.
+
+    bits (n, b) uint8 and crops (n, g, 5) int32: their bitmaps as `mask_targets` takes them; has_mask: (n, g), which of
+    the objects have one.
+    """
+
+    bits: jax.Array
+    crops: jax.Array
+    has_mask: jax.Array
+
+
 class Truth(NamedTuple):
     """What is in n pictures, g rows each.
 
     boxes: (n, g, 4) in pixels of the network's input; labels: (n, g) int32; valid: (n, g), False for rows that hold
-    nothing; bits (n, b) uint8 and crops (n, g, 5) int32: the bitmaps of the objects as `mask_targets` takes them, and
-    has_mask (n, g): which of them have one; None for data without masks.
+    nothing; masks: None for data without.
     """
 
     boxes: jax.Array
     labels: jax.Array
     valid: jax.Array
-    bits: jax.Array | None = None
-    crops: jax.Array | None = None
-    has_mask: jax.Array | None = None
+    masks: Masks | None = None
 
 
 def sample_anchors(
@@ -130,14 +139,15 @@ def box_loss(deltas: jax.Array, rois: jax.Array, chosen: Sample, truth: Truth, s
     return BOX_WEIGHT * masked_sum(losses, chosen.positive) / jnp.maximum(jnp.sum(chosen.valid), 1)
 
 
-def mask_loss(logits: jax.Array, rois: jax.Array, chosen: Sample, truth: Truth, sizes: jax.Array) -> jax.Array:
+def mask_loss(logits: jax.Array, rois: jax.Array, chosen: Sample, masks: Masks, sizes: jax.Array) -> jax.Array:
     """The mean cross-entropy over the cells of the regions on objects that have a mask.
 
     logits: (n, r, 28, 28); rois: (n, r, 4); sizes: (n, 2), of the pictures' frames.
     """
-    targets = jax.vmap(mask_targets)(truth.bits, truth.crops, rois, chosen.truth, sizes)
+    bits, crops, has_mask = masks
+    targets = jax.vmap(mask_targets)(bits, crops, rois, chosen.truth, sizes)
     losses = jnp.mean(binary_cross_entropy(logits, targets), axis=(2, 3))
-    counted = chosen.positive if truth.has_mask is None else chosen.positive & at_rows(truth.has_mask, chosen.truth)
+    counted = chosen.positive & at_rows(has_mask, chosen.truth)
     return masked_sum(losses, counted) / jnp.maximum(jnp.sum(counted), 1)
 
 

@@ -7,12 +7,13 @@ picture (scales, mirrored, windows) are merged by suppression within each class,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from unireplknet_jax.data.pictures.instance_masks import Piece
+from unireplknet_jax.tasks.mask_views import Way
 
 _OVERLAP = 0.5  # IoU of two detections of one class, above which the one with the lower score goes
 _PART = 0.7  # the share of the smaller one that two windows found, above which it is a part of the other
@@ -28,22 +29,35 @@ class Found(NamedTuple):
     masks: np.ndarray | None
 
     def rows(self, kept: np.ndarray | slice) -> Found:
-        return Found(*(None if field is None else field[kept] for field in self))
+        masks = None if self.masks is None else self.masks[kept]
+        return Found(self.boxes[kept], self.scores[kept], self.labels[kept], masks)
 
 
 def in_picture(found: Found, scale: np.ndarray, corner: tuple[int, int] = (0, 0), mirrored: int | None = None) -> Found:
     """Detections in a view of a picture as detections in the picture.
 
-    scale: (4,) float32, by which the boxes of the picture are multiplied before it is seen; corner: (top, left) of the
-    window in the picture so enlarged; mirrored: the columns of the window, where it is seen mirrored.
+    scale: (4,) float32, by which the boxes of the picture are multiplied before it is seen; mirrored: the columns of
+    the picture so enlarged, where it is seen mirrored; corner: (top, left) of the window in what is seen.
     """
-    boxes, masks = found.boxes, found.masks
+    top, left = corner
+    boxes, masks = found.boxes + np.array([left, top, left, top], np.float32), found.masks
     if mirrored is not None:
         boxes = np.stack([mirrored - boxes[:, 2], boxes[:, 1], mirrored - boxes[:, 0], boxes[:, 3]], axis=-1)
         masks = None if masks is None else masks[:, :, ::-1]
-    top, left = corner
-    boxes = (boxes + np.array([left, top, left, top], np.float32)) / scale
-    return found._replace(boxes=boxes.astype(np.float32), masks=masks)
+    return found._replace(boxes=(boxes / scale).astype(np.float32), masks=masks)
+
+
+def views_of(pred: Mapping[str, np.ndarray], scale: int, way: Way, original: Size) -> list[Found]:
+    """What a network said of the windows of `mask_views.arrays_of` at one scale, in a picture of `original` (h, w)."""
+    factors, found = np.array((way.size[1] / original[1], way.size[0] / original[0]) * 2, np.float32), []
+    for place, kept in enumerate(pred[f"valid_{scale}"]):
+        side, number = divmod(place, way.places)
+        if number < len(way.windows):
+            boxes, scores, labels = (np.asarray(pred[f"{name}_{scale}"][place])[kept] for name in Found._fields[:3])
+            masks = pred[f"masks_{scale}"][place][kept] if f"masks_{scale}" in pred else None
+            each = Found(boxes.astype(np.float32), scores.astype(np.float32), labels, masks)
+            found.append(in_picture(each, factors, way.windows[number][:2], way.size[1] if side else None))
+    return found
 
 
 def merged(views: Sequence[Found], most: int, windows: bool = False) -> Found:
@@ -55,11 +69,13 @@ def merged(views: Sequence[Found], most: int, windows: bool = False) -> Found:
     if len(views) == 1:
         return views[0].rows(slice(most))
     view = np.repeat(np.arange(len(views)), [len(each.scores) for each in views])
-    joined = [np.concatenate(field) if field[0] is not None else None for field in zip(*views, strict=True)]
-    order = np.argsort(-joined[1], kind="stable")
-    found, view = Found(*joined).rows(order), view[order]
+    boxes, scores, labels = (np.concatenate([each[i] for each in views]) for i in range(3))
+    masks = [each.masks for each in views if each.masks is not None]
+    order = np.argsort(-scores, kind="stable")
+    found = Found(boxes, scores, labels, np.concatenate(masks) if masks else None).rows(order)
+    view = view[order]
     areas = _area(found.boxes)
-    alive, kept = np.ones(len(view), bool), []
+    alive, kept = np.ones(len(view), bool), list[int]()
     for best in range(len(view)):  # at most a few hundred of each view
         if not alive[best] or len(kept) == most:
             continue

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unireplknet_jax.data.pictures.instance_masks import Piece
+from unireplknet_jax.data.pictures.instance_masks import Piece, bitmap, cropped
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
+from unireplknet_jax.tasks import mask_drawing
 from unireplknet_jax.tasks.drawing import LETTERS, LINE, WIDE, draw_text, fitted, in_colour, shortened, text_width
 
 _SHARE = 0.45  # of the colour of a mask
@@ -56,3 +59,20 @@ def with_objects(
     canvas.paste(shown, (0, 0))
     draw_text(ImageDraw.Draw(canvas), 2, shown.height + 4 + LETTERS, shortened(name, canvas.width - 4, keep="end"))
     return canvas
+
+
+def pieces_of(record: Mapping[str, Any]) -> Iterator[Piece | None]:
+    """The masks of the objects of a record, as far as it has any."""
+    return (cropped(bitmap(each["mask"], tuple(record["size"]))) for each in record["objects"] if "mask" in each)
+
+
+def save_mask(path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Write the objects of a record as a PNG file: a pixel of the i-th is i, the first on top, and one of none 0."""
+    found = np.zeros(record["size"], np.int16)
+    for number, piece in reversed([*enumerate(pieces_of(record), 1)]):
+        if piece is not None:
+            height, width = piece.bitmap.shape
+            part = found[piece.top : piece.top + height, piece.left : piece.left + width]
+            part[piece.bitmap] = number
+    count = len(record["objects"]) + 1
+    mask_drawing.save_mask(path, found, range(count), ((0, 0, 0), *distinct_colours(count - 1)))

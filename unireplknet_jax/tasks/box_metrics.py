@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.pictures.instance_masks import bitmap, coco_masks
+from unireplknet_jax.data.pictures.instance_masks import Piece, bitmap, coco_masks, piece_runs
 
 EVALUATORS = {  # {module: the modules and classes of the data and of the evaluation}
     "pycocotools": ("pycocotools.coco:COCO", "pycocotools.cocoeval:COCOeval"),
@@ -24,6 +24,10 @@ EVALUATORS = {  # {module: the modules and classes of the data and of the evalua
 }
 MOST = (100, 300, 1000)  # detections of a picture that count, as in mmdetection
 _SIZES = ("small", "medium", "large")  # up to 32x32 pixels, up to 96x96, and above
+NAMES = (  # of the metrics, behind "box_" and "mask_"
+    *("ap", "ap50", "ap75", *(f"ap_{size}" for size in _SIZES)),
+    *(*(f"ar{most}" for most in MOST), *(f"ar_{size}" for size in _SIZES)),
+)
 Row = dict[str, Any]
 
 
@@ -49,6 +53,12 @@ def packed(found: np.ndarray) -> Row:
     """A bitmap (h, w) as run lengths {"size", "counts": a text}, as results of COCO have them."""
     runs = coco_masks().encode(np.asfortranarray(found, np.uint8))
     return {"size": [*map(int, runs["size"])], "counts": runs["counts"].decode()}
+
+
+def packed_piece(piece: Piece, size: Sequence[int]) -> Row:
+    """As `packed`, of a part of the bitmap of a picture of `size` (h, w)."""
+    runs = coco_masks().frPyObjects(piece_runs(piece, (size[0], size[1])), *size)
+    return {"size": [*size], "counts": runs["counts"].decode()}
 
 
 def results(records: Iterable[Mapping[str, Any]], category_ids: Sequence[int]) -> list[Row]:

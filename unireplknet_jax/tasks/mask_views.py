@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, prepared
+from unireplknet_jax.data.pictures.mask_transforms import DIVISOR
 from unireplknet_jax.tasks.mask_assembly import View, Window, slide_windows
 
 Size = tuple[int, int]
@@ -43,14 +43,11 @@ def _enlarged(length: int, ratio: float) -> int:
     return math.ceil(math.ceil(length * ratio) / DIVISOR) * DIVISOR
 
 
-def arrays_of(
-    picture: np.ndarray, scale: Size | None, ratio: float, way: Way, mirror: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """(windows (k, h, w, 3) uint8 of a picture (h, w, 3), their sizes (k, 2) int32), the mirrored ones behind.
+def arrays_of(picture: np.ndarray, way: Way, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(windows (k, h, w, 3) uint8 of a picture of the way's size, their sizes (k, 2) int32), the mirrored ones behind.
 
     Windows that are not there have the size (1, 1), as nothing can be computed of none.
     """
-    picture = prepared(picture, scale, ratio)
     sides = [picture, np.ascontiguousarray(picture[:, ::-1])] if mirror else [picture]
     images = np.zeros((len(sides) * way.places, *way.canvas, picture.shape[-1]), np.uint8)
     sizes = np.ones((len(images), 2), np.int32)

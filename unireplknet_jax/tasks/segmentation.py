@@ -204,7 +204,8 @@ class Segmentation(Labelled):
         ways = self._ways_of(picture.shape[:2])
         found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
         for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
-            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(picture, self.scale, ratio, way, self.mirror)
+            seen = mask_transforms.prepared(picture, self.scale, ratio)
+            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(seen, way, self.mirror)
         return found
 
     # ---- device

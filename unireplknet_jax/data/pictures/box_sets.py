@@ -16,6 +16,7 @@ import numpy as np
 
 from unireplknet_jax.data.base import listed, nearest
 from unireplknet_jax.data.broken import Selected
+from unireplknet_jax.data.classes import Renumbered
 from unireplknet_jax.data.files import ListedFiles, Names, contents_of
 from unireplknet_jax.data.pictures import instance_masks
 from unireplknet_jax.data.pictures.box_annotations import LEAST_SIDE, Annotations, Store, check_once, trained
@@ -180,6 +181,13 @@ class BoxFiles:
         """As `data.base.Source` says."""
         objects = {"objects": [len(self.store.boxes), self.store.checksum()]}
         return contents_of(self.pictures.names, ["pictures"] * len(self)) | objects
+
+
+def origin_of(source: Any) -> Any:
+    """The set behind a source of which examples are left out or classes have other numbers."""
+    while isinstance(source, Selected | Renumbered):
+        source = source.source
+    return source
 
 
 def whole(example: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -129,6 +129,18 @@ def run_lengths(found: np.ndarray) -> dict[str, Any]:
     return {"size": [*found.shape], "counts": counts.tolist()}
 
 
+def piece_runs(piece: Piece, size: Size) -> dict[str, Any]:
+    """A part of a bitmap of `size` (h, w) as `run_lengths` gives the whole."""
+    edges = np.diff(np.pad(piece.bitmap.astype(np.int8), ((1, 1), (0, 0))), axis=0)  # (rows + 1, columns)
+    columns, rows = np.nonzero(edges.T)
+    places = (piece.left + columns) * size[0] + piece.top + rows
+    alone = np.ones(len(places), bool)  # a run that goes on at the top of the next column has no end there
+    goes_on = np.flatnonzero(places[1:] == places[:-1])
+    alone[goes_on], alone[goes_on + 1] = False, False
+    counts = np.diff(places[alone], prepend=0, append=size[0] * size[1])
+    return {"size": [*size], "counts": (counts[:-1] if counts[-1] == 0 else counts).tolist()}
+
+
 def unpacked(text: str | bytes) -> np.ndarray:
     """(n,) int64: the run lengths in a text of pycocotools; ValueError for another text.
 

@@ -29,8 +29,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """logits (...), targets (...) from 0 to 1 or bool -> (...)."""
-    logits = logits.astype(jnp.float32)
-    return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    logits, targets = logits.astype(jnp.float32), jnp.asarray(targets, jnp.float32)
+    return targets * jax.nn.softplus(-logits) + (1 - targets) * jax.nn.softplus(logits)
 
 
 def masked_sum(losses: jax.Array, mask: jax.Array) -> jax.Array:

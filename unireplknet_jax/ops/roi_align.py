@@ -141,7 +141,7 @@ def _pool(output: int, shape: tuple[int, int, int], canvas: jax.Array, regions: 
     def pool(tiles: Tiles) -> jax.Array:
         windows = _windows(shape[:2], output, regions, tiles)
         size = windows.down.shape[2], windows.across.shape[2], shape[2]
-        cells = jax.vmap(lambda place: jax.lax.dynamic_slice(canvas, (place[0], place[1], 0), size))(windows.place)
+        cells = jax.lax.map(lambda place: jax.lax.dynamic_slice(canvas, (place[0], place[1], 0), size), windows.place)
         pooled = _product("kiy,kyxc->kixc", windows.down, cells)
         pooled = _product("kjx,kixc->kijc", windows.across, pooled)
         return (pooled / windows.samples).astype(canvas.dtype)

@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
+from networks import lively
 
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.torch_names import to_torch
+from unireplknet_jax.models.unireplknet import UniRepLKNet
+from unireplknet_jax.nn.cascade import CascadeRCNN
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
     Truth,
@@ -231,3 +236,37 @@ def test_gradients_and_statistics_are_the_originals(golden, step):
             worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 1e-4
     assert len(worst) > 300
     assert max(worst.values()) < 1, sorted(worst.items(), key=lambda each: -each[1])[:20]
+
+
+@pytest.mark.slow  # two whole networks
+def test_a_picture_teaches_the_same_in_any_canvas_and_without_masks_but_for_these():
+    """All anchors and regions of two pictures count, so that both runs draw the same; one of them has no masks."""
+    trunk = UniRepLKNet(
+        depths=(1, 1, 1, 1),
+        dims=(4, 8, 12, 16),
+        kernel_sizes=((3,), (7,), (0,), (3,)),
+        **{"num_classes": None, "output_norms": True, "layer_scale_init": 1.0},
+    )
+    model = CascadeRCNN(
+        trunk,
+        CLASSES,
+        **{"channels": 8, "box_channels": 4, "box_features": 8, "mask_channels": 4, "anchor_scale": 2.0},
+        **{"anchor_counts": (4000, 4000), "region_counts": (60, 60), "train_proposals": (20, 40)},
+    )
+    variables = lively(abstract_variables(model))
+    boxes = jnp.array([[[4, 6, 40, 30], [0, 0, 0, 0]], [[10, 3, 30, 60], [2, 2, 20, 21]]], jnp.float32)
+    labels, valid = jnp.array([[1, 0], [4, 2]]), jnp.array([[True, False], [True, True]])
+    bits = jnp.full((2, 64 * 8), 0b11001010, jnp.uint8)
+    crops = jnp.array([[[0, 0, 0, 64, 64]] * 2] * 2)
+    x = 3 * normal(0, 2, 96, 128, 3)
+    sizes = jnp.array([[33, 60], [64, 64]])
+    run = jax.jit(
+        lambda x, truth: model.apply(
+            variables, x, truth, jax.random.key(0), sizes, method="losses", mutable=["batch_stats"]
+        )[0]
+    )
+    whole = run(x, Truth(boxes, labels, valid, bits, crops))
+    assert sum("mask" in name for name in whole) == 3
+    assert all(np.isfinite(value) and value > 0 for name, value in whole.items() if "loss" in name), whole
+    for name, value in run(x[:, :64, :64], Truth(boxes, labels, valid)).items():
+        assert float(value) == pytest.approx(float(whole[name]), rel=1e-5), name

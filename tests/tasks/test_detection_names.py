@@ -14,6 +14,8 @@ from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_torch_checkpoint
 from unireplknet_jax.tasks.detection_names import NAMES
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def path(goldens):
@@ -80,6 +82,7 @@ def test_eighty_classes_are_those_of_coco(state):
     assert "labels" not in NAMES.options({name: array.shape for name, array in state.items()})[0]
 
 
+@pytest.mark.slow  # all the layers around the trunk are drawn, several times
 def test_other_classes_get_fresh_layers_and_the_same_ones_their_order(path, tmp_path):
     checkpoint = open_checkpoint(path)
     other = open_checkpoint(path, num_classes=2)

@@ -33,6 +33,13 @@ def test_kinetics400_is_in_alphabetical_order():
     assert (labels[0], labels[-1]) == ("abseiling", "zumba")
 
 
+def test_coco_is_in_the_order_of_its_category_ids():
+    labels = read_labels("coco")
+    assert len(labels) == len(set(labels)) == 80
+    known = {0: "person", 9: "traffic light", 11: "stop sign", 25: "umbrella", 62: "tv", 79: "toothbrush"}
+    assert {i: labels[i] for i in known} == known
+
+
 def test_ade20k_is_in_class_index_order_with_its_palette():
     labels, colours = read_labels("ade20k"), read_colours("ade20k")
     assert len(labels) == len(set(labels)) == len(colours) == 150
@@ -56,6 +63,7 @@ def test_colours_are_told_apart_from_other_first_columns():
     ("name", "origin", "licence"),
     [
         ("ade20k", "mmsegmentation", "Apache-2.0"),
+        ("coco", "mmdetection", "Apache-2.0"),
         ("imagenet1k", "torchvision 0.29.1", "BSD-3-Clause"),
         ("imagenet22k", "timm 1.0.31", "Apache-2.0"),
         ("kinetics400", "torchvision 0.29.1", "BSD-3-Clause"),
@@ -69,5 +77,7 @@ def test_the_first_line_states_source_and_licence(name, origin, licence):
 
 
 def test_unknown_set_lists_the_known():
-    with pytest.raises(ValueError, match="'imagenet'; expected one of ade20k, imagenet1k, imagenet22k, kinetics400"):
+    with pytest.raises(
+        ValueError, match="'imagenet'; expected one of ade20k, coco, imagenet1k, imagenet22k, kinetics400"
+    ):
         read_labels("imagenet")

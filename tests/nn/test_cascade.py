@@ -172,3 +172,21 @@ def test_networks_without_masks_have_no_heads_for_them(original):
     model = original.module.clone(masks=False)
     names = set(abstract_variables(model)["params"])
     assert names == {"backbone", "neck", "rpn_head", "bbox_head_0", "bbox_head_1", "bbox_head_2"}
+
+
+def test_batch_statistics_of_regions_leave_padding_out(original):
+    """Rows that hold nothing change neither what the others give nor the running statistics."""
+    head = original.module.bind({}).bbox_head[0].clone(parent=None)
+    variables = {name: tree["bbox_head_0"] for name, tree in original.variables.items()}
+    x = normal(0, 2, 4, 7, 7, 32)
+    valid = jnp.arange(4)[None] < jnp.array([[3], [2]])
+
+    @jax.jit
+    def apply(x, valid=None):
+        return head.apply(variables, x, True, valid, mutable=["batch_stats"])
+
+    (logits, deltas), updates = apply(jnp.where(valid[..., None, None, None], x, 9.0), valid)
+    (expected, moves), alone = apply(x[valid][None])
+    np.testing.assert_allclose(logits[valid], expected[0], atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(deltas[valid], moves[0], atol=1e-5 * np.abs(moves).max())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), updates, alone)

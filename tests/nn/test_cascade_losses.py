@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
+from networks import lively
 
+from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.torch_names import to_torch
+from unireplknet_jax.models.unireplknet import UniRepLKNet
+from unireplknet_jax.nn.cascade import CascadeRCNN
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
     Masks,
@@ -110,12 +115,17 @@ def stage_of(golden, truth, stage):
     return Stage(Sample(rows, objects, positive, valid), rois, logits, deltas.reshape(*deltas.shape[:2], -1, 4))
 
 
+@jax.jit
+def draw_regions(key, boxes, valid, truth, overlap):
+    return sample_regions(key, boxes, valid, truth, overlap, (ROWS, 20))
+
+
 @pytest.mark.parametrize("stage", range(3))
 def test_stages_draw_the_regions_of_the_original(golden, truth, stage):
     """There are fewer than may be drawn, so that nothing is left to chance."""
     boxes, valid = padded([golden[f"s{stage}/img{i}/in_boxes"] for i in range(PICTURES)], ROWS)
     wanted = stage_of(golden, truth, stage)
-    found, rois = sample_regions(jax.random.key(0), boxes, valid, truth, OVERLAPS[stage], (ROWS, 20))
+    found, rois = draw_regions(jax.random.key(0), boxes, valid, truth, OVERLAPS[stage])
     for name in Sample._fields:
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted.chosen, name), err_msg=name)
     np.testing.assert_array_equal(np.where(found.valid[..., None], rois, 0), wanted.rois)
@@ -124,7 +134,7 @@ def test_stages_draw_the_regions_of_the_original(golden, truth, stage):
 def test_anchors_are_drawn_inside_pictures_and_for_the_objects_of_the_original(golden, truth):
     sizes = jnp.asarray(golden["img_hw"])
     anchors = jnp.asarray(golden["rpn/anchors"])
-    chosen = sample_anchors(jax.random.key(1), anchors, truth, sizes, (256, 128))
+    chosen = jax.jit(lambda *inputs: sample_anchors(*inputs, (256, 128)))(jax.random.key(1), anchors, truth, sizes)
     for i in range(PICTURES):
         assigned = golden[f"rpn/img{i}/assigned_gt"][chosen.row[i]]
         assert chosen.valid[i].all()
@@ -140,9 +150,18 @@ def test_losses_of_anchors_are_the_originals(golden, truth, chosen_anchors):
         logits, deltas = (golden[f"rpn/{name}{i}_nchw"].transpose(0, 2, 3, 1) for name in ("cls", "reg"))
         logits, deltas = jnp.asarray(logits.reshape(PICTURES, -1)), jnp.asarray(deltas.reshape(PICTURES, -1, 4))
         scored.append(Scored(logits, deltas, jnp.ones(logits.shape, bool)))
-    found = proposal_losses(scored, jnp.asarray(golden["rpn/anchors"]), chosen_anchors, truth)
+    found = jax.jit(proposal_losses)(scored, jnp.asarray(golden["rpn/anchors"]), chosen_anchors, truth)
     expected = [golden[f"rpn/{name}_per_level"].sum() for name in ("loss_cls", "loss_bbox")]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@jax.jit
+def stage_losses(logits, labels, deltas, masks, rois, chosen, truth, stds, sizes):
+    return (
+        *class_loss(logits, labels, chosen.valid),
+        box_loss(deltas, rois, chosen, truth, stds),
+        mask_loss(masks, rois, chosen, truth.masks, sizes),
+    )
 
 
 @pytest.mark.parametrize("stage", range(3))
@@ -151,11 +170,7 @@ def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
     labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.truth), CLASSES)
     masks = in_pictures(golden[f"s{stage}/mask_rois"], golden[f"s{stage}/mask_logits_at_label"])[1]
     sizes = jnp.asarray(golden["input_nchw"].shape[2:])[None].repeat(PICTURES, 0)
-    found = [
-        *class_loss(logits, labels, chosen.valid),
-        box_loss(deltas, rois, chosen, truth, STDS[stage]),
-        mask_loss(masks, rois, chosen, truth.masks, sizes),
-    ]
+    found = stage_losses(logits, labels, deltas, masks, rois, chosen, truth, STDS[stage], sizes)
     names = ("unweighted_loss_cls", "acc", "unweighted_loss_bbox", "unweighted_loss_mask")
     np.testing.assert_allclose(found, [golden[f"s{stage}/{name}"] for name in names], rtol=1e-5)
 
@@ -163,7 +178,9 @@ def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
 @pytest.mark.parametrize("stage", range(2))
 def test_boxes_between_stages_are_the_originals(golden, truth, stage):
     chosen, rois, logits, deltas = stage_of(golden, truth, stage)
-    boxes, valid = boxes_between(chosen, rois, logits, deltas, truth, STDS[stage], jnp.asarray(golden["img_hw"]))
+    boxes, valid = jax.jit(boxes_between)(
+        chosen, rois, logits, deltas, truth, STDS[stage], jnp.asarray(golden["img_hw"])
+    )
     for i in range(PICTURES):
         expected = golden[f"s{stage}/img{i}/refined_boxes"]
         np.testing.assert_allclose(boxes[i][valid[i]], expected, atol=1e-3)
@@ -221,3 +238,37 @@ def test_gradients_and_statistics_are_the_originals(golden, step):
             worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 1e-4
     assert len(worst) > 300
     assert max(worst.values()) < 1, sorted(worst.items(), key=lambda each: -each[1])[:20]
+
+
+@pytest.mark.slow  # two whole networks
+def test_a_picture_teaches_the_same_in_any_canvas_and_without_masks_but_for_these():
+    """All anchors and regions of two pictures count, so that both runs draw the same; one of them has no masks."""
+    trunk = UniRepLKNet(
+        depths=(1, 1, 1, 1),
+        dims=(4, 8, 12, 16),
+        kernel_sizes=((3,), (7,), (0,), (3,)),
+        **{"num_classes": None, "output_norms": True, "layer_scale_init": 1.0},
+    )
+    model = CascadeRCNN(
+        trunk,
+        CLASSES,
+        **{"channels": 8, "box_channels": 4, "box_features": 8, "mask_channels": 4, "anchor_scale": 2.0},
+        **{"anchor_counts": (4000, 4000), "region_counts": (60, 60), "train_proposals": (20, 40)},
+    )
+    variables = lively(abstract_variables(model))
+    boxes = jnp.array([[[4, 6, 40, 30], [0, 0, 0, 0]], [[10, 3, 30, 60], [2, 2, 20, 21]]], jnp.float32)
+    labels, valid = jnp.array([[1, 0], [4, 2]]), jnp.array([[True, False], [True, True]])
+    bits = jnp.full((2, 64 * 8), 0b11001010, jnp.uint8)
+    crops = jnp.array([[[0, 0, 0, 64, 64]] * 2] * 2)
+    x = 3 * normal(0, 2, 96, 128, 3)
+    sizes = jnp.array([[33, 60], [64, 64]])
+    run = jax.jit(
+        lambda x, truth: model.apply(
+            variables, x, truth, jax.random.key(0), sizes, method="losses", mutable=["batch_stats"]
+        )[0]
+    )
+    whole = run(x, Truth(boxes, labels, valid, bits, crops))
+    assert sum("mask" in name for name in whole) == 3
+    assert all(np.isfinite(value) and value > 0 for name, value in whole.items() if "loss" in name), whole
+    for name, value in run(x[:, :64, :64], Truth(boxes, labels, valid)).items():
+        assert float(value) == pytest.approx(float(whole[name]), rel=1e-5), name

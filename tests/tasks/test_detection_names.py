@@ -1,5 +1,7 @@
 """Files of mmdetection: in and out with nothing changed, with moving averages, holes, other classes and no masks."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from unireplknet_jax.models.reparameterize import is_merged
 from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
 from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import get_task
-from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_torch_checkpoint
+from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_torch_checkpoint
 from unireplknet_jax.tasks.detection_names import NAMES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,28 @@ def test_eighty_classes_are_those_of_coco(state):
     shapes["roi_head.bbox_head.0.fc_cls.weight"] = (81, 48)
     assert NAMES.options(shapes)[0]["labels"] == read_labels("coco")
     assert "labels" not in NAMES.options({name: array.shape for name, array in state.items()})[0]
+
+
+@pytest.mark.slow  # all the layers around the trunk are drawn, several times
+def test_other_classes_get_fresh_layers_and_the_same_ones_their_order(path, tmp_path):
+    checkpoint = open_checkpoint(path)
+    other = open_checkpoint(path, num_classes=2)
+    assert (other.module.num_classes, other.labels) == (2, ())
+    old, new = (each.variables["params"] for each in (checkpoint, other))
+    assert new["bbox_head_0"]["fc_cls"]["kernel"].shape == (48, 3)
+    np.testing.assert_array_equal(
+        new["bbox_head_2"]["shared_fcs_0"]["kernel"], old["bbox_head_2"]["shared_fcs_0"]["kernel"]
+    )
+    labels = ("class_4", "class_0", "class_1", "class_2", "class_3")
+    started = initial_variables(dataclasses.replace(checkpoint.task, labels=labels), path)["params"]
+    order = [4, 0, 1, 2, 3]
+    boxes = {name: np.asarray(old["bbox_head_1"][name]["bias"]) for name in ("fc_cls", "fc_reg")}
+    np.testing.assert_array_equal(started["bbox_head_1"]["fc_cls"]["bias"], boxes["fc_cls"][[*order, 5]])
+    np.testing.assert_array_equal(
+        started["bbox_head_1"]["fc_reg"]["bias"], boxes["fc_reg"].reshape(5, 4)[order].reshape(-1)
+    )
+    masks = np.asarray(old["mask_head_0"]["conv_logits"]["kernel"])
+    np.testing.assert_array_equal(started["mask_head_0"]["conv_logits"]["kernel"], masks[..., order])
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,12 @@ class CascadeRCNN(nn.Module):
     ) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """(the 5 maps of the pyramid, zeros beyond the frames of the pictures; the sizes of the pictures (n, 2))."""
         n, *canvas, _ = x.shape
+        framed = None if sizes is None else frames(sizes)
         if sizes is None:
             sizes = jnp.broadcast_to(jnp.array(canvas), (n, 2))
-        x = only_valid(x, valid_mask(sizes, tuple(canvas)))
+        else:
+            x = only_valid(x, valid_mask(sizes, (canvas[0], canvas[1])))
         x = jnp.pad(x, [(0, 0), *((0, -side % FRAME) for side in canvas), (0, 0)])
-        framed = frames(sizes)
         return self.neck(self.backbone.features(x, train, framed), framed), sizes
 
     def _initialized(self, maps: Sequence[jax.Array]) -> dict[str, jax.Array]:

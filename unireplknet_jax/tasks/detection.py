@@ -26,7 +26,7 @@ from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, canvas_of, kept_ratio, resize_to
 from unireplknet_jax.data.pipeline import ShapedStream
 from unireplknet_jax.nn.cascade import CascadeRCNN
-from unireplknet_jax.nn.cascade_losses import Truth
+from unireplknet_jax.nn.cascade_losses import Masks, Truth
 from unireplknet_jax.ops.valid import only_valid, valid_mask
 from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split

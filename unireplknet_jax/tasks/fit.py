@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _HEAD = ("norm", "head")
 _OUTPUT_NORMS = ("norm0", "norm1", "norm2", "norm3")
-# Where the layers are that end in a logit for each class: of a whole input, and of every pixel.
+# Where the layers are that end in a logit for each class: of a whole input, of every pixel, and of regions. Of regions
+# there is one for the background besides, and four numbers for each class where its box is.
 _PIXEL_CLASSIFIERS = (("decode_head", "conv_seg"), ("auxiliary_head", "conv_seg"))
-_CLASSIFIERS = (("head",), *_PIXEL_CLASSIFIERS)
+_REGION_CLASSIFIERS = tuple(
+    (f"{kind}_head_{stage}", layer)
+    for kind, layer in (("bbox", "fc_cls"), ("bbox", "fc_reg"), ("mask", "conv_logits"))
+    for stage in range(3)
+)
+_CLASSIFIERS = (("head",), *_PIXEL_CLASSIFIERS, *_REGION_CLASSIFIERS)
 
 
 def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
@@ -41,6 +47,9 @@ def fit_classes(checkpoint: Any, num_classes: int | None) -> Any:
     if num_classes is None and trunk is not module:
         raise ValueError(f"a network of the task {checkpoint.task.name} cannot be without its classifier.")
     params = dict(checkpoint.variables["params"])
+    if num_classes is not None and _of_classifiers(params, _REGION_CLASSIFIERS):
+        task = dataclasses.replace(checkpoint.task, model=model | {"num_classes": num_classes}, labels=())
+        return dataclasses.replace(checkpoint, task=task, variables=fit_trunk(checkpoint, task))
     dropped = [name for name in (*_HEAD, *_OUTPUT_NORMS) if name in params]
     kept = ["norm"] if num_classes is not None and "norm" in params else []
     for name in set(dropped) - set(kept):
@@ -94,8 +103,9 @@ def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
     names are others.
     """
     own, params = checkpoint.labels, checkpoint.variables["params"]
-    outputs = {leaf.shape[-1:] for leaf in _of_classifiers(params).values()}
-    if not own or not labels or own == tuple(labels) or outputs != {(len(own),)} or len(labels) != len(own):
+    classifiers = _of_classifiers(params)
+    fitting = all(leaf.shape[-1] == len(_outputs(path, [*range(len(own))])) for path, leaf in classifiers.items())
+    if not own or not labels or own == tuple(labels) or not (classifiers and fitting) or len(labels) != len(own):
         return checkpoint
     try:
         numbers = list(numbers_of(own, tuple(labels), "the data"))
@@ -107,9 +117,16 @@ def fit_order(checkpoint: Any, labels: Sequence[str]) -> Any:
     if numbers == [*range(len(own))]:
         return checkpoint
     _log.warning("the classifier's outputs were put into the order of the data's classes: %s", listed(labels))
-    ordered = {path: np.asarray(leaf)[..., numbers] for path, leaf in _of_classifiers(params).items()}
+    ordered = {path: np.asarray(leaf)[..., _outputs(path, numbers)] for path, leaf in classifiers.items()}
     params = flax.traverse_util.unflatten_dict(flax.traverse_util.flatten_dict(params) | ordered)
     return dataclasses.replace(checkpoint, variables={**checkpoint.variables, "params": params})
+
+
+def _outputs(path: tuple[str, ...], numbers: list[int]) -> list[int]:
+    """Which outputs of a classifier belong to the classes `numbers`, all there are, in this order."""
+    if path[-2] == "fc_reg":
+        return [4 * number + corner for number in numbers for corner in range(4)]
+    return [*numbers, len(numbers)] if path[-2] == "fc_cls" else numbers
 
 
 def fit_channels(checkpoint: Any, in_chans: int) -> Any:

@@ -27,7 +27,7 @@ and then on ImageNet-1K at 384 pixels. Of S with 51.9 and 52.7 the paper's table
 All pictures are resized to 512 (640) pixels on the short side, unless the long one would pass four times that. As
 released, they are measured as a whole at this scale, every 4,000 of 160,000 steps. What is trained with
 --config.task.options.scales=(0.5,0.75,1.0,1.25,1.5,1.75) and --config.task.options.mirror=True is measured in twelve
-views by `evaluate` and `predict`, and in one in the evaluations of the run.
+views by `evaluate` and `predict`, and in one in the evaluations of the run; these commands have flags for it, too.
 
 Hardware: the batch is 16 for any number of devices, all of which share their statistics; on more than 16 devices raise
 --config.batch_size (`unireplknet plan` tells what fits). Computation is in bfloat16 where the release used float32:

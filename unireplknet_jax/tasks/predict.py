@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def with_image_size(
     else:
         return checkpoint, []
     return dataclasses.replace(checkpoint, task=task), [f"inputs are prepared with {_preparation(task)}: {reason}."]
+
+
+def with_views(checkpoint: Checkpoint, views: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint that sees each input in other views: {option of its task: value}.
+
+    Raises ValueError, one sentence, for an option that its task does not have and for a value that it cannot have.
+    """
+    task = checkpoint.task
+    for name in views:
+        if name not in task.options:
+            raise ValueError(f"the task {task.name} has no option {name} to change; leave out --{name}.")
+    return dataclasses.replace(checkpoint, task=dataclasses.replace(task, **views))
 
 
 def with_labels(

@@ -103,8 +103,10 @@ class Segmentation(Labelled):
             raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
             raise ValueError(f"ratio={self.ratio} must be two shares of the scale, 0 < low <= high.")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales:
             raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
+        for share in self.scales:
+            check_number("scales", share, "above 0")
         sides = [side for bucket in self.buckets for side in bucket]
         fitting = all(side >= 1 and side % mask_transforms.DIVISOR == 0 for side in sides)
         if not fitting or any(len(bucket) != 2 for bucket in self.buckets):

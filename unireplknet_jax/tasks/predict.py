@@ -15,6 +15,7 @@ from unireplknet_jax.tasks.base import Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
+from unireplknet_jax.tasks.torch_files import preparation_told
 
 _log = logging.getLogger(__name__)
 _NAMES_BY_CLASSES: dict[Any, tuple[str | None, str | None]] = {
@@ -47,7 +48,7 @@ def with_image_size(
         rule = {"resize": None} if "resize" in task.options else {}
         task = dataclasses.replace(task, image_size=image_size, **rule)
         reason = "the size was asked for"
-    elif not Path(path).is_dir() and not zoo.weights_of_file(path):
+    elif not (Path(path).is_dir() or zoo.weights_of_file(path) or preparation_told(task.names, Path(path))):
         reason = f"{path} is none of the published files, so these are the defaults of {task.name}"
     else:
         return checkpoint, []

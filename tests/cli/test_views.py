@@ -61,7 +61,9 @@ def test_inputs_are_seen_in_the_views_that_are_asked_for(name, flags, views, see
     assert main([*command(name, masks, street), *flags]) == 0
     (task,) = seen
     assert (task.mode, task.scales, task.mirror) == views
-    assert f"mode {views[0]}, scales {views[1]}, mirror {views[2]}" in capsys.readouterr().err  # the note has them, too
+    assert (
+        f"crop 512, stride 341, mode {views[0]}, scales {views[1]}, mirror {views[2]}" in capsys.readouterr().err
+    )  # the note has them, too
 
 
 @pytest.mark.parametrize("name", ["predict", "evaluate"])

@@ -235,6 +235,13 @@ def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(task, tmp_
     [
         ({"mode": "sliding"}, "'whole' or 'slide'"),
         ({"scale": (512,)}, "long side, short side"),
+        ({"scale": (512.5, 64)}, "long side, short side"),
+        ({"ratio": (1.0, float("inf"))}, "two shares of the scale"),
+        ({"mirror": "no"}, "mirror='no' must be True or False"),
+        ({"crop": True}, "crop=True must be a whole number"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean=nan must be a number, and finite"),
+        ({"colours": ((1, 2, 300),)}, r"the colour \(1, 2, 300\) must be"),
+        ({"values": (1, 1)}, r"values=\(1, 1\) must be whole numbers of 0 and above, each for one class"),
         ({"buckets": ((500, 512),)}, "multiples of 32"),
         ({"mode": "slide", "stride": 65}, "leaves pixels out"),
         ({"scales": ()}, "one or more"),

@@ -27,7 +27,7 @@ and then on ImageNet-1K at 384 pixels. Of S with 51.9 and 52.7 the paper's table
 All pictures are resized to 512 (640) pixels on the short side, unless the long one would pass four times that. As
 released, they are measured as a whole at this scale, every 4,000 of 160,000 steps. What is trained with
 --config.task.options.scales=(0.5,0.75,1.0,1.25,1.5,1.75) and --config.task.options.mirror=True is measured in twelve
-views by `evaluate` and `predict`, and in one in the evaluations of the run.
+views by `evaluate` and `predict`, and in one in the evaluations of the run; these commands have flags for it, too.
 
 Hardware: the batch is 16 for any number of devices, all of which share their statistics; on more than 16 devices raise
 --config.batch_size (`unireplknet plan` tells what fits). Computation is in bfloat16 where the release used float32:
@@ -37,6 +37,7 @@ ones. Input: --config.data.workers=N, see configs/imagenet1k.py.
 
 from unireplknet_jax.configs.common import layer_groups, run_on_scenes, train_on_cells, train_on_scenes
 from unireplknet_jax.models.zoo import find_weights
+from unireplknet_jax.tasks.segmentation_names import sizes_for
 from unireplknet_jax.train.recipe import base_config
 
 IN1K, IN22K = "in1k_224", "in22k_ft_in1k_384"
@@ -58,7 +59,6 @@ def get_config(arg="t"):
         raise ValueError(f"configs/ade20k.py takes one of {'; '.join(ARGUMENTS)}, not {arg!r}.")
     weights, crop, drop_path, layer_decay = PUBLISHED.get(arg, PUBLISHED["t"])
     name = f"unireplknet_{arg.partition(',')[0] if arg in PUBLISHED else 't'}"
-    long = -(-4 * crop // 96) * 32  # of a picture whose sides are 4 to 3, up to a multiple of 32
     config = base_config()
     config.init = find_weights(name, weights).file
     config.task.name = "segmentation"
@@ -75,8 +75,7 @@ def get_config(arg="t"):
             "impl": "auto",  # the form of depthwise convolution, as in ops.depthwise
             "remat": name != "unireplknet_t",
         },
-        "scale": (4 * crop, crop),
-        "crop": crop,
+        **sizes_for(crop),  # scale, crop, stride and the canvases of an evaluation
         "ratio": (0.5, 2.0),
         "cat_max_ratio": 0.75,
         "flip": True,
@@ -84,10 +83,8 @@ def get_config(arg="t"):
         "loss_average": "all",
         "auxiliary_weight": 0.4,
         "mode": "whole",
-        "stride": crop * 2 // 3,
         "scales": (1.0,),
         "mirror": False,
-        "buckets": ((crop, long), (long, crop), (crop, 2 * crop)),
     }
     config.data.update({"name": "ade20k", "eval_split": "val", "train_examples": 20_210, "num_threads": 16})
     config.data.update({"reduce_zero_label": True, "ignore": 255})

@@ -1,4 +1,7 @@
-"""Small data sets of ordinary files, whose classes a person tells apart by eye or by ear, in folders of classes."""
+"""Small data sets of ordinary files, whose classes a person tells apart by eye or by ear, in folders of classes.
+
+Of pictures with masks the classes are those of pixels, and the folders are of pictures and masks.
+"""
 
 from pathlib import Path
 
@@ -6,13 +9,18 @@ import numpy as np
 from PIL import Image
 
 SPLITS = {"train": 30, "val": 10}  # files of each class
+MASKS = {"ground": 0, "blue": 3, "green": 5, "red": 8, "yellow": 13}  # values in the masks
 RATE = 16_000
 FORMS = ("cone", "cube", "sphere", "torus")
+OUTLINES = ("cross", "disc", "ring", "square")
+HUES = {"blue": (40, 60, 220), "green": (40, 190, 60), "red": (220, 40, 40), "yellow": (230, 220, 40)}
 TURNS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}
 
 
 def write(folder, kind, splits=SPLITS):
-    """Write folder/{train,val}/CLASS/FILE of a kind, one of `KINDS`; the same files every time."""
+    """Write folder/{train,val}/CLASS/FILE of a kind, one of `KINDS`, or "masks"; the same files every time."""
+    if kind == "masks":
+        return write_masks(folder, splits)
     classes, write_one, ending = KINDS[kind]
     for split, count in splits.items():
         for label, name in enumerate(classes):
@@ -21,6 +29,32 @@ def write(folder, kind, splits=SPLITS):
                 rng = np.random.default_rng([[*splits].index(split), label, index])
                 write_one(Path(folder) / split / name / f"{index:02}{ending}", name, rng)
     return Path(folder)
+
+
+def write_masks(folder, splits=SPLITS):
+    """Write folder/{train,val}/{images,masks}/NUMBER.png and folder/classes.csv: blots of colours, no two alike."""
+    folder = Path(folder)
+    for split, count in splits.items():
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(count):
+            image, mask = _blots(np.random.default_rng([[*splits].index(split), index]))
+            Image.fromarray(image).save(folder / split / "images" / f"{index:02}.png")
+            Image.fromarray(mask).save(folder / split / "masks" / f"{index:02}.png")
+    (folder / "classes.csv").write_text("".join(f"{name},{value}\n" for name, value in MASKS.items()))
+    return folder
+
+
+def _blots(rng):
+    """(pixels (72, 96, 3), mask (72, 96)), uint8: a disc, ring, square or cross of each colour, in noise on grey."""
+    y, x = np.mgrid[-1:1:72j, -1:1:96j]
+    pixels, mask = np.full((72, 96, 3), rng.uniform(60, 180)), np.zeros((72, 96), np.uint8)
+    for turn, name in enumerate(rng.permutation([*HUES])[:3]):
+        inside = _outline(str(rng.choice(OUTLINES)), rng, x - 0.6 * (turn - 1), y * 0.75)
+        pixels[inside] = rng.uniform(0.6, 1.1) * np.array(HUES[name])
+        mask[inside] = MASKS[name]
+    pixels += rng.normal(0, 12, pixels.shape)
+    return np.clip(pixels, 0, 255).astype(np.uint8), mask
 
 
 def _picture(draw):
@@ -74,10 +108,9 @@ def _direction(name, rng, x, y):
 
 def _coloured(path, name, rng):
     """A blot of a colour, on grey."""
-    hues = {"blue": (40, 60, 220), "green": (40, 190, 60), "red": (220, 40, 40), "yellow": (230, 220, 40)}
     y, x = np.mgrid[-1:1:72j, -1:1:96j]
     cover = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5)) < rng.uniform(0.3, 0.6)
-    shade = rng.uniform(0.6, 1.1) * np.array(hues[name])
+    shade = rng.uniform(0.6, 1.1) * np.array(HUES[name])
     pixels = np.where(cover[..., None], shade, rng.uniform(40, 200)) + rng.normal(0, 12, (72, 96, 3))
     Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
 
@@ -166,10 +199,10 @@ def _solid(path, name, rng):
 
 
 KINDS = {  # classes, the writer of a file, its ending
-    "outlines": (("cross", "disc", "ring", "square"), _picture(_outline), ".png"),
+    "outlines": (OUTLINES, _picture(_outline), ".png"),
     "textures": (("chessboard", "dots", "grain", "stripes"), _picture(_texture), ".png"),
     "directions": (("falling", "lying", "rising", "standing"), _picture(_direction), ".png"),
-    "colours": (("blue", "green", "red", "yellow"), _coloured, ".png"),
+    "colours": (tuple(HUES), _coloured, ".png"),
     "chirps": (("fall", "hill", "rise", "valley"), _sound(_chirp), ".wav"),
     "pitches": (("alto", "bass", "soprano", "tenor"), _sound(_pitch), ".wav"),
     "noises": (("hiss", "hiss bursts", "rumble", "rumble bursts"), _sound(_noise), ".wav"),

@@ -1,6 +1,6 @@
-"""The bar of the `small` recipes: from 4 classes of 30 files each to 90 % on files never seen.
+"""The bar of the `small` recipes: 90 % on files never seen from 4 classes of 30 files each, 80 mIoU from 30 masks.
 
-One kind of files of each modality; KINDS=all in the environment adds the others.
+One kind of files of each modality; KINDS=all in the environment adds the others, and masks, which take minutes.
 """
 
 import json
@@ -29,7 +29,9 @@ RECIPES = {
     "chirps": "finetune_sounds.py:small",
     "noises": "finetune_sounds.py:small",
     "motions": "finetune_video.py:small",
+    "masks": "finetune_masks.py:small",
 }
+BARS = {"masks": 80}
 TRIED = [*RECIPES] if os.environ.get("KINDS") == "all" else [*RECIPES][:4]
 
 
@@ -56,8 +58,9 @@ def test_a_hundred_files_are_enough_for_what_anybody_tells_apart(kind, tmp_path)
         text, _ = run(tmp_path, "evaluate", str(workdir / "best"), "--form", form, "--json")
         found[form] = next(iter(json.loads(text)["metrics"].values()))
     print(kind, found, f"{seconds:.0f} s")
-    assert min(found.values()) >= 90
-    assert found["training"] == found["merged"]
+    assert min(found.values()) >= BARS.get(kind, 90)
+    # Of a few pixels two classes are equal to rounding.
+    assert found["training"] == (pytest.approx(found["merged"], abs=0.02) if kind == "masks" else found["merged"])
 
 
 @pytest.mark.parametrize("recipe", sorted({*RECIPES.values()}))
@@ -83,10 +86,11 @@ def test_small_recipes_are_trained_alike_and_leave_alone_what_may_tell_classes_a
         assert (options.resize, options.image_size) == ("warp", 64)  # the whole picture is looked at
 
 
-@pytest.mark.parametrize("kind", separable_files.KINDS)
+@pytest.mark.parametrize("kind", [*separable_files.KINDS, "masks"])
 def test_the_files_are_the_same_every_time_and_those_of_the_splits_are_not(kind, tmp_path):
     first, again = (separable_files.write(tmp_path / name, kind, {"train": 2, "val": 1}) for name in ("first", "again"))
     files = sorted(path.relative_to(first) for path in first.rglob("*.*"))
     contents = [(first / file).read_bytes() for file in files]
-    assert len({*contents}) == len(files) == 12
+    # Of masks there are the pictures, as many masks, and a list of the classes.
+    assert len({*contents}) == len(files) == (3 + 3 + 1 if kind == "masks" else 12)
     assert contents == [(again / file).read_bytes() for file in files]

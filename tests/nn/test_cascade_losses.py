@@ -267,7 +267,7 @@ def test_a_picture_teaches_the_same_in_any_canvas_and_without_masks_but_for_thes
             variables, x, truth, jax.random.key(0), sizes, method="losses", mutable=["batch_stats"]
         )[0]
     )
-    whole = run(x, Truth(boxes, labels, valid, bits, crops))
+    whole = run(x, Truth(boxes, labels, valid, Masks(bits, crops, valid)))
     assert sum("mask" in name for name in whole) == 3
     assert all(np.isfinite(value) and value > 0 for name, value in whole.items() if "loss" in name), whole
     for name, value in run(x[:, :64, :64], Truth(boxes, labels, valid)).items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,16 +12,13 @@ from PIL import Image
 from splits import examples_of, fitted_to
 
 import unireplknet_jax as urk
-from unireplknet_jax.data.label_names import read_colours, read_labels
 from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
-from unireplknet_jax.models.torch_archive import read_meta, read_state_dict, write_state_dict
-from unireplknet_jax.tasks import convert, mask_metrics
+from unireplknet_jax.tasks import mask_metrics
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities, slide_windows
 from unireplknet_jax.tasks.mask_views import way_of
-from unireplknet_jax.tasks.segmentation_names import NAMES
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -221,30 +219,6 @@ def test_a_picture_has_the_smallest_canvas_that_holds_it_or_one_of_its_own():
     assert way_of((512, 704), (896, 1216), 1.75, None, 1).canvas == (896, 1248)
 
 
-def test_files_of_the_original_come_in_and_go_out_as_they_were(goldens, tmp_path):
-    path = goldens / "dense" / "seg_tiny.pth"
-    checkpoint = open_checkpoint(path)
-    assert checkpoint.task.labels == tuple(f"class_{i}" for i in range(11))
-    assert checkpoint.task.colours[1] == (37, 91, 17)
-    convert.write_checkpoint(tmp_path / "back.pth", checkpoint)
-    state, back = (read_state_dict(file)[0] for file in (path, tmp_path / "back.pth"))
-    assert state.keys() == back.keys()
-    counters = {name for name in state if name.endswith("num_batches_tracked")}
-    assert all(np.array_equal(state[name].numpy(), back[name].numpy()) for name in state.keys() - counters)
-    meta = read_meta(tmp_path / "back.pth")
-    assert (meta["CLASSES"], meta["PALETTE"]) == (checkpoint.task.labels, checkpoint.task.colours)
-    again = open_checkpoint(tmp_path / "back.pth").task
-    assert again == checkpoint.task
-
-
-def test_names_in_a_file_may_be_those_of_ade20k_or_others():
-    told = NAMES.told_by({"CLASSES": read_labels("ade20k"), "PALETTE": None})
-    assert told["values"] == tuple(range(1, 151))
-    assert told["colours"] == read_colours("ade20k")
-    other = NAMES.told_by({"CLASSES": ["a", *read_labels("ade20k")[1:]]})
-    assert (other["values"], other["colours"]) == ((), ())
-
-
 def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(task, tmp_path):
     for kind, values in (("images", np.full((32, 32), 2048, np.uint16)), ("masks", np.zeros((32, 32), np.uint8))):
         (tmp_path / "val" / kind).mkdir(parents=True)
@@ -257,22 +231,18 @@ def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(task, tmp_
     assert task.examples(split, train=True, seed=0)[0]["image"].max() == 128
 
 
-def test_moving_averages_beside_the_weights_are_left_out_and_holes_are_named(goldens, tmp_path):
-    state = {n: t.numpy() for n, t in read_state_dict(goldens / "dense" / "seg_tiny.pth")[0].items()}
-    averages = {f"ema_{name.replace('.', '_')}": array for name, array in state.items()}
-    write_state_dict(tmp_path / "ema.pth", state | averages, "state_dict")
-    assert open_checkpoint(tmp_path / "ema.pth").task.name == "segmentation"
-    del state["decode_head.fpn_convs.1.bn.bias"]
-    write_state_dict(tmp_path / "hole.pth", state, "state_dict")
-    with pytest.raises(ValueError, match=r"missing \(1\): decode_head.fpn_convs.1.bn.bias"):
-        open_checkpoint(tmp_path / "hole.pth")
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"mode": "sliding"}, "'whole' or 'slide'"),
         ({"scale": (512,)}, "long side, short side"),
+        ({"scale": (512.5, 64)}, "long side, short side"),
+        ({"ratio": (1.0, float("inf"))}, "two shares of the scale"),
+        ({"mirror": "no"}, "mirror='no' must be True or False"),
+        ({"crop": True}, "crop=True must be a whole number"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean=nan must be a number, and finite"),
+        ({"colours": ((1, 2, 300),)}, r"the colour \(1, 2, 300\) must be"),
+        ({"values": (1, 1)}, r"values=\(1, 1\) must be whole numbers of 0 and above, each for one class"),
         ({"buckets": ((500, 512),)}, "multiples of 32"),
         ({"mode": "slide", "stride": 65}, "leaves pixels out"),
         ({"scales": ()}, "one or more"),
@@ -311,8 +281,6 @@ def test_another_number_of_classes_is_refused(task, data):
 
 
 def test_a_mask_value_outside_the_classes_names_file_and_value(task, data, tmp_path):
-    import shutil
-
     shutil.copytree(data["dir"], tmp_path / "copy")
     path = tmp_path / "copy" / "val" / "masks" / "1.png"
     pixels = np.array(Image.open(path))

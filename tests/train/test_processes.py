@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from fashion_files import write_fashion
 
 from unireplknet_jax.train.metrics import read_metrics
 
@@ -84,10 +85,10 @@ def in_two(workdir, programs, devices=4, expected=0, **wishes):
     finish([start(workdir, programs, devices, (index, 2, port), **wishes) for index in range(2)], expected)
 
 
-def final_state(workdir):
-    """Every array of the last train state, by path."""
+def final_state(workdir, step=STEPS):
+    """Every array of the train state of a step, by path."""
     with ocp.StandardCheckpointer() as checkpointer:
-        folder = workdir / "checkpoints" / str(STEPS) / "state"
+        folder = workdir / "checkpoints" / str(step) / "state"
         shapes = checkpointer.metadata(folder).item_metadata.tree
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
@@ -95,8 +96,8 @@ def final_state(workdir):
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def assert_same(workdir, other):
-    ours, theirs = final_state(workdir), final_state(other)
+def assert_same(workdir, other, step=STEPS):
+    ours, theirs = final_state(workdir, step), final_state(other, step)
     assert ours.keys() == theirs.keys()
     assert {"params", "batch_stats", "opt", "ema", "step"} == {name.split("'")[1] for name in ours}
     for name, leaf in ours.items():
@@ -131,6 +132,26 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train)
     train(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=step)
     train(tmp_path / "run", programs)
     assert_same(tmp_path / "run", runs(name))
+
+
+@pytest.mark.slow
+def test_a_killed_run_on_masks_goes_on_bit_for_bit(tmp_path, programs):
+    """Scales, crops and colours of its pictures, and the channels that its heads drop, are drawn as if nothing was."""
+    for split in ("train", "t10k"):
+        write_fashion(tmp_path, 40, split)
+    trunk = {"depths": (1, 1, 0, 0), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (7,), (), ())}
+    model = trunk | {"drop_path_rate": 0.2, "channels": 8, "auxiliary_channels": 4}
+    fields = {
+        **{"task": {"options": {"model": model, "crop": 32, "stride": 32}}},
+        **{"data": {"dir": str(tmp_path), "eval_split": ""}, "ema": {"decay": 0.5}, "checkpoint": {"every_steps": 1}},
+        **{"batch_size": 8, "recalibrate": 0, "epochs": 0.0, "steps": 4},
+        "optim": {"warmup_epochs": 0.0, "warmup_steps": 2},
+    }
+    wishes = {"recipe": "ade20k.py:runlocal", "fields": fields}
+    in_one(tmp_path / "whole", programs, **wishes)
+    in_one(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=1, **wishes)
+    in_one(tmp_path / "run", programs, **wishes)
+    assert_same(tmp_path / "run", tmp_path / "whole", 4)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A run of its own process, for tests that kill it or need several: python train_in_process.py WORKDIR JSON.
 
-JSON: {"fields": recipe fields, "kill_at": step}. Appends the ids of every micro-batch to WORKDIR/ids_PROCESS.jsonl.
+JSON: {"recipe": "NAME.py:ARGUMENT" (a small network on digits), "fields": recipe fields, "kill_at": how many
+pairs of micro-batches it takes}. Appends the ids of every micro-batch to WORKDIR/ids_PROCESS.jsonl.
 """
 
 import json
@@ -15,7 +16,7 @@ from unireplknet_jax.cli.train import load_config
 from unireplknet_jax.train import loop
 from unireplknet_jax.train.distributed import join
 
-RECIPE = Path(__file__).parents[2] / "configs" / "small_images.py"
+CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = {
     "depths": (1, 1, 0, 0),
     "dims": (16, 32, 8, 8),
@@ -27,7 +28,14 @@ MODEL = {
 
 def main(workdir, wishes):
     join()
-    config = load_config(f"{RECIPE}:digits", [])
+    config = load_config(f"{CONFIGS}/{wishes['recipe']}", []) if "recipe" in wishes else _on_digits()
+    config.update(wishes.get("fields", {}))
+    _record(workdir, wishes.get("kill_at"))
+    loop.train(config, workdir)
+
+
+def _on_digits():
+    config = load_config(f"{CONFIGS}/small_images.py:digits", [])
     config.task.options.model.update(MODEL)
     config.task.options.update({"image_size": 16, "mixup": 0.8, "random_erasing": 0.25})
     config.update({"batch_size": 128, "accumulate": 2, "eval_batch_size": 120, "epochs": 1.0, "log_every": 1})
@@ -35,9 +43,7 @@ def main(workdir, wishes):
     config.ema.decay = 0.5
     config.checkpoint.every_steps = 2
     config.optim.warmup_epochs = 0.2
-    config.update(wishes.get("fields", {}))
-    _record(workdir, wishes.get("kill_at"))
-    loop.train(config, workdir)
+    return config
 
 
 def _record(workdir, kill_at):

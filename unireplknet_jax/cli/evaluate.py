@@ -5,7 +5,7 @@ import pathlib
 import sys
 
 from unireplknet_jax.cli.data import add_data_arguments, check_data_arguments, data_of, threads_of
-from unireplknet_jax.cli.form import NAMES, add_form_argument, in_form
+from unireplknet_jax.cli.form import NAMES, add_form_argument, add_views_arguments, in_form, views_of
 from unireplknet_jax.cli.output import check_output, naming_remedy, print_json, print_notes, print_table
 
 _MOST_CLASSES = 20  # that are printed one by one
@@ -15,6 +15,7 @@ EXAMPLES = (
     "evaluate runs/flowers/best",
     "evaluate runs/flowers/best --split test --confusion confusion.png",
     "evaluate unireplknet_a --data folder --data-dir imagenet --split val",
+    "evaluate runs/streets/best --mode slide",
 )
 
 
@@ -30,6 +31,7 @@ def add_arguments(parser):
         help="write how often each class was taken for each: a table, or as OUT.png a picture; may be given twice",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
+    add_views_arguments(parser)
     add_form_argument(parser)
 
 
@@ -48,7 +50,7 @@ def run(args):
     import jax
 
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
-    from unireplknet_jax.tasks.predict import require_classifier, with_image_size
+    from unireplknet_jax.tasks.predict import require_classifier, with_image_size, with_views
     from unireplknet_jax.train.confusion import Confusion
     from unireplknet_jax.train.distributed import join
     from unireplknet_jax.train.evaluate import evaluate
@@ -61,6 +63,7 @@ def run(args):
     if args.confusion and not checkpoint.task.has_outcomes:
         name = checkpoint.task.name
         raise ValueError(f"leave out --confusion: the examples of the task {name} do not have one class each.")
+    checkpoint = with_views(checkpoint, views_of(args))
     print_notes(with_image_size(checkpoint, checkpoint.path)[1])
     data = data_of(args, checkpoint.data, "eval_split", "test")
     split = checkpoint.task.open(data, data["split"])

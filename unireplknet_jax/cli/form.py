@@ -1,4 +1,4 @@
-"""How a command applies a checkpoint: merged, unless the other form is asked for, and to inputs of which size."""
+"""How a command applies a checkpoint: merged, unless the other form is asked for, and to inputs as they are wanted."""
 
 import argparse
 
@@ -23,6 +23,27 @@ def check_image_size(size):
     """Raise argparse.ArgumentError for a size that is not positive; None is the checkpoint's own."""
     if size is not None and size < 1:
         raise argparse.ArgumentError(None, f"--image-size is {size}; expected a positive number of pixels.")
+
+
+def add_views_arguments(parser):
+    parser.add_argument(
+        "--scales", type=_numbers, metavar="S,...", help="see each input at these shares of its size, as 0.5,1.0,1.5"
+    )
+    parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="see each input mirrored, too, or not")
+    parser.add_argument("--mode", metavar="NAME", help="see each input as a whole (whole) or in windows (slide)")
+
+
+def views_of(args):
+    """{option of a task: value} of the flags of `add_views_arguments` that are given."""
+    given = {name: getattr(args, name) for name in ("scales", "mirror", "mode")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _numbers(text):
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between them") from None
 
 
 def in_form(checkpoint, form):

@@ -7,7 +7,15 @@ import os
 import pathlib
 import sys
 
-from unireplknet_jax.cli.form import NAMES, add_form_argument, add_image_size_argument, check_image_size, in_form
+from unireplknet_jax.cli.form import (
+    NAMES,
+    add_form_argument,
+    add_image_size_argument,
+    add_views_arguments,
+    check_image_size,
+    in_form,
+    views_of,
+)
 from unireplknet_jax.cli.output import Progress, check_output, print_file_error, print_json, print_notes, print_table
 
 EXAMPLES = (
@@ -15,7 +23,7 @@ EXAMPLES = (
     "predict unireplknet_a photos --csv found.csv --top 1",
     "predict runs/birds/best 'recordings/**/*.wav' --json",
     "predict runs/flowers/best photos --draw found.png",
-    "predict runs/streets/best photos --save masks",
+    "predict runs/streets/best photos --save masks --scales 0.5,1.0,1.5 --mirror",
 )
 
 
@@ -28,6 +36,7 @@ def add_arguments(parser):
     parser.add_argument("--draw", metavar="OUT.png", help="draw inputs and predictions into one picture")
     parser.add_argument("--save", metavar="DIR", help="write the mask that is found in each file, by its name, as PNG")
     add_image_size_argument(parser)
+    add_views_arguments(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_form_argument(parser)
 
@@ -38,12 +47,20 @@ inputs_help = 'files, folders with all that is below them, and patterns in quote
 
 def run(args):
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
-    from unireplknet_jax.tasks.predict import predict_files, require_classifier, shown, with_image_size, with_labels
+    from unireplknet_jax.tasks.predict import (
+        predict_files,
+        require_classifier,
+        shown,
+        with_image_size,
+        with_labels,
+        with_views,
+    )
     from unireplknet_jax.tasks.sources import files_of
 
     _check(args, args.inputs)
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
+    checkpoint = with_views(checkpoint, views_of(args))
     checkpoint, notes = with_image_size(checkpoint, checkpoint.path, args.image_size)
     checkpoint, more_notes = with_labels(checkpoint, checkpoint.path, args.labels)
     files, passed_over = files_of(checkpoint.task, args.inputs)

@@ -65,9 +65,9 @@ def read_state_dict(
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The plain values in the entry "meta" of a `.pth`, as MMCV writes it; {} where there is none.
+    """The plain values in the entry "meta" of a `.pth`, as MMCV and MMEngine write it; {} where there is none.
 
-    Texts, numbers, and lists and dicts of them alone; whatever else is in it is left out, and nothing is run.
+    Texts, numbers, lists of them, and dicts of these; whatever else is in it is left out, and nothing is run.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -77,7 +77,13 @@ def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
     meta = root.get("meta") if isinstance(root, dict) else None
     if not isinstance(meta, dict):
         return {}
-    return {name: value for name, value in meta.items() if isinstance(name, str) and _is_plain(value)}
+    named = {name: value for name, value in meta.items() if isinstance(name, str)}
+    inner = {name: _plain(value) for name, value in named.items() if isinstance(value, dict)}
+    return _plain(named) | inner
+
+
+def _plain(found: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if isinstance(name, str) and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

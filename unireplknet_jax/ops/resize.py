@@ -4,7 +4,7 @@ A matrix may belong to each picture of a batch: pictures of several sizes lie in
 is beyond their valid rows and columns is neither read nor written.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,21 @@ class Resized(NamedTuple):
     columns: jax.Array
 
 
+def bilinear_places(length: Any, target: Any, count: int, xp: Any = jnp) -> tuple[Any, Any, Any]:
+    """(low, high, share of high): the entries, of `length`, between which each of the first places of `target` lies.
+
+    length, target: whole numbers, or arrays (..., 1) of them; the results are (count,) or (..., count), the share
+    float32. xp: jax.numpy, or numpy on the host. As torch.nn.functional.interpolate(mode="bilinear",
+    align_corners=False), in its float32 arithmetic.
+    """
+    length, target = xp.asarray(length, xp.int32), xp.asarray(target, xp.int32)
+    scale = length.astype(xp.float32) / target.astype(xp.float32)
+    half = xp.float32(0.5)
+    source = xp.maximum((xp.arange(count).astype(xp.float32) + half) * scale - half, 0)
+    low = xp.minimum(source.astype(xp.int32), length - 1)
+    return low, xp.minimum(low + 1, length - 1), source - low.astype(xp.float32)
+
+
 def bilinear_matrix(
     length: int, target: int, valid: ArrayLike | None = None, valid_target: ArrayLike | None = None
 ) -> jax.Array:
@@ -28,22 +43,16 @@ def bilinear_matrix(
 
     valid, valid_target: (n,) how many entries of the axis each picture has before and after; the matrix is then
     (n, target, length) and its rows from valid_target on are 0. None: all of them.
-    As torch.nn.functional.interpolate(mode="bilinear", align_corners=False), in its float32 arithmetic.
     """
     valid, valid_target = (
         jnp.asarray(given if other is None else other, jnp.int32)[..., None]
         for given, other in ((length, valid), (target, valid_target))
     )
-    scale = valid.astype(jnp.float32) / valid_target.astype(jnp.float32)
-    place = jnp.arange(target)
-    source = jnp.maximum((place + jnp.float32(0.5)) * scale - jnp.float32(0.5), 0)
-    low = jnp.minimum(source.astype(jnp.int32), valid - 1)
-    high = jnp.minimum(low + 1, valid - 1)
-    share = source - low.astype(jnp.float32)
+    low, high, share = bilinear_places(valid, valid_target, target)
     from_ = jnp.arange(length)
     matrix = jnp.where(from_ == low[..., None], 1 - share[..., None], 0)
     matrix = matrix + jnp.where(from_ == high[..., None], share[..., None], 0)
-    return jnp.where((place < valid_target)[..., None], matrix, 0)
+    return jnp.where((jnp.arange(target) < valid_target)[..., None], matrix, 0)
 
 
 def adaptive_mean_matrix(length: int, bins: int, valid: ArrayLike | None = None) -> jax.Array:

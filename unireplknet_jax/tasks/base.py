@@ -106,8 +106,11 @@ class Task:
         for name, allowed in self.numbers.items():
             check_number(name, getattr(self, name), allowed)
         for field in dataclasses.fields(self):
-            if field.type in (int, "int") and not isinstance(getattr(self, field.name), int):
-                raise ValueError(f"{field.name}={getattr(self, field.name)} must be a whole number.")
+            value = getattr(self, field.name)
+            if field.type in (int, "int") and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{field.name}={value} must be a whole number.")
+            if field.type in (bool, "bool") and not isinstance(value, bool):
+                raise ValueError(f"{field.name}={value!r} must be True or False.")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """From the logits of a network's passes over a picture to one class for each pixel: windows, resizing, mean of views.
 
-Numpy alone. Two resizes, from a window's logits to the picture that the network saw and from there to the picture
-itself, are composed into one matrix for each axis, and the picture is made part by part: a map of all classes in its
-size, 14 GB for 6000x4000 pixels and 150 classes, never exists.
+In NumPy. Two resizes, from a window's logits to the picture that the network saw and from there to the picture itself,
+are composed into one matrix for each axis, and the picture is made part by part: a map of all classes in its size,
+14 GB for 6000x4000 pixels and 150 classes, never exists.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from unireplknet_jax.ops.resize import bilinear_places
 
 STRIDE = 4  # pixels of the network's picture for each entry of its logits
 _ROWS = 32  # of a part of the picture, which stays in a processor's cache
@@ -199,14 +201,11 @@ def _cut(places: np.ndarray, shares: np.ndarray, step: int) -> list[_Stretch | N
 def _bilinear(length: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """The two entries that each of `target` places lies between, and their shares, both (target, 2).
 
-    Half-pixel centres, no antialiasing, borders repeated: as `ops.resize.bilinear_matrix`, in the same float32
-    arithmetic.
+    Half-pixel centres, no antialiasing, borders repeated.
     """
-    scale = np.float32(length) / np.float32(target)
-    source = np.maximum((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5), 0)
-    low = np.minimum(source.astype(np.int64), length - 1)
-    share = (source - low.astype(np.float32)).astype(np.float64)
-    return np.stack([low, np.minimum(low + 1, length - 1)], axis=-1), np.stack([1 - share, share], axis=-1)
+    low, high, share = bilinear_places(length, target, target, np)
+    share = share.astype(np.float64)
+    return np.stack([low, high], axis=-1), np.stack([1 - share, share], axis=-1)
 
 
 def _entries(length: int) -> int:

@@ -49,6 +49,11 @@ class Names:
         del meta
         return {}
 
+    def prepared_for(self, file: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The task's options for how inputs are prepared that a file's name and its entry "meta" tell, if any."""
+        del file, meta
+        return {}
+
     def aliases(self, table: Mapping[str, torch_names.Entry]) -> dict[str, str]:
         """{second name: name} of the tensors that the original registers twice."""
         del table

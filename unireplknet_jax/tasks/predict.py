@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from unireplknet_jax.tasks.base import Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
+from unireplknet_jax.tasks.torch_files import preparation_told
 
 _log = logging.getLogger(__name__)
 _NAMES_BY_CLASSES: dict[Any, tuple[str | None, str | None]] = {
@@ -47,11 +48,23 @@ def with_image_size(
         rule = {"resize": None} if "resize" in task.options else {}
         task = dataclasses.replace(task, image_size=image_size, **rule)
         reason = "the size was asked for"
-    elif not Path(path).is_dir() and not zoo.weights_of_file(path):
+    elif not (Path(path).is_dir() or zoo.weights_of_file(path) or preparation_told(task.names, Path(path))):
         reason = f"{path} is none of the published files, so these are the defaults of {task.name}"
     else:
         return checkpoint, []
     return dataclasses.replace(checkpoint, task=task), [f"inputs are prepared with {_preparation(task)}: {reason}."]
+
+
+def with_views(checkpoint: Checkpoint, views: Mapping[str, Any]) -> Checkpoint:
+    """The checkpoint that sees each input in other views: {option of its task: value}.
+
+    Raises ValueError, one sentence, for an option that its task does not have and for a value that it cannot have.
+    """
+    task = checkpoint.task
+    for name in views:
+        if name not in task.options:
+            raise ValueError(f"the task {task.name} has no option {name} to change; leave out --{name}.")
+    return dataclasses.replace(checkpoint, task=dataclasses.replace(task, **views))
 
 
 def with_labels(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -83,7 +84,10 @@ class Segmentation(Labelled):
     outcomes_of: ClassVar[str] = "pixels"
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
-    preparation: ClassVar[tuple[str, ...]] = ("scale", "mode", "scales", "mirror", "mean", "std", "white")
+    preparation: ClassVar[tuple[str, ...]] = (
+        *("scale", "crop", "stride", "mode", "scales", "mirror"),
+        *("mean", "std", "white"),
+    )
     unset: ClassVar[str] = "that of the picture"
     units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "iou": "%", "count": "pictures"}
     numbers: ClassVar[Mapping[str, str]] = {
@@ -99,23 +103,30 @@ class Segmentation(Labelled):
         for name, allowed in (("loss_average", ("all", "valid")), ("mode", ("whole", "slide"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, allowed))}.")
-        if self.scale is not None and not (len(self.scale) == 2 and self.scale[0] >= self.scale[1] >= 1):
+        if self.scale is not None and not (_whole(self.scale, 2, 1) and self.scale[0] >= self.scale[1]):
             raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
-        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1]):
+        if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1] < math.inf):
             raise ValueError(f"ratio={self.ratio} must be two shares of the scale, 0 < low <= high.")
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales:
             raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
+        for share in self.scales:
+            check_number("scales", share, "above 0")
         sides = [side for bucket in self.buckets for side in bucket]
         fitting = all(side >= 1 and side % mask_transforms.DIVISOR == 0 for side in sides)
         if not fitting or any(len(bucket) != 2 for bucket in self.buckets):
             raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {mask_transforms.DIVISOR}.")
         if self.mode == "slide" and self.stride > self.crop:
             raise ValueError(f"stride={self.stride} leaves pixels out between windows of crop={self.crop}.")
-        for name in ("mean", "std"):
+        for name, numbers in (("mean", "a number"), ("std", "above 0")):
             if len(getattr(self, name)) != 3:
                 raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
-        for value in self.std:
-            check_number("std", value, "above 0")
+            for value in getattr(self, name):
+                check_number(name, value, numbers)
+        for colour in self.colours:
+            if not _whole(colour, 3, 0, 255):
+                raise ValueError(f"the colour {colour} must be red, green and blue, whole numbers from 0 to 255.")
+        if not (_whole(self.values, len(self.values), 0) and len({*self.values}) == len(self.values)):
+            raise ValueError(f"values={self.values} must be whole numbers of 0 and above, each for one class.")
         for name in _OF_CLASSES:
             values = getattr(self, name)
             if values and self.labels and len(values) != len(self.labels):
@@ -311,6 +322,11 @@ class Segmentation(Labelled):
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
         return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
+
+
+def _whole(values: tuple[Any, ...], count: int, low: int, high: float = math.inf) -> bool:
+    """Whether these are so many whole numbers from low to high."""
+    return len(values) == count and all(isinstance(value, int) and low <= value <= high for value in values)
 
 
 def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:

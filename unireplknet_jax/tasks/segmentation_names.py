@@ -1,5 +1,6 @@
 """The original's names of a UPerNet: those of mmsegmentation 0.27, whose files hold them below "state_dict"."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -25,6 +26,22 @@ _SIZES = {
 }
 
 
+_PUBLISHED = re.compile(r"upernet_unireplknet_\w+_(512|640)_160k_ade20k")  # how names of files begin, with the crop
+_SCALE = re.compile(r"\b(?:img_scale|scale)\s*=\s*\((\d{2,5}),\s*(\d{2,5})\)")  # in the text of a configuration
+_CROP = re.compile(r"\bcrop_size\s*=\s*\((\d{2,5}),\s*(\d{2,5})\)")
+
+
+def sizes_for(crop: int) -> dict[str, Any]:
+    """The task's options for pictures that the original trains on crops of so many pixels."""
+    long = -(-4 * crop // 96) * 32  # of a picture whose sides are 4 to 3, up to a multiple of 32
+    return {
+        "scale": (4 * crop, crop),
+        "crop": crop,
+        "stride": crop * 2 // 3,
+        "buckets": ((crop, long), (long, crop), (crop, 2 * crop)),
+    }
+
+
 class SegmentationNames(Names):
     entry: ClassVar[str] = "state_dict"
 
@@ -45,8 +62,10 @@ class SegmentationNames(Names):
         return None if name.startswith(("ema_", "backbone.head.", "backbone.norm.")) else name
 
     def told_by(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Names and colours of the classes, which mmsegmentation calls CLASSES and PALETTE."""
-        labels, colours = meta.get("CLASSES"), meta.get("PALETTE")
+        """Names and colours of the classes: CLASSES and PALETTE of mmsegmentation 0, "dataset_meta" of 1."""
+        later = meta.get("dataset_meta")
+        later = later if isinstance(later, Mapping) else {}
+        labels, colours = meta.get("CLASSES", later.get("classes")), meta.get("PALETTE", later.get("palette"))
         if not (isinstance(labels, list | tuple) and labels and all(isinstance(name, str) for name in labels)):
             return {}
         # The original's name of one of ADE20K's classes is "bed ".
@@ -56,6 +75,26 @@ class SegmentationNames(Names):
         if isinstance(colours, list | tuple) and len(colours) == len(labels) and all(map(_is_colour, colours)):
             found["colours"] = tuple(map(tuple, colours))
         return found
+
+    def prepared_for(self, file: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Scale and crop: as the text of the configuration has them, "config" or "cfg", or the published file's name.
+
+        Nothing where the text has several, or another scale than (4 crop, crop), which no published file has.
+        """
+        text = meta.get("config", meta.get("cfg"))
+        crop, scale = None, None
+        if isinstance(text, str):
+            scale, crops = (_only([tuple(map(int, pair)) for pair in form.findall(text)]) for form in (_SCALE, _CROP))
+            crop = crops[0] if scale and crops == scale[1:] * 2 and scale[0] == 4 * scale[1] else None
+        published = _PUBLISHED.match(file)
+        if scale is None and published:
+            crop = int(published[1])
+        return sizes_for(crop) if crop and crop % 32 == 0 else {}  # canvases are multiples of 32
+
+
+def _only(found: list[tuple[int, ...]]) -> tuple[int, ...] | None:
+    """What is found in a text, where that is the same in all places."""
+    return found[0] if len({*found}) == 1 else None
 
 
 def _of_ade20k() -> dict[str, Any]:

@@ -102,8 +102,8 @@ def open_torch(
         state = canonical(names, state)
         shapes = {tensor: value.shape for tensor, value in state.items()}
         told, merged = names.options(shapes)
-        if path.suffix.lower() != ".safetensors":
-            told |= _fitting(names.told_by(torch_archive.read_meta(path)), told)
+        meta = _meta_of(path)
+        told |= _fitting(names.told_by(meta), told) | names.prepared_for(path.name, meta)
         task = get_task(name or found, **told)
         task = dataclasses.replace(task, **_adopted(task, options))
         table = task.name_table(merged)
@@ -111,6 +111,15 @@ def open_torch(
         raise ValueError(f"{path}: {error}") from None
     variables = variables_of(path, state, table, f"{path} does not fit a UniRepLKNet")
     return _with_zoo_facts(task, path), variables, merged
+
+
+def preparation_told(names: Names, path: Path) -> dict[str, Any]:
+    """The task's options for how inputs are prepared that a file for PyTorch tells, {} for none."""
+    return names.prepared_for(path.name, _meta_of(path))
+
+
+def _meta_of(path: Path) -> dict[str, Any]:
+    return {} if path.suffix.lower() == ".safetensors" else torch_archive.read_meta(path)
 
 
 def _fitting(told: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import ROOT, split_page
 from PIL import Image
 
 from unireplknet_jax.data.pictures import hela
@@ -54,6 +55,17 @@ def test_frames_and_cells(wheel, split, first, count):
         np.testing.assert_array_equal(example["label_map"], np.repeat([[0], [1], [0], [0]], 6, axis=1))
     with pytest.raises(IndexError):
         source[count]
+
+
+def test_the_page_converts_frames_as_the_set_does(wheel):
+    page = split_page(ROOT / "docs" / "segmentation.md")[1]
+    names = {}
+    exec(next(block.text for block in page if "def root_of_light" in block.text), names)
+    source = open_source({"name": "hela", "dir": str(wheel)}, "test")
+    for index in range(4):
+        example = source[index]
+        frame = np.broadcast_to(32768 + 10 * example["id"] + np.arange(6), (4, 6)).astype(np.uint16)
+        np.testing.assert_array_equal(names["root_of_light"](frame), example["image"][..., 0])
 
 
 def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):

@@ -118,6 +118,18 @@ def test_the_value_0_may_be_no_class(tmp_path):
     assert opened(tmp_path)[0]["label_map"].tolist() == [[0, 1, 2, 3]]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ignore": True}, {"ignore": -2}, {"reduce_zero_label": "no"}, {"classes": ["sky"]}, {"train_split": True}],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused_by_name(wrong, tmp_path):
+    write(tmp_path, {"a": np.array([[0, 1]], np.uint8)})
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=rf"data\.{name} is {re.escape(repr(value))}; expected "):
+        opened(tmp_path, **wrong)
+
+
 def test_colours_of_the_list_read_masks_of_colours(tmp_path):
     table = np.array([[128, 64, 128], [70, 130, 180], [0, 0, 0]], np.uint8)
     write(tmp_path, {"a": table[[[0, 1, 2, 1]]]}, classes="road,3,#804080\nsky,9,#4682B4\nvoid,ignore,#000000\n")

@@ -75,6 +75,12 @@ def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> Any:
         from unireplknet_jax.data.pictures.scenes import open_scenes
 
         return open_scenes(split, root)
+    zero = data.get("reduce_zero_label")
+    if not isinstance(zero, bool | None):
+        raise ValueError(f"data.reduce_zero_label is {zero!r}; expected True, where the value 0 is no class, or False")
+    for field in ("classes", "train_split"):
+        if not isinstance(data.get(field), str | os.PathLike | None):
+            raise ValueError(f"data.{field} is {data[field]!r}; expected a text, the name of a file or of a split")
     if root is None:
         raise ValueError(f"{name} reads files; give their folder as data.dir")
     if not root.is_dir():
@@ -181,7 +187,7 @@ def _open_folder(root: Path, split: str, data: Mapping[str, Any], white: int) ->
 
 def _ignored(data: Mapping[str, Any], *others: int) -> tuple[int, ...]:
     ignore = data.get("ignore", _IGNORE)
-    if not isinstance(ignore, int) or ignore < -1:
+    if not isinstance(ignore, int) or isinstance(ignore, bool) or ignore < -1:
         raise ValueError(f"data.ignore is {ignore!r}; expected the value of pixels without a class, or -1 for none")
     return tuple(dict.fromkeys((*others, *([ignore] if ignore >= 0 else []))))
 

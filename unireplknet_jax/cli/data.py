@@ -11,7 +11,12 @@ def add_data_arguments(parser, split):
     parser.add_argument("--data", metavar="NAME", help="the data set (default: the one the checkpoint was trained on)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
     parser.add_argument("--split", metavar="S", help=f"the split (default: the checkpoint's own, else {split})")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="examples at a time (default: 32 for each device)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="examples at a time (default: 32 for each device, fewer of large pictures)",
+    )
     parser.add_argument("--broken", choices=("refuse", "skip"), help="what to do with broken files (default: refuse)")
     parser.add_argument("--class-order", choices=("numbers", "texts"), help="of classes that are whole numbers")
     parser.add_argument("--threads", type=int, metavar="N", help="that read (default: one a processor, at most 16)")

@@ -22,7 +22,11 @@ EXAMPLES = (
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=f"any checkpoint with a classifier: {NAMES}")
     add_data_arguments(parser, "test")
-    parser.add_argument("--predictions", metavar="OUT.npz", help="save what is predicted for every example")
+    parser.add_argument(
+        "--predictions",
+        metavar="OUT.npz",
+        help="save what is predicted for every example; of objects, as OUT.json in COCO's form of results",
+    )
     parser.add_argument(
         "--confusion",
         action="append",
@@ -39,8 +43,10 @@ def run(args):
     check_data_arguments(args)
     if args.predictions:
         path = pathlib.Path(args.predictions)
-        if path.suffix != ".npz" or not path.absolute().parent.is_dir():
-            raise ValueError(f"--predictions {path} must be a name that ends in .npz, in a folder that exists.")
+        if path.suffix not in (".npz", ".json") or not path.absolute().parent.is_dir():
+            raise ValueError(
+                f"--predictions {path} must be a name that ends in .npz or .json, in a folder that exists."
+            )
         check_output("--predictions", path)
     for name in args.confusion:
         if pathlib.Path(name).suffix.lower() not in (".csv", ".png"):
@@ -58,8 +64,10 @@ def run(args):
     join()
     checkpoint = open_checkpoint(args.checkpoint)
     require_classifier(checkpoint)
-    if args.predictions and checkpoint.task.has_masks:
+    if args.predictions and checkpoint.task.outcomes_of == "pixels":
         raise ValueError("leave out --predictions: maps of pixels are written by `unireplknet predict --save DIR`.")
+    if args.predictions and path.suffix == ".json":
+        checkpoint.task.results([])  # which refuses where there is no such form
     if args.confusion and not checkpoint.task.has_outcomes:
         name = checkpoint.task.name
         raise ValueError(f"leave out --confusion: the examples of the task {name} do not have one class each.")
@@ -73,7 +81,7 @@ def run(args):
     examples, keys = checkpoint.task.examples(split, train=False), checkpoint.task.shape_keys(split)
     checkpoint = in_form(checkpoint, args.form)  # once the data are there: it takes a while
     outcomes = [] if checkpoint.task.has_outcomes else None
-    batch_size = 32 * jax.device_count() if args.batch_size is None else args.batch_size
+    batch_size = checkpoint.task.together * jax.device_count() if args.batch_size is None else args.batch_size
     with naming_remedy("--broken skip"):
         metrics = evaluate(
             checkpoint.task,

@@ -193,6 +193,11 @@ def _cell(value):
     return value
 
 
+def _in_line(value):
+    """A cell, a list of numbers as a short text."""
+    return " ".join(f"{number:.1f}" for number in value) if isinstance(value, list) else value
+
+
 def _print_result(result):
     print(result["file"])
     for record in result["records"]:
@@ -201,7 +206,8 @@ def _print_result(result):
             if isinstance(value, list) and value and isinstance(value[0], dict):
                 if len(tables) > 1:
                     print(f"{name}:")
-                print_table(list(value[0]), [list(row.values()) for row in value])
+                columns = [column for column, cell in value[0].items() if not isinstance(cell, dict)]  # masks
+                print_table(columns, [[_in_line(row[column]) for column in columns] for row in value])
             else:
                 print(f"{name}: {value}")
     print(flush=True)

@@ -92,7 +92,7 @@ class Task:
     augmentations: ClassVar[tuple[str, ...]] = ()  # the options that change training examples, unless they are off
     preparation: ClassVar[tuple[str, ...]] = ()  # the options that say how an input is prepared
     unset: ClassVar[str] = "by the official rule"  # what None among these means
-    has_masks: ClassVar[bool] = False  # records hold the class of every pixel of a picture, for `save_mask`
+    together: ClassVar[int] = 32  # examples on a device in one batch of an evaluation, where nobody says how many
     sample: ClassVar[str] = "file"  # what a user's file may be called
     suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
@@ -306,9 +306,20 @@ class Task:
         """The records of a user's file that was read as several examples, as fewer."""
         return records
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether records say of the pixels of a picture what they are, for `save_mask`."""
+        return False
+
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
-        """Write the mask of a record as a PNG file with the data's own values, where a task has masks."""
+        """Write the mask of a record as a PNG file, where a task has masks."""
         raise NotImplementedError
+
+    def results(self, records: list[Record]) -> list[Any]:
+        """The records of an evaluation as other programs read them in a JSON file; ValueError, where there is no form."""
+        raise ValueError(
+            f"there is no form of results in JSON for the task {self.name}; give a name that ends in .npz."
+        )
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""

@@ -92,6 +92,7 @@ class Detection(Labelled):
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "object-detection"
     makes_records: ClassVar[bool] = True
+    together: ClassVar[int] = 2
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop")
     preparation: ClassVar[tuple[str, ...]] = ("scale", "scales", "mirror", "tile", "mean", "std", "white")
@@ -344,6 +345,18 @@ class Detection(Labelled):
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         return {**box_metrics.metrics(records, self.labels, self.masks), "count": float(totals["count"])}
+
+    @property
+    def has_outcomes(self) -> bool:
+        return False
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks
+
+    def results(self, records: list[Record]) -> list[Any]:
+        """The detections as files of results of COCO have them."""
+        return box_metrics.results(records, self.category_ids or tuple(range(1, self.classes + 1)))
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
         box_drawing.save_mask(path, record)

@@ -80,7 +80,7 @@ class Segmentation(Labelled):
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-segmentation"
     makes_records: ClassVar[bool] = True
-    has_masks: ClassVar[bool] = True
+    together: ClassVar[int] = 8
     outcomes_of: ClassVar[str] = "pixels"
     ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
@@ -315,6 +315,10 @@ class Segmentation(Labelled):
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
         return {**mask_metrics.metrics(self._confusion(records), self.labels), "count": float(totals["count"])}
+
+    @property
+    def has_masks(self) -> bool:
+        return True
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
         mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self._palette)

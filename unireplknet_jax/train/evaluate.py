@@ -2,12 +2,13 @@
 
 import contextlib
 import functools
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 
-from unireplknet_jax.data.files import write_npz
+from unireplknet_jax.data.files import whole_file, write_npz
 from unireplknet_jax.data.pipeline import eval_batches
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.train.distributed import from_first_process
@@ -36,7 +37,8 @@ def evaluate(
     batch_size is global and a multiple of the devices. `eval_step`: from `make_eval_step`, to compile only once; it has
     to give the predictions that the task makes records of.
     num_threads, workers, keys (`Task.shape_keys`): as of `data.pipeline.eval_batches`; as many threads make records.
-    predictions: the .npz file to write all predictions and the ids of their examples to, from one process; None: none.
+    predictions: the .npz file to write all predictions and the ids of their examples to, or the .json file to write
+        `Task.results` to, from one process; None: none.
     outcomes: a list that on process 0 gets [class, predicted class] of every example, each once, if the task has such,
     or `Task.counted_outcomes` where these are not of whole examples.
     """
@@ -53,7 +55,8 @@ def evaluate(
     batches = eval_batches(
         dataset, batch_size, jax.process_index(), jax.process_count(), num_threads, workers, arrays=arrays, keys=keys
     )
-    totals, previous, kept = None, None, [] if predictions else None
+    in_json = predictions is not None and str(predictions).endswith(".json")
+    totals, previous, kept = None, None, [] if predictions and not in_json else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(announced("evaluating"))
         stack.enter_context(jax.set_mesh(mesh))
@@ -71,11 +74,14 @@ def evaluate(
         if previous is None:
             raise ValueError("there is nothing to evaluate: the data set is empty.")
         totals = _added(totals, _fetched(task, *previous, *keeping))
-        if predictions:
+        if kept is not None:
             _write(predictions, kept, task)
         if paired:
             outcomes += [row["pair"] for row in pairs.merged() or ()]
         rows = records.merged()
+        if in_json:
+            with whole_file(predictions) as part:
+                part.write_text(json.dumps(task.results(rows)))
         if outcomes is not None and not paired and rows is not None:
             outcomes += task.counted_outcomes(rows)
         return from_first_process(lambda: task.metrics(totals, rows))

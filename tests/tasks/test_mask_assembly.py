@@ -6,7 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities, slide_windows
+from unireplknet_jax.tasks.canvases import slide_windows
+from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities
 
 
 @pytest.fixture(scope="module")

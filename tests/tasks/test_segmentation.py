@@ -16,9 +16,9 @@ from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.tasks import mask_metrics
 from unireplknet_jax.tasks.base import get_task
+from unireplknet_jax.tasks.canvases import slide_windows, way_of
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
-from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities, slide_windows
-from unireplknet_jax.tasks.mask_views import way_of
+from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh
 

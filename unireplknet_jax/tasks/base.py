@@ -316,7 +316,7 @@ class Task:
         raise NotImplementedError
 
     def results(self, records: list[Record]) -> list[Any]:
-        """The records of an evaluation as other programs read them in a JSON file; ValueError, where there is no form."""
+        """The records of an evaluation as other programs read them in JSON; ValueError where there is no such form."""
         raise ValueError(
             f"there is no form of results in JSON for the task {self.name}; give a name that ends in .npz."
         )

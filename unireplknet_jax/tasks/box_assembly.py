@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unireplknet_jax.data.pictures.instance_masks import Piece
-from unireplknet_jax.tasks.mask_views import Way
+from unireplknet_jax.tasks.canvases import Way
 
 _OVERLAP = 0.5  # IoU of two detections of one class, above which the one with the lower score goes
 _PART = 0.7  # the share of the smaller one that two windows found, above which it is a part of the other
@@ -48,7 +48,7 @@ def in_picture(found: Found, scale: np.ndarray, corner: tuple[int, int] = (0, 0)
 
 
 def views_of(pred: Mapping[str, np.ndarray], scale: int, way: Way, original: Size) -> list[Found]:
-    """What a network said of the windows of `mask_views.arrays_of` at one scale, in a picture of `original` (h, w)."""
+    """What a network said of the windows of `canvases.arrays_of` at one scale, in a picture of `original` (h, w)."""
     factors, found = np.array((way.size[1] / original[1], way.size[0] / original[0]) * 2, np.float32), []
     for place, kept in enumerate(pred[f"valid_{scale}"]):
         side, number = divmod(place, way.places)

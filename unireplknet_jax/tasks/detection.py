@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import jax
@@ -21,19 +21,16 @@ from unireplknet_jax.data.broken import AugmentedExamples
 from unireplknet_jax.data.classes import number_of, places_among
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import box_sets, box_transforms, instance_masks
-from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
+from unireplknet_jax.data.pictures.decode import picture_of
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, canvas_of, kept_ratio, resize_to
 from unireplknet_jax.data.pipeline import ShapedStream
 from unireplknet_jax.nn.cascade import CascadeRCNN
 from unireplknet_jax.nn.cascade_losses import Masks, Truth
-from unireplknet_jax.ops.valid import only_valid, valid_mask
 from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.box_assembly import Found, merged, pasted, views_of
-from unireplknet_jax.tasks.labelled import Labelled
-from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, way_of
-from unireplknet_jax.tasks.options import check_number
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, arrays_of, way_of
 
 if TYPE_CHECKING:
     import grain
@@ -49,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Detection(Labelled):
+class Detection(OnCanvases):
     """Find the objects of a picture: a box, a class, a score and, where the data have them, a mask of each.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
@@ -77,26 +74,17 @@ class Detection(Labelled):
     flip: bool = True
     objects: int = 100
     mask_bytes: int = 2**19
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (58.395 / 255, 57.12 / 255, 57.375 / 255)
-    scales: tuple[float, ...] = (1.0,)
-    mirror: bool = False
     tile: int = 0
     buckets: tuple[tuple[int, int], ...] = box_transforms.CANVASES
     score: float = 0.3
     only: tuple[str, ...] = ()
-    white: int = 0
 
     name: ClassVar[str] = "detection"
     sample: ClassVar[str] = "street.jpg"
-    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "object-detection"
-    makes_records: ClassVar[bool] = True
     together: ClassVar[int] = 2
-    ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "crop")
     preparation: ClassVar[tuple[str, ...]] = ("scale", "scales", "mirror", "tile", "mean", "std", "white")
-    unset: ClassVar[str] = "that of the picture"
     units: ClassVar[Mapping[str, str]] = {
         **{f"{kind}_{name}": "%" for kind in ("box", "mask") for name in box_metrics.NAMES},
         **dict.fromkeys(("box_ap", "mask_ap"), "%"),
@@ -113,15 +101,6 @@ class Detection(Labelled):
         super().__post_init__()
         if self.balance:
             raise ValueError("balance draws examples of one class, and pictures have objects of several; leave it.")
-        if self.scale is not None and not (len(self.scale) == 2 and self.scale[0] >= self.scale[1] >= 1):
-            raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
-        for value in self.std:
-            check_number("std", value, "above 0")
         if self.category_ids and self.labels and len(self.category_ids) != len(self.labels):
             raise ValueError(f"{len(self.category_ids)} category_ids do not fit {len(self.labels)} classes.")
         _train_transform(self)  # checks its own options
@@ -145,7 +124,7 @@ class Detection(Labelled):
     # ---- shapes
 
     def specs(self, train: bool) -> tuple[Spec, ...]:
-        return tuple(self._training_spec(bucket) if train else self._spec(bucket) for bucket in self.buckets)
+        return tuple(self._training_spec(bucket) if train else self.spec_of(bucket) for bucket in self.buckets)
 
     def _training_spec(self, canvas: Size) -> Spec:
         def of(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
@@ -158,27 +137,19 @@ class Detection(Labelled):
             truth |= {"has_mask": of(jnp.bool_, k)}
         return Spec({"image": of(jnp.uint8, *canvas, 3), "size": of(jnp.int32, 2)}, truth)
 
-    def _spec(self, canvas: Size) -> Spec:
-        inputs = {}
-        for i, way in enumerate(self._ways(canvas, canvas)):
-            count = way.places * (1 + self.mirror)
-            inputs[f"image_{i}"] = jax.ShapeDtypeStruct((count, *way.canvas, 3), jnp.uint8)
-            inputs[f"size_{i}"] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
-        return Spec(inputs, {})
-
     @property
     def _scale(self) -> Size | None:
         return None if self.tile else self.scale
 
-    def _ways(self, canvas: Size, original: Size) -> list[Way]:
+    def ways(self, canvas: Size, original: Size) -> list[Way]:
         """How a picture of (h, w) is seen at each scale, in arrays for a canvas."""
         tile = self.tile or None
         stride = max(self.tile * 3 // 4, 1)
         return [way_of(canvas, kept_ratio(*original, self._scale, ratio), ratio, tile, stride) for ratio in self.scales]
 
-    def _ways_of(self, original: Size) -> list[Way]:
+    def ways_of(self, original: Size) -> list[Way]:
         rows, columns = (-(-side // DIVISOR) * DIVISOR for side in kept_ratio(*original, self._scale))
-        return self._ways(canvas_of((rows, columns), () if self.tile else self.buckets), original)
+        return self.ways(canvas_of((rows, columns), () if self.tile else self.buckets), original)
 
     # ---- host
 
@@ -203,9 +174,6 @@ class Detection(Labelled):
         if not fitted.category_ids and len(places) == len(fitted.labels):
             fitted = dataclasses.replace(fitted, category_ids=tuple(source.category_ids[i] for i in places))
         return fitted
-
-    def shape_keys(self, split: Split) -> Sequence[Hashable]:
-        return [tuple((way.canvas, way.places) for way in self._ways_of(size)) for size in sizes_of(split.source)]
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset | ShapedStream:
         """Training: a stream of several shapes, as pictures lie on canvases of several sizes."""
@@ -232,26 +200,13 @@ class Detection(Labelled):
     def _seen(self, picture: np.ndarray) -> dict[str, Any]:
         """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
         original = picture.shape[:2]
-        ways = self._ways_of(original)
+        ways = self.ways_of(original)
         found: dict[str, Any] = {"ways": ways, "original": original}
         for i, way in enumerate(ways):
             found[f"image_{i}"], found[f"size_{i}"] = arrays_of(resize_to(picture, way.size), way, self.mirror)
         return found
 
     # ---- device
-
-    def normalized(self, pixels: jax.Array, sizes: jax.Array) -> jax.Array:
-        """(n, h, w, 3) uint8 -> float32, 0 beyond the sizes (n, 2)."""
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        return only_valid((pixels.astype(jnp.float32) / 255 - mean) / std, valid_mask(sizes, pixels.shape[1:3]))
-
-    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
-        """The windows of the first scale, (n k, h, w, 3)."""
-        return (self._windows(batch, 0)[0],)
-
-    def _windows(self, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array]:
-        pixels, sizes = (_flat(batch[f"{name}_{scale}"]) for name in ("image", "size"))
-        return self.normalized(pixels, sizes), sizes
 
     def training_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         rows, columns = max(self.buckets, key=lambda bucket: bucket[0] * bucket[1])
@@ -277,24 +232,14 @@ class Detection(Labelled):
         scalars = {name.replace(".", "_"): (value * rows, rows) for name, value in {"loss": total, **found}.items()}
         return total, {"batch_stats": updates.get("batch_stats", {}), "scalars": scalars}
 
-    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
-        del rng
-        return batch["image"].astype(jnp.float32) / 255
-
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """{"boxes_i": (n, k, r, 4), "scores_i", "labels_i", "valid_i": (n, k, r), ...} of the windows of scale i."""
         found = {}
         for i in range(len(self.scales)):
-            pixels, sizes = self._windows(inputs, i)
+            pixels, sizes = self.windows(inputs, i)
             for name, value in apply(variables, pixels, sizes=sizes).items():
                 found[f"{name}_{i}"] = value.reshape(*inputs[f"size_{i}"].shape[:2], *value.shape[1:])
         return found
-
-    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
-        raise ValueError("the network of the task detection describes objects, not pictures: embed with its backbone.")
-
-    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
-        return {"count": jnp.sum(batch["mask"])}
 
     # ---- host, afterwards
 
@@ -315,7 +260,7 @@ class Detection(Labelled):
             rows = _rows(found, [box_metrics.packed_piece(piece, original) for piece in pieces])
             return {"id": example["id"], "size": [*original], "truth": example["truth"], "found": rows}
         rows = _rows(found, [instance_masks.piece_runs(piece, original) for piece in pieces])
-        named = [{"index": row["label"], **row, "label": self._label(row["label"])} for row in rows]
+        named = [{"index": row["label"], **row, "label": self.label(row["label"])} for row in rows]
         return {"id": example["id"], "size": [*original], "objects": named}
 
     @property
@@ -330,9 +275,6 @@ class Detection(Labelled):
         """(k,) bool: which detections a user sees."""
         chosen = np.isin(found.labels, self._shown_classes) if self.only else True
         return (found.scores > self.score) & chosen
-
-    def _label(self, index: int) -> str:
-        return self.labels[index] if self.labels else f"class {index}"
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         """A row for each object, however many `top` asks for."""
@@ -386,11 +328,6 @@ def _rows(found: Found, masks: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     fields = (field.tolist() for field in (found.labels, found.scores, found.boxes))
     rows = [{"label": label, "score": score, "box": box} for label, score, box in zip(*fields, strict=True)]
     return [row | {"mask": mask} for row, mask in zip(rows, masks, strict=True)] if masks else rows
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    """(n, k, ...) -> (n k, ...)."""
-    return x.reshape(-1, *x.shape[2:])
 
 
 def _frozen(value: Any) -> Any:

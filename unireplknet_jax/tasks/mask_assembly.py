@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unireplknet_jax.ops.resize import bilinear_places
+from unireplknet_jax.tasks.canvases import Way, Window
 
 STRIDE = 4  # pixels of the network's picture for each entry of its logits
 _ROWS = 32  # of a part of the picture, which stays in a processor's cache
@@ -22,8 +23,6 @@ _ROWS = 32  # of a part of the picture, which stays in a processor's cache
 # threads, whose waiting for each other took twenty times the CPU time.
 _PRODUCTS = 2**18
 _EXPONENT = 60  # up to which logits of both signs have sums of exponentials that float32 holds
-
-Window = tuple[int, int, int, int]
 
 
 class View(NamedTuple):
@@ -33,7 +32,7 @@ class View(NamedTuple):
     upper windows to the lower ones. A window fills the first ceil(height / 4) rows and ceil(width / 4) columns of its
     map; the others are not looked at.
     windows: (top, left, height, width) of each in the picture that the network saw, which they cover as a grid, as
-    `slide_windows` gives them; one window may be the whole picture. size: (height, width) of that picture.
+    `canvases.slide_windows` gives them; one window may be the whole picture. size: (height, width) of that picture.
     mirrored: whether it was mirrored, left to right, before it was cut into windows.
     """
 
@@ -43,18 +42,13 @@ class View(NamedTuple):
     mirrored: bool = False
 
 
-def slide_windows(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[Window]:
-    """(top, left, height, width) of the windows that slide over a picture of a size, all as (height, width).
-
-    The last ones of an axis are moved back so that they end with the picture, and none is larger than the picture; as
-    mmsegmentation has them.
-    """
-    tops, lefts = (
-        [max(min(start, length - part), 0) for start in range(0, max(length - part, 0) + step, step)]
-        for length, part, step in zip(size, crop, stride, strict=True)
-    )
-    height, width = (min(pair) for pair in zip(size, crop, strict=True))
-    return [(top, left, height, width) for top in tops for left in lefts]
+def views_of(logits: np.ndarray, way: Way) -> list[View]:
+    """What the network said of the windows of `arrays_of`: the plain view and the mirrored one, if there is one."""
+    sides = len(logits) // way.places
+    return [
+        View(logits[side * way.places :][: len(way.windows)], list(way.windows), way.size, mirrored=side == 1)
+        for side in range(sides)
+    ]
 
 
 def class_map(views: Sequence[View], size: tuple[int, int]) -> np.ndarray:

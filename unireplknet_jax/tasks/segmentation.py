@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import jax
@@ -20,24 +20,21 @@ from PIL import Image
 from unireplknet_jax.data.classes import Renumbered, places_among
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import mask_sets, mask_transforms, masks
-from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
+from unireplknet_jax.data.pictures.decode import picture_of
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT, UPerNet
 from unireplknet_jax.ops.segmentation import pixel_losses
-from unireplknet_jax.ops.valid import only_valid, valid_mask
 from unireplknet_jax.tasks import mask_drawing, mask_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
-from unireplknet_jax.tasks.labelled import Labelled
-from unireplknet_jax.tasks.mask_assembly import class_map
-from unireplknet_jax.tasks.mask_views import Size, Way, arrays_of, views_of, way_of
-from unireplknet_jax.tasks.options import check_number
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, arrays_of, way_of
+from unireplknet_jax.tasks.mask_assembly import class_map, views_of
 
 _HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
 _OF_CLASSES = ("colours", "values")  # what else than a name each class has
 
 
 @dataclasses.dataclass(frozen=True)
-class Segmentation(Labelled):
+class Segmentation(OnCanvases):
     """Give every pixel of a picture a class.
 
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
@@ -66,29 +63,20 @@ class Segmentation(Labelled):
     distortion: bool = True
     loss_average: str = "all"
     auxiliary_weight: float = AUXILIARY_WEIGHT
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (58.395 / 255, 57.12 / 255, 57.375 / 255)
     mode: str = "whole"
     stride: int = 341
-    scales: tuple[float, ...] = (1.0,)
-    mirror: bool = False
     buckets: tuple[tuple[int, int], ...] = ((512, 704), (704, 512), (512, 1024))
-    white: int = 0
 
     name: ClassVar[str] = "segmentation"
     sample: ClassVar[str] = "street.jpg"
-    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
     hub_task: ClassVar[str] = "image-segmentation"
-    makes_records: ClassVar[bool] = True
     together: ClassVar[int] = 8
     outcomes_of: ClassVar[str] = "pixels"
-    ranked: ClassVar[bool] = False
     augmentations: ClassVar[tuple[str, ...]] = ("flip", "distortion")
     preparation: ClassVar[tuple[str, ...]] = (
         *("scale", "crop", "stride", "mode", "scales", "mirror"),
         *("mean", "std", "white"),
     )
-    unset: ClassVar[str] = "that of the picture"
     units: ClassVar[Mapping[str, str]] = {"miou": "%", "macc": "%", "aacc": "%", "iou": "%", "count": "pictures"}
     numbers: ClassVar[Mapping[str, str]] = {
         "crop": "1 or more",
@@ -103,29 +91,14 @@ class Segmentation(Labelled):
         for name, allowed in (("loss_average", ("all", "valid")), ("mode", ("whole", "slide"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected {' or '.join(map(repr, allowed))}.")
-        if self.scale is not None and not (_whole(self.scale, 2, 1) and self.scale[0] >= self.scale[1]):
-            raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
         if not (len(self.ratio) == 2 and 0 < self.ratio[0] <= self.ratio[1] < math.inf):
             raise ValueError(f"ratio={self.ratio} must be two shares of the scale, 0 < low <= high.")
-        if not self.scales:
-            raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
-        for share in self.scales:
-            check_number("scales", share, "above 0")
-        sides = [side for bucket in self.buckets for side in bucket]
-        fitting = all(side >= 1 and side % mask_transforms.DIVISOR == 0 for side in sides)
-        if not fitting or any(len(bucket) != 2 for bucket in self.buckets):
-            raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {mask_transforms.DIVISOR}.")
         if self.mode == "slide" and self.stride > self.crop:
             raise ValueError(f"stride={self.stride} leaves pixels out between windows of crop={self.crop}.")
-        for name, numbers in (("mean", "a number"), ("std", "above 0")):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
-            for value in getattr(self, name):
-                check_number(name, value, numbers)
         for colour in self.colours:
-            if not _whole(colour, 3, 0, 255):
+            if not are_whole(colour, 3, 0, 255):
                 raise ValueError(f"the colour {colour} must be red, green and blue, whole numbers from 0 to 255.")
-        if not (_whole(self.values, len(self.values), 0) and len({*self.values}) == len(self.values)):
+        if not (are_whole(self.values, len(self.values), 0) and len({*self.values}) == len(self.values)):
             raise ValueError(f"values={self.values} must be whole numbers of 0 and above, each for one class.")
         for name in _OF_CLASSES:
             values = getattr(self, name)
@@ -154,17 +127,9 @@ class Segmentation(Labelled):
             size = (self.crop, self.crop)
             inputs = {"image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8), "size": _sizes_shape()}
             return (Spec(inputs, {"label_map": jax.ShapeDtypeStruct(size, jnp.int16)}),)
-        found = []
-        for bucket in self.buckets or ((self.crop, self.crop),):
-            inputs = {}
-            for i, way in enumerate(self._ways(bucket, bucket)):
-                count = way.places * (1 + self.mirror)
-                inputs[f"image_{i}"] = jax.ShapeDtypeStruct((count, *way.canvas, 3), jnp.uint8)
-                inputs[f"size_{i}"] = _sizes_shape(count)
-            found.append(Spec(inputs, {}))
-        return tuple(found)
+        return tuple(self.spec_of(bucket) for bucket in self.buckets or ((self.crop, self.crop),))
 
-    def _ways(self, canvas: Size, original: Size) -> list[Way]:
+    def ways(self, canvas: Size, original: Size) -> list[Way]:
         """How a picture of (h, w) is seen at each scale, in arrays for a canvas."""
         crop = self.crop if self.mode == "slide" else None
         return [
@@ -172,9 +137,9 @@ class Segmentation(Labelled):
             for ratio in self.scales
         ]
 
-    def _ways_of(self, original: Size) -> list[Way]:
+    def ways_of(self, original: Size) -> list[Way]:
         size = mask_transforms.network_size(*original, self.scale)
-        return self._ways(mask_transforms.canvas_of(size, self.buckets), original)
+        return self.ways(mask_transforms.canvas_of(size, self.buckets), original)
 
     # ---- host
 
@@ -193,11 +158,6 @@ class Segmentation(Labelled):
         )
         return dataclasses.replace(fitted, colours=colours, values=values)
 
-    def shape_keys(self, split: Split) -> Sequence[Hashable]:
-        return [
-            tuple((way.canvas, way.places) for way in self._ways_of(size)) for size in mask_sets.sizes_of(split.source)
-        ]
-
     def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return _train_transform(self)(example, rng)
 
@@ -212,7 +172,7 @@ class Segmentation(Labelled):
 
     def _seen(self, picture: np.ndarray) -> dict[str, Any]:
         """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
-        ways = self._ways_of(picture.shape[:2])
+        ways = self.ways_of(picture.shape[:2])
         found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
         for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
             seen = mask_transforms.prepared(picture, self.scale, ratio)
@@ -220,19 +180,6 @@ class Segmentation(Labelled):
         return found
 
     # ---- device
-
-    def normalized(self, pixels: jax.Array, sizes: jax.Array) -> jax.Array:
-        """(n, h, w, 3) uint8 -> float32, 0 beyond the sizes (n, 2)."""
-        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
-        return only_valid((pixels.astype(jnp.float32) / 255 - mean) / std, valid_mask(sizes, pixels.shape[1:3]))
-
-    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
-        """The windows of the first scale, (n k, h, w, 3)."""
-        return (self._windows(batch, 0)[0],)
-
-    def _windows(self, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array]:
-        pixels, sizes = (_merged(batch[f"{name}_{scale}"]) for name in ("image", "size"))
-        return self.normalized(pixels, sizes), sizes
 
     def training_shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         return (jax.ShapeDtypeStruct((1, self.crop, self.crop, 3), jnp.float32),)
@@ -251,26 +198,14 @@ class Segmentation(Labelled):
         rows = jnp.float32(len(pixels))
         return total, {"batch_stats": batch_stats, "scalars": {"loss": (total * rows, rows)} | scalars}
 
-    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
-        del rng
-        return batch["image"].astype(jnp.float32) / 255
-
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """{"logits_i": (n, k, h / 4, w / 4, classes)} of the windows of every scale i."""
         found = {}
         for i in range(len(self.scales)):
-            pixels, sizes = self._windows(inputs, i)
+            pixels, sizes = self.windows(inputs, i)
             logits = apply(variables, pixels, sizes=sizes)
             found[f"logits_{i}"] = logits.reshape(*inputs[f"size_{i}"].shape[:2], *logits.shape[1:])
         return found
-
-    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
-        raise ValueError(
-            "the network of the task segmentation describes pixels, not pictures: embed with its backbone."
-        )
-
-    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
-        return {"count": jnp.sum(batch["mask"])}
 
     # ---- host, afterwards
 
@@ -287,13 +222,10 @@ class Segmentation(Labelled):
         numbers, counts = np.unique(found, return_counts=True)
         order = np.argsort(-counts, kind="stable")
         classes = [
-            {"index": int(i), "label": self._label(int(i)), "pixels": int(n), "share": float(n / found.size)}
+            {"index": int(i), "label": self.label(int(i)), "pixels": int(n), "share": float(n / found.size)}
             for i, n in zip(numbers[order], counts[order], strict=True)
         ]
         return {"id": example["id"], "size": list(found.shape), "classes": classes, "class_map": found}
-
-    def _label(self, index: int) -> str:
-        return self.labels[index] if self.labels else f"class {index}"
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         ranks = range(2, min(top, self.classes) + 1)
@@ -328,18 +260,8 @@ class Segmentation(Labelled):
         return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
 
 
-def _whole(values: tuple[Any, ...], count: int, low: int, high: float = math.inf) -> bool:
-    """Whether these are so many whole numbers from low to high."""
-    return len(values) == count and all(isinstance(value, int) and low <= value <= high for value in values)
-
-
 def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*leading, 2), jnp.int32)
-
-
-def _merged(x: jax.Array) -> jax.Array:
-    """(n, k, ...) -> (n k, ...)."""
-    return x.reshape(-1, *x.shape[2:])
 
 
 @functools.lru_cache(maxsize=4)

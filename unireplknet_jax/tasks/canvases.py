@@ -1,0 +1,189 @@
+"""Tasks on pictures of any size: each lies in the upper left of one of a few canvases, for each of which a program is
+compiled.
+
+A picture is seen at several scales, whole or in windows, mirrored or not. Original: the test pipelines of
+mmsegmentation 0.27, `slide_inference` and `aug_test`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unireplknet_jax.data.pictures.decode import SUFFIXES
+from unireplknet_jax.data.pictures.mask_sets import sizes_of
+from unireplknet_jax.data.pictures.mask_transforms import DIVISOR
+from unireplknet_jax.ops.valid import only_valid, valid_mask
+from unireplknet_jax.tasks.base import Apply, Batch, Spec, Split
+from unireplknet_jax.tasks.labelled import Labelled
+from unireplknet_jax.tasks.options import check_number
+
+Size = tuple[int, int]
+Window = tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnCanvases(Labelled):
+    """A task whose records are of whole pictures, which its network sees in canvases.
+
+    scale: pictures are resized to fit into (long side, short side), keeping their shape; None: they keep their size.
+    scales: shares of `scale` at which a picture is seen in an evaluation, and `mirror`, mirrored as well.
+    buckets: (rows, columns) of the canvases that pictures lie in, for each of which a program is compiled; a picture
+        that fits into none has one of its own.
+    white: of pictures deeper than 8 bits, the value that becomes 255; 0: what their files say.
+    Derived classes give `ways` in place of the shapes of an evaluation.
+    """
+
+    scale: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    mirror: bool = False
+    buckets: tuple[tuple[int, int], ...] = ()
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+    white: int = 0
+
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    makes_records: ClassVar[bool] = True
+    ranked: ClassVar[bool] = False
+    unset: ClassVar[str] = "that of the picture"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale is not None and not (are_whole(self.scale, 2, 1) and self.scale[0] >= self.scale[1]):
+            raise ValueError(f"scale={self.scale} must be (long side, short side) in pixels, or None.")
+        if not self.scales:
+            raise ValueError(f"scales={self.scales} must be one or more shares of the scale, each above 0.")
+        for share in self.scales:
+            check_number("scales", share, "above 0")
+        sides = [side for bucket in self.buckets for side in bucket]
+        fitting = all(side >= 1 and side % DIVISOR == 0 for side in sides)
+        if not fitting or any(len(bucket) != 2 for bucket in self.buckets):
+            raise ValueError(f"buckets={self.buckets} must be (rows, columns), multiples of {DIVISOR}.")
+        for name, numbers in (("mean", "a number"), ("std", "above 0")):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name}={getattr(self, name)} needs one value for each of 3 channels.")
+            for value in getattr(self, name):
+                check_number(name, value, numbers)
+
+    # ---- shapes
+
+    def ways(self, canvas: Size, original: Size) -> list[Way]:
+        """How a picture of (h, w) is seen at each scale, in arrays for a canvas."""
+        raise NotImplementedError
+
+    def ways_of(self, original: Size) -> list[Way]:
+        """How a picture of (h, w) is seen at each scale, in arrays for the canvas that holds it."""
+        raise NotImplementedError
+
+    def spec_of(self, canvas: Size) -> Spec:
+        """The shapes of an evaluation's example in a canvas: "image_i" and "size_i" of the windows of each scale i."""
+        inputs = {}
+        for i, way in enumerate(self.ways(canvas, canvas)):
+            count = way.places * (1 + self.mirror)
+            inputs[f"image_{i}"] = jax.ShapeDtypeStruct((count, *way.canvas, 3), jnp.uint8)
+            inputs[f"size_{i}"] = jax.ShapeDtypeStruct((count, 2), jnp.int32)
+        return Spec(inputs, {})
+
+    def shape_keys(self, split: Split) -> Sequence[Hashable]:
+        return [tuple((way.canvas, way.places) for way in self.ways_of(size)) for size in sizes_of(split.source)]
+
+    # ---- device
+
+    def normalized(self, pixels: jax.Array, sizes: jax.Array) -> jax.Array:
+        """(n, h, w, 3) uint8 -> float32, 0 beyond the sizes (n, 2)."""
+        mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
+        return only_valid((pixels.astype(jnp.float32) / 255 - mean) / std, valid_mask(sizes, pixels.shape[1:3]))
+
+    def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
+        """The windows of the first scale, (n k, h, w, 3)."""
+        return (self.windows(batch, 0)[0],)
+
+    def windows(self, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array]:
+        """The windows of a scale, normalized, (n k, h, w, 3), and their sizes (n k, 2)."""
+        pixels, sizes = (batch[f"{name}_{scale}"] for name in ("image", "size"))
+        pixels, sizes = (each.reshape(-1, *each.shape[2:]) for each in (pixels, sizes))
+        return self.normalized(pixels, sizes), sizes
+
+    def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
+        del rng
+        return batch["image"].astype(jnp.float32) / 255
+
+    def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
+        raise ValueError(
+            f"the network of the task {self.name} describes parts of a picture, not the whole: embed with its backbone."
+        )
+
+    def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:
+        return {"count": jnp.sum(batch["mask"])}
+
+    # ---- host, afterwards
+
+    def label(self, index: int) -> str:
+        """The name of a class, or what stands for one."""
+        return self.labels[index] if self.labels else f"class {index}"
+
+
+def are_whole(values: tuple[Any, ...], count: int, low: int, high: float = math.inf) -> bool:
+    """Whether these are so many whole numbers from low to high."""
+    return len(values) == count and all(isinstance(value, int) and low <= value <= high for value in values)
+
+
+class Way(NamedTuple):
+    """One scale at which a picture is seen.
+
+    size: of the picture as the network sees it; windows: of it, all or several; canvas: the size of each of their
+    arrays, and `places`, how many arrays there are, of which windows fill the first.
+    """
+
+    size: Size
+    windows: tuple[Window, ...]
+    canvas: Size
+    places: int
+
+
+def way_of(canvas: Size, size: Size, ratio: float, crop: int | None, stride: int) -> Way:
+    """How a picture is seen at one scale. canvas: of the scale 1; size: at this scale; crop: None for all of it."""
+    canvas = (_enlarged(canvas[0], ratio), _enlarged(canvas[1], ratio))
+    if crop is None:
+        return Way(size, ((0, 0, *size),), canvas, 1)
+    windows, most = (slide_windows(area, (crop, crop), (stride, stride)) for area in (size, canvas))
+    return Way(size, tuple(windows), (crop, crop), len(most))
+
+
+def _enlarged(length: int, ratio: float) -> int:
+    return math.ceil(math.ceil(length * ratio) / DIVISOR) * DIVISOR
+
+
+def arrays_of(picture: np.ndarray, way: Way, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(windows (k, h, w, 3) uint8 of a picture of the way's size, their sizes (k, 2) int32), the mirrored ones behind.
+
+    Windows that are not there have the size (1, 1), as nothing can be computed of none.
+    """
+    sides = [picture, np.ascontiguousarray(picture[:, ::-1])] if mirror else [picture]
+    images = np.zeros((len(sides) * way.places, *way.canvas, picture.shape[-1]), np.uint8)
+    sizes = np.ones((len(images), 2), np.int32)
+    for side, turned in enumerate(sides):
+        for number, (top, left, height, width) in enumerate(way.windows):
+            images[side * way.places + number, :height, :width] = turned[top : top + height, left : left + width]
+            sizes[side * way.places + number] = height, width
+    return images, sizes
+
+
+def slide_windows(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[Window]:
+    """(top, left, height, width) of the windows that slide over a picture of a size, all as (height, width).
+
+    The last ones of an axis are moved back so that they end with the picture, and none is larger than the picture; as
+    mmsegmentation has them.
+    """
+    tops, lefts = (
+        [max(min(start, length - part), 0) for start in range(0, max(length - part, 0) + step, step)]
+        for length, part, step in zip(size, crop, stride, strict=True)
+    )
+    height, width = (min(pair) for pair in zip(size, crop, strict=True))
+    return [(top, left, height, width) for top in tops for left in lefts]

@@ -86,19 +86,20 @@ class CascadeRCNN(nn.Module):
         nothing, "sources" (n, k), which of the proposals each box came from, and with masks "masks" (n, k, 28, 28), the
         probabilities inside the box.
         sizes: (n, 2), the rows and columns of each picture, which lies in the upper left of x: it gives what it gives
-        alone, padded to multiples of 32, whatever the rest of x holds. None: all of x.
+        alone, padded to multiples of 32, whatever the rest of x holds. (In training the original pads both pictures of
+        a GPU to the size of the larger one.) None: all of x.
         """
         maps, sizes = self.pyramid(x, train, sizes)
         if self.is_initializing():
             return self._initialized(maps)
-        return self.detect(maps, sizes)
+        return self.detect(maps, sizes, train)
 
-    def detect(self, maps: Sequence[jax.Array], sizes: jax.Array) -> dict[str, jax.Array]:
+    def detect(self, maps: Sequence[jax.Array], sizes: jax.Array, train: bool = False) -> dict[str, jax.Array]:
         """What `__call__` gives, of what `pyramid` gives."""
         scored = self.rpn_head(maps, frames(sizes))
         proposals = self.proposals(scored, maps, sizes, self.test_proposals)
         regions = bordered(maps[: len(REGION_STRIDES)], sizes)
-        logits, deltas, rois = self.stages(regions, proposals, sizes)
+        logits, deltas, rois = self.stages(regions, proposals, sizes, train)
         found = self.final(logits, deltas[-1], rois[-1], proposals.valid, sizes)
         if self.masks:
             found["masks"] = self.mask_probabilities(regions, found["boxes"], found["labels"])
@@ -144,12 +145,12 @@ class CascadeRCNN(nn.Module):
         )
 
     def stages(
-        self, maps: Sequence[jax.Array], proposals: Proposals, sizes: jax.Array
+        self, maps: Sequence[jax.Array], proposals: Proposals, sizes: jax.Array, train: bool = False
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """(logits (n, r, classes + 1), deltas (n, r, classes, 4) and boxes that came in, (n, r, 4), of every stage)."""
         all_logits, all_deltas, rois = [], [], [proposals.boxes]
         for stage, head in enumerate(self.bbox_head):
-            logits, deltas = head(self.features_of(maps, rois[-1], BOX_BINS), valid=proposals.valid)
+            logits, deltas = head(self.features_of(maps, rois[-1], BOX_BINS), train, proposals.valid)
             all_logits.append(logits)
             all_deltas.append(deltas)
             if stage < STAGES - 1:

@@ -145,6 +145,13 @@ def test_what_is_found_in_a_crowd_is_not_wrong():
     assert metrics(records, ["x"], False)["box_ap"] < 60
 
 
+def test_the_order_of_the_records_plays_no_part():
+    """Of detections with one score those of the picture with the smaller id come first."""
+    wrong, right = one([said((0.0, 0.0, 5.0, 5.0))]) | {"id": 10}, one([said()]) | {"id": 9}
+    for records in ([wrong, right], [right, wrong]):
+        assert metrics(records, ["x"], False)["box_ap"] == pytest.approx(100 * 51 / 101, rel=1e-12)
+
+
 def test_there_may_be_more_detections_than_a_hundred_in_a_picture():
     boxes = [[float(x), float(y), x + 4.0, y + 4.0] for x in range(0, 60, 5) for y in range(0, 60, 5)]
     record = one([said(box, 1 - i / 1000) for i, box in enumerate(boxes)])

@@ -176,9 +176,9 @@ def test_the_truth_of_an_example():
     mask[1:3, 2:5] = True
     example = {
         "image": np.zeros((6, 4, 3), np.uint8),
-        "boxes": np.array([[1, 2, 3, 5], [0, 0, 1, 1]], np.float32),
+        "unrounded": np.array([[1, 2, 3, 5], [0, 0, 1, 1 + 1e-9]]),
         "labels": np.array([3, 1], np.int32),
-        "areas": np.array([6, 1], np.float32),
+        "areas": np.array([6, 1]),
         "crowd": np.array([True, False]),
         "masks": [mask, None],
         "orientation": 6,
@@ -187,7 +187,7 @@ def test_the_truth_of_an_example():
     assert json.loads(json.dumps(first)) == first
     np.testing.assert_array_equal(bitmap(first.pop("mask"), (6, 4)), np.rot90(mask, -1))
     assert first == {"label": 3, "box": [1, 2, 3, 5], "area": 6, "crowd": True}
-    assert second == {"label": 1, "box": [0, 0, 1, 1], "area": 1, "crowd": False, "mask": None}
+    assert second == {"label": 1, "box": [0, 0, 1, 1 + 1e-9], "area": 1, "crowd": False, "mask": None}
     assert "mask" not in truth_of(example | {"masks": None})[0]
 
 

@@ -145,6 +145,13 @@ def test_what_is_found_in_a_crowd_is_not_wrong():
     assert metrics(records, ["x"], False)["box_ap"] < 60
 
 
+def test_the_order_of_the_records_plays_no_part():
+    """Of detections with one score those of the picture with the smaller id come first."""
+    wrong, right = one([said((0.0, 0.0, 5.0, 5.0))]) | {"id": 10}, one([said()]) | {"id": 9}
+    for records in ([wrong, right], [right, wrong]):
+        assert metrics(records, ["x"], False)["box_ap"] == pytest.approx(100 * 51 / 101, rel=1e-12)
+
+
 def test_there_may_be_more_detections_than_a_hundred_in_a_picture():
     boxes = [[float(x), float(y), x + 4.0, y + 4.0] for x in range(0, 60, 5) for y in range(0, 60, 5)]
     record = one([said(box, 1 - i / 1000) for i, box in enumerate(boxes)])
@@ -169,9 +176,9 @@ def test_the_truth_of_an_example():
     mask[1:3, 2:5] = True
     example = {
         "image": np.zeros((6, 4, 3), np.uint8),
-        "boxes": np.array([[1, 2, 3, 5], [0, 0, 1, 1]], np.float32),
+        "unrounded": np.array([[1, 2, 3, 5], [0, 0, 1, 1 + 1e-9]]),
         "labels": np.array([3, 1], np.int32),
-        "areas": np.array([6, 1], np.float32),
+        "areas": np.array([6, 1]),
         "crowd": np.array([True, False]),
         "masks": [mask, None],
         "orientation": 6,
@@ -180,7 +187,7 @@ def test_the_truth_of_an_example():
     assert json.loads(json.dumps(first)) == first
     np.testing.assert_array_equal(bitmap(first.pop("mask"), (6, 4)), np.rot90(mask, -1))
     assert first == {"label": 3, "box": [1, 2, 3, 5], "area": 6, "crowd": True}
-    assert second == {"label": 1, "box": [0, 0, 1, 1], "area": 1, "crowd": False, "mask": None}
+    assert second == {"label": 1, "box": [0, 0, 1, 1 + 1e-9], "area": 1, "crowd": False, "mask": None}
     assert "mask" not in truth_of(example | {"masks": None})[0]
 
 

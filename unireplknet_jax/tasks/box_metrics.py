@@ -37,10 +37,10 @@ def truth_of(example: Mapping[str, Any]) -> list[Row]:
     Raises ValueError for a broken mask, and ImportError where masks need pycocotools and it is missing.
     """
     rows = []
-    masks = example["masks"] or [None] * len(example["boxes"])
+    masks = example["masks"] or [None] * len(example["unrounded"])
     size = example["image"].shape[:2]
     for box, label, area, crowd, mask in zip(
-        *(example[name].tolist() for name in ("boxes", "labels", "areas", "crowd")), masks, strict=True
+        *(example[name].tolist() for name in ("unrounded", "labels", "areas", "crowd")), masks, strict=True
     ):
         row = {"label": label, "box": box, "area": area, "crowd": crowd}
         if example["masks"]:

@@ -41,6 +41,11 @@ def test_a_sound_set_has_nothing_odd_but_its_empty_picture(tmp_path):
         ({"area": 0}, "objects with no area, which are not trained on", ""),
         ({"bbox": [30, 20, 30, 20], "category_id": 1}, "objects that are there twice", ""),
         ({"segmentation": [corners((30, 20, 40, 30))]}, "masks that do not fit their boxes", ""),
+        (
+            {"segmentation": [corners((55, 4, 75, 24))], "bbox": [55, 4, 20, 20]},
+            "boxes that reach out of their picture and are cut",
+            "",
+        ),
         ({"segmentation": [corners((70, 4, 80, 24))]}, "masks without a pixel in their picture", ""),
         ({"segmentation": []}, "objects without a mask, in data that have masks", ""),
         ({"segmentation": [[1, 2, 3, 4]]}, "masks with polygons of fewer than three corners, which are left out", ""),
@@ -50,9 +55,8 @@ def test_a_sound_set_has_nothing_odd_but_its_empty_picture(tmp_path):
 def test_what_is_odd_about_an_object_is_said(change, what, where, tmp_path):
     document = coco(polygons=True)
     first = document["annotations"][0]
-    first.update({"segmentation": []} if "bbox" in change else {})
     first.update(change)
-    if "bbox" in change:  # so that no mask is odd
+    if "bbox" in change and "segmentation" not in change:  # so that no mask is odd
         for entry in document["annotations"]:
             entry["segmentation"] = []
     found = report(tmp_path, document)

@@ -30,6 +30,7 @@ def opened(folder, name, split="train", **options):
         ("cat 0.5 0.5 0.2 0.2", "expected lines of a class number"),
         ("2 0.5 0.5 0.2 0.2", "has the class 2; there are names of the classes 0 to 1"),
         ("0.5 0.5 0.5 0.2 0.2", "has the class 0.5; there are names of the classes 0 to 1"),
+        ("inf 0.5 0.5 0.2 0.2", "has the class inf; there are names of the classes 0 to 1"),
         ("0 30 20 20 20", "expected shares of the picture, from 0 to 1, not pixels"),
         ("0 0.5 0.5 nan 0.2", "expected shares of the picture"),
     ],

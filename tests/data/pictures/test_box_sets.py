@@ -49,7 +49,7 @@ def test_every_form_of_annotations_gives_the_same_objects(form, name, tmp_path):
         assert example["crowd"].tolist() == [False] * len(own)
         np.testing.assert_allclose(example["areas"], [(b[2] - b[0]) * (b[3] - b[1]) for _, b in own], rtol=1e-5)
         assert example["masks"] is None
-        assert [example[key].dtype for key in ("boxes", "labels", "areas")] == [np.float32, np.int32, np.float32]
+        assert [example[key].dtype for key in ("boxes", "labels", "areas")] == [np.float32, np.int32, np.float64]
     assert source.sizes() == [*SIZES.values()]
     assert [*source.numbers] == ([10, 11, 12] if form == "coco" else NAMES)
 
@@ -158,6 +158,7 @@ def test_what_training_leaves_out(tmp_path):
         {"bbox": [10, 4, -5, 9]},
         {"bbox": [10, -9, 9, 9]},
     ]
+    first["bbox"] = [1.3, 4, 1, 9]  # 2.3 - 1.3 is below 1
     document["annotations"] = [first | {"id": 1 + i} | change for i, change in enumerate([{}, *wrong])]
     example = opened(write_coco(tmp_path, document=document))[0]
     assert example["trained"].tolist() == [True] + [False] * len(wrong)
@@ -228,9 +229,14 @@ def test_a_thousand_objects_in_a_picture(tmp_path):
         (lambda d: d["images"].append(d["images"][0]), "has the picture id 10 more than once"),
         (lambda d: d["images"].append(d["images"][0] | {"id": 7}), "has the picture 2.jpg more than once"),
         (lambda d: d["images"].append({"id": 7}), 'expected {"id": ..., "file_name": ...}'),
+        (lambda d: d["images"][0].update(width=float("inf"), file_name="gone.jpg"), "gone.jpg is not there, though"),
         (lambda d: d["images"][0].update(file_name="gone.jpg"), "gone.jpg is not there, though"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 of .* has the box"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected \\[left, top, width, height\\]"),
+        (
+            lambda d: d["annotations"][0].update(bbox=[1e9, 2, 3, 4]),
+            "has a box at 1e+09, 2, 1e+09, 6 of 2.jpg; expected",
+        ),
         (lambda d: d["annotations"][0].pop("image_id"), "expected image_id and category_id in it"),
     ],
 )

@@ -14,8 +14,9 @@ from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.files import Names, natural_key
 from unireplknet_jax.data.pictures.instance_masks import LEAST_NUMBERS, polygon_area
 
+MOST_PIXELS = 10**6  # of a side of a picture, and that a box may lie away from its origin
 LEAST_SIDE = 32  # pixels of a picture in training
-_LEAST_BOX = 1  # pixels of a side of a box in training
+_LEAST_BOX = 1 - 1e-9  # pixels of a side of a box in training, less what a difference of its corners loses
 
 
 @dataclasses.dataclass

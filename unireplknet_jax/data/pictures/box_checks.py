@@ -116,7 +116,8 @@ def _odd_masks(source: BoxFiles, name: str, example: Mapping[str, Any]) -> Itera
         else:
             height, width = piece.bitmap.shape
             own = np.array([piece.left, piece.top, piece.left + width, piece.top + height])
-            if np.abs(own - np.clip(example["boxes"][number], 0, None)).max() > _BESIDE + 0.1 * max(height, width):
+            inside = np.clip(example["boxes"][number], 0, example["image"].shape[1::-1] * 2)
+            if np.abs(own - inside).max() > _BESIDE + 0.1 * max(height, width):
                 yield "masks that do not fit their boxes", where
 
 

@@ -19,7 +19,14 @@ from unireplknet_jax.data.broken import Selected
 from unireplknet_jax.data.classes import Renumbered
 from unireplknet_jax.data.files import ListedFiles, Names, contents_of
 from unireplknet_jax.data.pictures import instance_masks
-from unireplknet_jax.data.pictures.box_annotations import LEAST_SIDE, Annotations, Store, check_once, trained
+from unireplknet_jax.data.pictures.box_annotations import (
+    LEAST_SIDE,
+    MOST_PIXELS,
+    Annotations,
+    Store,
+    check_once,
+    trained,
+)
 from unireplknet_jax.data.pictures.box_files import class_list, given, only
 from unireplknet_jax.data.pictures.decode import read_image, stored_size, upright_size
 
@@ -46,9 +53,10 @@ def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> BoxFiles
     and only these are used, in that order; "train_split" says where classes are looked for that no list names.
 
     Example i is {"image": (h, w, 3) uint8, "boxes": (k, 4) float32, x1, y1, x2, y2 in pixels, "labels": (k,) int32,
-    "crowd", "trained": (k,) bool, "areas": (k,) float32, "masks": a list of what `instance_masks` reads, None where the
-    data have boxes alone, "path", "id"}. Of a picture that lies on its side on the disk, while its annotations are
-    those of the file as it is stored, boxes are turned with it, and "orientation" says how masks are to be.
+    "crowd", "trained": (k,) bool, "masks": a list of what `instance_masks` reads, None where the data have boxes alone,
+    "path", "id"}; besides, for COCO's metrics, "areas": (k,) float64 and "unrounded": the boxes as (k, 4) float64.
+    Of a picture that lies on its side on the disk, while its annotations are those of the file as it is stored, boxes
+    are turned with it, and "orientation" says how masks are to be.
     Where a file is broken, or a picture has another size than its annotations say, the example is {"path", "id",
     "broken": the sentence that says why}: `whole` raises that.
 
@@ -88,6 +96,13 @@ def source_of(annotations: Annotations, white: int = 0) -> BoxFiles:
     if missing:
         more = f" (nor are {len(missing) - 1:,} others)" if len(missing) > 1 else ""
         raise ValueError(f"{missing[0]} is not there, though {origin} has it{more}; data.pictures names the folder")
+    for picture in pictures:
+        for thing in picture.things:
+            if not all(abs(value) <= MOST_PIXELS for value in thing.box):
+                box = ", ".join(f"{value:g}" for value in thing.box)
+                raise ValueError(
+                    f"{origin} has a box at {box} of {picture.name}; expected pixels, up to {MOST_PIXELS:,}"
+                )
     numbers = [picture.name if picture.number is None else picture.number for picture in pictures]
     odd = {what: tuple(where) for what, where in annotations.odd.items()}
     return BoxFiles(
@@ -150,10 +165,11 @@ class BoxFiles:
             boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=-1)
         found = {
             "boxes": boxes.astype(np.float32),
+            "unrounded": boxes,
             "labels": store.labels[span],
             "crowd": store.crowd[span],
             "trained": trained(boxes, areas, store.crowd[span], store.ignored[span], size),
-            "areas": areas.astype(np.float32),
+            "areas": areas,
             "masks": masks,
         }
         return found if orientation == 1 else found | {"orientation": orientation}

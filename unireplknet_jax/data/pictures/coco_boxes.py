@@ -19,6 +19,7 @@ from typing import Any
 from unireplknet_jax.data.base import first_line, listed
 from unireplknet_jax.data.files import misplaced, read_file
 from unireplknet_jax.data.pictures.box_annotations import (
+    MOST_PIXELS,
     Annotated,
     Annotations,
     Thing,
@@ -127,7 +128,7 @@ def _picture(place: Path, entry: Any) -> Annotated:
     if not (isinstance(entry, Mapping) and isinstance(entry.get("id"), int | str) and entry.get("file_name")):
         raise ValueError(f'{place} has the picture {str(entry)[:60]}; expected {{"id": ..., "file_name": ...}}')
     sides = entry.get("height"), entry.get("width")
-    known = all(isinstance(side, int | float) and side > 0 for side in sides)
+    known = all(isinstance(side, int | float) and 0 < side <= MOST_PIXELS for side in sides)
     size = (int(sides[0]), int(sides[1])) if known else (0, 0)
     return Annotated(os.path.normpath(str(entry["file_name"])), [], size, entry["id"])
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from unireplknet_jax.data.base import first_line
 from unireplknet_jax.data.files import misplaced, read_file
-from unireplknet_jax.data.pictures.box_annotations import Annotated, Annotations, Thing, box_around
+from unireplknet_jax.data.pictures.box_annotations import MOST_PIXELS, Annotated, Annotations, Thing, box_around
 from unireplknet_jax.data.pictures.box_files import (
     below,
     first_there,
@@ -98,7 +98,9 @@ def _split(root: Path, split: str, data: Mapping[str, Any]) -> tuple[Annotations
         if picture is None:
             raise ValueError(f"{place / name} has no picture; expected {folder / (stem + '.jpg')}")
         sides = document.get("imageHeight"), document.get("imageWidth")
-        size = (sides[0], sides[1]) if all(isinstance(side, int) and side > 0 for side in sides) else (0, 0)
+        size = (
+            (sides[0], sides[1]) if all(isinstance(side, int) and 0 < side <= MOST_PIXELS for side in sides) else (0, 0)
+        )
         things = _things(found, place / name, document, size)
         found.pictures.append(Annotated(picture, [thing for _, thing in things], size))
         labels += [label for label, _ in things]

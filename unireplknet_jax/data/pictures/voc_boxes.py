@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 from unireplknet_jax.data.base import first_line
 from unireplknet_jax.data.files import misplaced, natural_key, read_file
-from unireplknet_jax.data.pictures.box_annotations import Annotated, Annotations, Thing
+from unireplknet_jax.data.pictures.box_annotations import MOST_PIXELS, Annotated, Annotations, Thing
 from unireplknet_jax.data.pictures.box_files import (
     below,
     first_there,
@@ -153,7 +153,9 @@ def _picture(path: Path, pictures: Mapping[str, str], stem: str, folder: Path) -
             raise ValueError(f"{path} has an <object> {label!r} without its <bndbox> in numbers; expected {_EXPECTED}")
         things.append(Thing((box[0], box[1], box[2], box[3]), 0, crowd=_whole(entry.findtext("difficult")) == 1))
         names.append(label)
-    return Annotated(name, things, (size[0], size[1]) if all(size) else (0, 0)), names
+    return Annotated(
+        name, things, (size[0], size[1]) if all(0 < side <= MOST_PIXELS for side in size) else (0, 0)
+    ), names
 
 
 def _is_fraction(value: float) -> bool:

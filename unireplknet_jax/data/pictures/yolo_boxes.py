@@ -155,7 +155,7 @@ def _things(path: Path, labels: Sequence[str]) -> list[Thing]:
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             what = "; the fifth is no score that could be read" if len(values) == 5 else ""
             raise ValueError(f"{where} is {line[:60]!r}; expected {_EXPECTED}{what}")
-        if label != int(label) or not 0 <= label < len(labels):
+        if not (0 <= label < len(labels) and label == int(label)):
             raise ValueError(f"{where} has the class {cells[0]}; there are names of the classes 0 to {len(labels) - 1}")
         if not all(math.isfinite(value) and -_BEYOND <= value <= 1 + _BEYOND for value in values):
             raise ValueError(f"{where} is {line[:60]!r}; expected shares of the picture, from 0 to 1, not pixels")

@@ -29,7 +29,9 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
 
     if x.dtype.itemsize > 2:
         return made(x, kernel, "")
-    return by_platform(x, kernel, default=lambda *arrays: made(*arrays, ""), cuda=lambda *arrays: made(*arrays, "gpu"))
+    return by_platform(
+        x, kernel, default=functools.partial(made, platform=""), cuda=functools.partial(made, platform="gpu")
+    )
 
 
 def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int, tile: int = _TILE) -> jax.Array:
@@ -42,7 +44,7 @@ def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int, tile: int
 
 
 def prepare_for(kernel: jax.Array, map_size: Sequence[int], dilation: int, platform: str) -> jax.Array:
-    """`prepare` as the product of a platform takes it: on a GPU in 2-byte numbers (c, its rows, its columns), padded."""
+    """`prepare` as the product of a platform takes it: for 2-byte numbers on a GPU (c, rows, columns), padded."""
     if platform != "gpu" or kernel.dtype.itemsize > 2:
         return prepare(kernel, map_size, dilation)
     return _padded(_flat(prepare(kernel, map_size, dilation, _CUDA_TILE)), _CUBLAS)
@@ -62,13 +64,11 @@ def _padded(matrix: jax.Array, multiple: int) -> jax.Array:
 
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
     """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `prepare_for` gives."""
+    form = functools.partial(_of_platform, kernel_shape=kernel_shape, dilation=dilation)
     if x.dtype.itemsize > 2:
-        return _of_platform(x, matrix, kernel_shape, dilation, "")
+        return form(x, matrix, platform="")
     return by_platform(
-        x,
-        matrix,
-        default=lambda *arrays: _of_platform(*arrays, kernel_shape, dilation, ""),
-        cuda=lambda *arrays: _of_platform(*arrays, kernel_shape, dilation, "gpu"),
+        x, matrix, default=functools.partial(form, platform=""), cuda=functools.partial(form, platform="gpu")
     )
 
 

@@ -151,12 +151,14 @@ def h100():
 
 
 def block_rows(h100, n, side, c, deploy, kernel_size):
-    """{class: row} of a block, merged or forward and backward, and the bytes of its map."""
+    """{class: row} of a block, merged and prepared, or forward and backward, and the bytes of its map."""
     block, x = (
         UniRepLKNetBlock(kernel_size, deploy=deploy, dtype=jnp.bfloat16),
         jnp.zeros((n, side, side, c), jnp.bfloat16),
     )
     variables = jax.eval_shape(block.init, jax.random.key(0), x)
+    if deploy:
+        variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), variables)
 
     def both_passes(variables, x, g):
         y, pullback = jax.vjp(
@@ -171,10 +173,12 @@ def block_rows(h100, n, side, c, deploy, kernel_size):
 @pytest.mark.parametrize(
     ("side", "c", "deploy", "kernel_size", "maps"),
     [
-        # convolution and SE's sum 2, product 5, GELU and its sum 8, product 6; kernels, 1, take SE's and GRN's factors
-        (32, 64, True, 3, 22.5),
-        (32, 64, True, 0, 25),  # SE 3 and a copy 2 in place of the convolution; the second product's kernel alone
-        (8, 128, True, 0, 30),  # SE 3, product 5, sum 4, GELU and factor 8, product 6, a copy 2, and the kernels
+        # convolution 2, SE's sum 1, product 5, GELU and its sum 8, product 6, a copy 2; kernels, 1, take both factors
+        (32, 64, True, 3, 25.5),
+        # convolution and SE's sum 2, scale 2, product 5, sum 4, GELU and factor 8, product 6, a copy 2, and the kernels
+        (8, 128, True, 3, 30.25),
+        (32, 64, True, 0, 25),  # SE 3 in place of all that is in front of the product, which takes GRN's factor alone
+        (8, 128, True, 0, 30),
         (32, 64, False, 0, 82),  # products 42, GELU and GRN 32, SE 7 and the batch norm 7, less what is fused
     ],
 )

@@ -150,10 +150,15 @@ def h100():
     return gpu_cost.open_gpu("h100")
 
 
-def block_rows(h100, n, side, c, deploy):
-    """{class: row} of a block without a depthwise convolution, merged or forward and backward, and bytes of its map."""
-    block, x = UniRepLKNetBlock(0, deploy=deploy, dtype=jnp.bfloat16), jnp.zeros((n, side, side, c), jnp.bfloat16)
+def block_rows(h100, n, side, c, deploy, kernel_size):
+    """{class: row} of a block, merged and prepared, or forward and backward, and the bytes of its map."""
+    block, x = (
+        UniRepLKNetBlock(kernel_size, deploy=deploy, dtype=jnp.bfloat16),
+        jnp.zeros((n, side, side, c), jnp.bfloat16),
+    )
     variables = jax.eval_shape(block.init, jax.random.key(0), x)
+    if deploy:
+        variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), variables)
 
     def both_passes(variables, x, g):
         y, pullback = jax.vjp(
@@ -166,16 +171,20 @@ def block_rows(h100, n, side, c, deploy):
 
 
 @pytest.mark.parametrize(
-    ("side", "c", "deploy", "maps"),
+    ("side", "c", "deploy", "kernel_size", "maps"),
     [
-        (32, 64, True, 25),  # SE 3, product 5, GELU and its sum 8, product 6, a copy 2: the kernel takes GRN's factor
-        (8, 128, True, 30),  # SE 3, product 5, sum 4, GELU and factor 8, product 6, a copy 2, and the kernels
-        (32, 64, False, 82),  # products 42, GELU and GRN 32, SE 7 and the batch norm 7, less what is fused
+        # convolution 2, SE's sum 1, product 5, GELU and its sum 8, product 6, a copy 2; kernels, 1, take both factors
+        (32, 64, True, 3, 25.5),
+        # convolution and SE's sum 2, scale 2, product 5, sum 4, GELU and factor 8, product 6, a copy 2, and the kernels
+        (8, 128, True, 3, 30.25),
+        (32, 64, True, 0, 25),  # SE 3 in place of all that is in front of the product, which takes GRN's factor alone
+        (8, 128, True, 0, 30),
+        (32, 64, False, 0, 82),  # products 42, GELU and GRN 32, SE 7 and the batch norm 7, less what is fused
     ],
 )
-def test_compiled_for_an_h100_a_block_turns_no_map_round(h100, side, c, deploy, maps):
+def test_compiled_for_an_h100_a_block_turns_no_map_round(h100, side, c, deploy, kernel_size, maps):
     """What no later change may bring back. maps: how often as many bytes as the block's input has are moved."""
-    rows, one = block_rows(h100, 256, side, c, deploy)
+    rows, one = block_rows(h100, 256, side, c, deploy, kernel_size)
     assert rows["all"]["turned_bytes"] < 0.1 * one
     assert rows["all"]["bytes"] < maps * one
 

@@ -132,6 +132,7 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
         (["depthwise", "--static", "v5e", "--case", "1x7x7x8 k3", "--case", "7"], "'7' is no shape"),
         (["depthwise", "--static", ""], "'' is no chip"),
         (["block", "--case", "1x7x7x8 k7", "--case", "1x7x7x8 k3"], "1x7x7x8 k3 is no training block"),
+        (["block", "--case", "1x1x1x8 k13"], "1x1x1x8 k13 has one value for each channel"),
         (["block", "--static", "v5e", "--case", "1x7x7x8 k7 d3"], "1x7x7x8 k7 d3 is no training block"),
         (["model", "--batch", "0"], "--batch must be 1 or more"),
         (["train", "--size", "0"], "--size must be 32 or more"),

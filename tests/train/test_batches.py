@@ -42,6 +42,19 @@ def test_it_stays_a_multiple_of_devices_micro_batches_and_groups():
     assert smallest_batch(grouped, make_mesh(devices=jax.devices()[:8]), 2) == 48
 
 
+def test_groups_that_devices_tear_get_a_note(caplog):
+    """6 examples on each of 8 devices: 12 in a group are two devices, 3 half of one, 16 none of both."""
+    caplog.set_level(logging.INFO, "unireplknet_jax")
+    for group in (3, 12, 16):
+        task = get_task("classification", model={**MODEL, "bn_group": group})
+        config = ConfigDict({"batch_size": 96, "eval_batch_size": 8, "accumulate": 2})
+        fit_batches(config, task, make_mesh(devices=jax.devices()[:8]), 96, 8)
+    (message,) = caplog.messages
+    assert message.startswith("note: a device has 6 examples and 16 share the statistics of a batch norm (bn_group)")
+    assert fitted(64, 32, get_task("classification", model={**MODEL, "bn_group": 24})) == (64, 32)
+    assert len(caplog.messages) == 1  # one device holds everything
+
+
 def test_groups_of_what_is_no_example_do_not_count():
     """The forecaster's groups are of maps, of which a window has many."""
     model = {name: value for name, value in MODEL.items() if name != "num_classes"} | {"bn_group": 350}

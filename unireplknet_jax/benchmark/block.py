@@ -49,6 +49,11 @@ def check_case(case):
     """Raise ValueError for a shape that is no block's."""
     if case.k not in BRANCHES or getattr(case, "dilation", 1) != 1:
         raise ValueError(f"{case} is no training block: its kernel is one of {', '.join(map(str, sorted(BRANCHES)))}.")
+    if case.n * case.side**2 < 2:
+        raise ValueError(
+            f"{case} has one value for each channel, which is no batch to take statistics of; expected two or more: "
+            "take more examples or a larger map."
+        )
 
 
 def modules(k, dtype):

@@ -74,7 +74,7 @@ _OPTIONS = {
 }
 # What a kernel belongs to, by the operation of the model that it comes from: the first expression that is found.
 _CLASSES = (
-    ("SE", r"/se/"),
+    ("SE", r"/se/|jit\(linear_of_excited\).*/(add|mul|convert_element_type)"),
     ("GRN", r"/grn/|jit\(gelu\)"),
     ("norms", r"bn_?\w*/|/norm\d?/|/norm\d?\b"),
     ("depthwise", r"/dwconv\b"),

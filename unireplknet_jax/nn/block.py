@@ -1,6 +1,7 @@
 """The UniRepLKNet block and its Dilated Reparam Block, in training and in merged (deploy) form."""
 
 import types
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,7 @@ from unireplknet_jax.nn.layers import (
 )
 from unireplknet_jax.ops.depthwise import IMPLEMENTATIONS, depthwise_conv2d, laid_out_beside, prepared_conv2d
 from unireplknet_jax.ops.layers import residual
+from unireplknet_jax.ops.squeeze_excite import Biased
 from unireplknet_jax.ops.valid import areas, only_valid
 
 # Large kernel size -> (kernel size, dilation) of its parallel branches. K = 9 follows the released code, not the paper.
@@ -36,7 +38,7 @@ KERNEL_SIZES = (0, 3, 5, *sorted(BRANCHES))
 
 
 class DepthwiseConv(nn.Module):
-    """A depthwise convolution with "same" padding; `use_bias` in merged form only.
+    """A depthwise convolution with "same" padding; `use_bias`, in merged form only, leaves its bias to what follows.
 
     A collection "prepared" (`models.prepare`) may hold the kernel in the form of one implementation, which then runs
     unless `impl` names another, or the collection was made for another, narrower dtype.
@@ -51,7 +53,7 @@ class DepthwiseConv(nn.Module):
     beside: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array | Biased:
         """x: (n, h, w, c) -> (n, h, w, c)."""
         c = x.shape[-1]
         kernel = parameter(self, "kernel", kernel_init, (self.kernel_size, self.kernel_size, 1, c))
@@ -64,10 +66,9 @@ class DepthwiseConv(nn.Module):
         else:
             kernel = in_dtype(self, "kernel", kernel, self.dtype)
             y = depthwise_conv2d(x, kernel, dilation=self.dilation, impl=self.impl, beside=self.beside)
-        if self.use_bias:
-            bias = parameter(self, "bias", nn.initializers.zeros, (c,))
-            y = y + in_dtype(self, "bias", bias, self.dtype)
-        return y
+        if not self.use_bias:
+            return y
+        return Biased(y, in_dtype(self, "bias", parameter(self, "bias", nn.initializers.zeros, (c,)), self.dtype))
 
 
 class DilatedReparamBlock(nn.Module):
@@ -81,10 +82,10 @@ class DilatedReparamBlock(nn.Module):
     bn_frozen: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, valid: jax.Array | None = None) -> jax.Array | Biased:
         """x: (n, h, w, c) -> (n, h, w, c); valid as of `BatchNorm`."""
 
-        def conv(k: int, r: int, name: str) -> jax.Array:
+        def conv(k: int, r: int, name: str) -> Any:
             return DepthwiseConv(k, r, self.deploy, self.dtype, self.impl, self.kernel_size, name=name)(x)
 
         def norm(y: jax.Array, name: str) -> jax.Array:
@@ -123,7 +124,9 @@ class UniRepLKNetBlock(nn.Module):
         the result does; None: all of it.
         """
         c = x.shape[-1]
-        y = only_valid(self._spatial(x, train, valid), valid)
+        y: Any = self._spatial(x, train, valid)
+        if valid is not None:
+            y = only_valid(y.added() if isinstance(y, Biased) else y, valid)
         y = SqueezeExcite(self.dtype, name="se")(y, None if valid is None else areas(valid))
         y = only_valid(Linear(4 * c, dtype=self.dtype, name="pwconv1")(y), valid)  # GRN's energy: GELU of 0 is 0
         scaled = GlobalResponseNorm(use_bias=not self.deploy, name="grn")(y)
@@ -135,9 +138,10 @@ class UniRepLKNetBlock(nn.Module):
                 gamma = parameter(self, "gamma", nn.initializers.constant(self.layer_scale_init), (c,))
         return only_valid(residual(x, DropPath(self.drop_path, name="drop_path")(y, train), gamma), valid)
 
-    def _spatial(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array:
+    def _spatial(self, x: jax.Array, train: bool, valid: jax.Array | None) -> jax.Array | Biased:
         if self.kernel_size == 0:
             return x
+        y: Any
         if self.kernel_size in BRANCHES:
             y = DilatedReparamBlock(
                 self.kernel_size, self.deploy, self.dtype, self.impl, self.bn_group, self.bn_frozen, name="dwconv"

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from unireplknet_jax.ops import layers
 from unireplknet_jax.ops.batch_norm import batch_norm_by_groups, batch_norm_of_valid
 from unireplknet_jax.ops.response_norm import Scaled, gelu_response_factor, gelu_response_norm, linear_of_scaled
+from unireplknet_jax.ops.squeeze_excite import Biased, Excited, excited, linear_of_excited
 
 # timm's trunc_normal_(std=0.02) cuts at the absolute values -2 and 2, a hundred deviations away: a plain normal.
 KERNEL_STDDEV = 0.02
@@ -95,11 +96,13 @@ class Linear(nn.Module):
     init_scale: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array | Scaled) -> jax.Array:
+    def __call__(self, x: jax.Array | Scaled | Excited) -> jax.Array:
         """x: (..., c), or (n, h, w, c) and a factor of each example -> (..., features) of `dtype`."""
-        y = x.map if isinstance(x, Scaled) else x
+        y = x.map if isinstance(x, Scaled | Excited) else x
         values = kernel_and_bias(self, (y.shape[-1], self.features), self.dtype, self.use_bias, self.init_scale)
         y = y.astype(self.dtype)
+        if isinstance(x, Excited):
+            return linear_of_excited(x._replace(map=y), *values)
         return linear_of_scaled(x._replace(map=y), *values) if isinstance(x, Scaled) else layers.linear(y, *values)
 
 
@@ -161,11 +164,15 @@ class SqueezeExcite(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, areas: jax.Array | None = None) -> jax.Array:
-        """x: (n, h, w, c) -> (n, h, w, c); areas as of `ops.layers.squeeze_excite`."""
-        c = x.shape[-1]
+    def __call__(self, x: jax.Array | Biased, areas: jax.Array | None = None) -> jax.Array | Excited:
+        """x: (n, h, w, c) -> (n, h, w, c), of which a linear layer is to make the rest where x is yet to get its bias.
+
+        areas as of `ops.layers.squeeze_excite`, of a map alone.
+        """
+        c = (x.map if isinstance(x, Biased) else x).shape[-1]
         down = _Pointwise(c, c // 4, self.dtype, name="down")()
-        return layers.squeeze_excite(x, down, _Pointwise(c // 4, c, self.dtype, name="up")(), areas)
+        up = _Pointwise(c // 4, c, self.dtype, name="up")()
+        return excited(x, down, up) if isinstance(x, Biased) else layers.squeeze_excite(x, down, up, areas)
 
 
 class DropPath(nn.Module):

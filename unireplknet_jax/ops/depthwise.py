@@ -129,8 +129,9 @@ def prepare_kernel(
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _prepare(kernel: jax.Array, name: str, map_size: tuple[int, ...], dilation: int, platform: str = "") -> jax.Array:
     implementation = IMPLEMENTATIONS[name]
-    prepared = implementation.prepare(kernel, map_size, dilation)
-    return implementation.lay_out_matrix(prepared, platform) if hasattr(implementation, "lay_out_matrix") else prepared
+    if hasattr(implementation, "prepare_for"):
+        return implementation.prepare_for(kernel, map_size, dilation, platform)
+    return implementation.prepare(kernel, map_size, dilation)
 
 
 def prepared_conv2d(

@@ -33,7 +33,7 @@ def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     return jax.lax.platform_dependent(
         x,
         kernel.reshape(kh * kw, -1).astype(jnp.promote_types(x.dtype, jnp.float32)),
-        cuda=lambda x, taps: jax.lax.optimization_barrier(jax.vmap(one, (0, None))(x, taps)),
+        cuda=lambda x, taps: jax.vmap(one, (0, None))(x, taps),
         default=lambda x, taps: jax.lax.map(lambda x: one(x, taps), x),
     )
 

@@ -18,22 +18,36 @@ from unireplknet_jax.ops.batch import by_platform
 _CUBLAS = 8  # sides of matrices that its kernels for 2-byte numbers take; XLA pads others, in kernels of their own
 _ONE_TILE = 256  # outputs of a map that is not cut
 _TILE = 128  # outputs of a tile, at most: the width of a matrix unit
+_CUDA_TILE = 196  # 7 rows of 28 pixels: windows of 2.7 instead of 4 times the map, for a matrix of twice the size
 
 
 def convolve(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """x: (n, h, w, c), kernel: (kh, kw, 1, c), odd kh and kw -> (n, h, w, c), zero "same" padding, stride 1."""
-    return convolve_prepared(x, prepare(kernel, x.shape[1:3], dilation), kernel.shape, dilation)
+
+    def made(x: jax.Array, kernel: jax.Array, platform: str) -> jax.Array:
+        return _of_platform(x, prepare_for(kernel, x.shape[1:3], dilation, platform), kernel.shape, dilation, platform)
+
+    if x.dtype.itemsize > 2:
+        return made(x, kernel, "")
+    return by_platform(
+        x, kernel, default=functools.partial(made, platform=""), cuda=functools.partial(made, platform="gpu")
+    )
 
 
-def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int) -> jax.Array:
-    """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w)."""
-    tiling = tile_map(map_size, kernel.shape, dilation)
+def prepare(kernel: jax.Array, map_size: Sequence[int], dilation: int, tile: int = _TILE) -> jax.Array:
+    """The matrix of kernel (kh, kw, 1, c) on maps of `map_size`, of its dtype: (c, window rows, w, tile rows, w).
+
+    tile: outputs of a tile, at most.
+    """
+    tiling = tile_map(map_size, kernel.shape, dilation, tile)
     return _matrix(kernel[:, :, 0].transpose(2, 0, 1), map_size[1], tiling, dilation)
 
 
-def lay_out_matrix(matrix: jax.Array, platform: str) -> jax.Array:
-    """A matrix that `prepare` gave as the product of a platform takes it."""
-    return _padded(_flat(matrix), _CUBLAS) if platform == "gpu" and matrix.dtype.itemsize <= 2 else matrix
+def prepare_for(kernel: jax.Array, map_size: Sequence[int], dilation: int, platform: str) -> jax.Array:
+    """`prepare` as the product of a platform takes it: for 2-byte numbers on a GPU (c, rows, columns), padded."""
+    if platform != "gpu" or kernel.dtype.itemsize > 2:
+        return prepare(kernel, map_size, dilation)
+    return _padded(_flat(prepare(kernel, map_size, dilation, _CUDA_TILE)), _CUBLAS)
 
 
 def _flat(matrix: jax.Array) -> jax.Array:
@@ -49,18 +63,23 @@ def _padded(matrix: jax.Array, multiple: int) -> jax.Array:
 
 
 def convolve_prepared(x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int) -> jax.Array:
-    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `lay_out_matrix` gives."""
-    tiling = tile_map(x.shape[1:3], kernel_shape, dilation)
-    matrix = _flat(matrix.astype(x.dtype))
+    """`convolve` with a kernel of `kernel_shape` in the form that `prepare` or `prepare_for` gives."""
+    form = functools.partial(_of_platform, kernel_shape=kernel_shape, dilation=dilation)
     if x.dtype.itemsize > 2:
-        return _convolve(x, matrix, tiling)
-    # cuBLAS adds up in float32 whatever the result, and takes sides that are multiples of 8.
+        return form(x, matrix, platform="")
     return by_platform(
-        x,
-        matrix,
-        default=functools.partial(_convolve, tiling=tiling),
-        cuda=functools.partial(_convolve, tiling=tiling, multiple=_CUBLAS, result=x.dtype),
+        x, matrix, default=functools.partial(form, platform=""), cuda=functools.partial(form, platform="gpu")
     )
+
+
+def _of_platform(
+    x: jax.Array, matrix: jax.Array, kernel_shape: Sequence[int], dilation: int, platform: str
+) -> jax.Array:
+    """The convolution as a platform takes it, whatever platform the matrix was made for."""
+    tiling = tile_map(x.shape[1:3], kernel_shape, dilation, _CUDA_TILE if matrix.ndim == 3 else _TILE)
+    matrix = _flat(matrix.astype(x.dtype))
+    # cuBLAS adds up in float32 whatever the result, and takes sides that are multiples of 8.
+    return _convolve(x, matrix, tiling, _CUBLAS, x.dtype) if platform == "gpu" else _convolve(x, matrix, tiling)
 
 
 def _convolve(
@@ -101,11 +120,12 @@ class Tiling(typing.NamedTuple):
     number: int
 
 
-def tile_map(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int) -> Tiling:
+def tile_map(map_size: Sequence[int], kernel_shape: Sequence[int], dilation: int, outputs: int = _TILE) -> Tiling:
+    """A map is cut into tiles of so many outputs at most, one that is small enough not at all."""
     (h, w), radius = map_size, kernel_shape[0] // 2 * dilation
     if h * w <= _ONE_TILE:
         return Tiling(h, h, 0, 1)
-    tile = max(_TILE // w, 1)
+    tile = max(outputs // w, 1)
     return Tiling(tile, tile + 2 * radius, radius, -(-h // tile))
 
 

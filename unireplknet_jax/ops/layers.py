@@ -209,10 +209,17 @@ def squeeze_excite(
     areas: (n,) the positions that the means are over, where the others hold zeros; None: all.
     As `linear` differentiable in reverse mode alone.
     """
+    return x * excitation(x, down, up, areas).astype(x.dtype)[:, None, None]
+
+
+def excitation(
+    x: jax.Array, down: Sequence[jax.Array], up: Sequence[jax.Array], areas: jax.Array | None = None
+) -> jax.Array:
+    """What `squeeze_excite` multiplies each channel with, (n, c), float32."""
     if areas is None:
         y = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     else:
         y = jnp.sum(x, axis=(1, 2), dtype=jnp.float32) / areas[:, None]
     y = linear(y.astype(down[0].dtype), down[0][0, 0], down[1])
     y = linear(jax.nn.relu(y), up[0][0, 0], up[1])
-    return x * jax.nn.sigmoid(y.astype(jnp.float32)).astype(x.dtype)[:, None, None]
+    return jax.nn.sigmoid(y.astype(jnp.float32))

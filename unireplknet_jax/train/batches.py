@@ -12,7 +12,8 @@ _log = logging.getLogger(__name__)
 
 
 def fit_batches(config, task, mesh, examples, measured):
-    """Shrink the batches of a recipe that are larger than their data sets, with a note for each.
+    """Shrink the batches of a recipe that are larger than their data sets, with a note for each, and a note where
+    devices and groups of `bn_group` then tear one another.
 
     config: changed in place. examples, measured: how many examples train and are measured.
     Raises ValueError where the training examples are fewer than the smallest batch (`smallest_batch`).
@@ -21,6 +22,9 @@ def fit_batches(config, task, mesh, examples, measured):
     _shrink(config, "batch_size", fitting, f"training set of {examples}")
     whole = -(-measured // mesh.size) * mesh.size or config.eval_batch_size
     _shrink(config, "eval_batch_size", whole, f"evaluation set of {measured}")
+    held, group = config.batch_size // (config.accumulate * mesh.size), _group_of(task)
+    if mesh.size > 1 and held and not undivided(held, group):
+        _log.info("note: %s", torn_groups(held, group))
 
 
 def _shrink(config, field, fitting, what):
@@ -34,8 +38,27 @@ def smallest_batch(task, mesh, accumulate=1):
 
     Where a task has classes, `bn_group` of its model counts the examples that share batch statistics.
     """
-    group = dict(task.model).get("bn_group") if isinstance(task, Labelled) else None
-    return accumulate * math.lcm(mesh.size, group or 1)
+    return accumulate * math.lcm(mesh.size, _group_of(task))
+
+
+def _group_of(task):
+    return (dict(task.model).get("bn_group") if isinstance(task, Labelled) else None) or 1
+
+
+def undivided(examples, group):
+    """Whether devices with so many examples each hold whole groups, or groups whole devices.
+
+    Where neither is so, XLA gathers every map that a batch norm takes, of all devices on each of them.
+    """
+    return examples % group == 0 or group % examples == 0
+
+
+def torn_groups(examples, group):
+    """The sentence for the user about groups that are not `undivided`."""
+    return (
+        f"a device has {examples} examples and {group} share the statistics of a batch norm (bn_group): neither "
+        "divides the other, so XLA gathers whole maps on every device; choose another batch_size or accumulate."
+    )
 
 
 def fitting_batch(size, examples, smallest):

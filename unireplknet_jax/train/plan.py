@@ -17,6 +17,7 @@ import re
 import jax
 
 from unireplknet_jax.models.program import QUICK_ELSEWHERE, announced, compile_lowered
+from unireplknet_jax.train.batches import torn_groups, undivided
 from unireplknet_jax.train.collectives import count_collectives
 from unireplknet_jax.train.durations import RUN, WARMUP
 from unireplknet_jax.train.program_cache import without_program_cache
@@ -203,23 +204,15 @@ def _bytes_of(tree):
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _undivided(examples, group):
-    """Whether devices with so many examples each hold whole groups, or groups whole devices.
-
-    Where neither is so, XLA gathers every map that a batch norm takes, of all devices on each of them.
-    """
-    return examples % group == 0 or group % examples == 0
-
-
 def _largest(memory_for, first, limit, unit, cap, group=1):
     """(examples of a micro-batch on a device that fit, whether that was compiled), in at most two compilations.
 
     memory_for: examples -> bytes, compiles; first: (examples, bytes). Memory is taken as linear in the examples, which
-    come in multiples of `unit`, at most `cap`, and `_undivided`.
+    come in multiples of `unit`, at most `cap`, and `undivided`.
     """
 
     def most_of(count):
-        return next((n for n in range(count // unit * unit, 0, -unit) if _undivided(n, group)), 0)
+        return next((n for n in range(count // unit * unit, 0, -unit) if undivided(n, group)), 0)
 
     known, cap = dict([first]), max(cap // unit * unit, unit)
     other = most_of(first[0] // 2) or first[0] + unit
@@ -285,11 +278,8 @@ def _check(config, devices, unit):
 def _notes(config, report, devices, group, most):
     """Sentences for the user: what to do where it does not fit, and what else stands in the way."""
     notes, examples = [], report["examples_per_device"]
-    if not _undivided(examples, group):
-        notes.append(
-            f"a device has {examples} examples and {group} share the statistics of a batch norm (bn_group): neither "
-            "divides the other, so XLA gathers whole maps on every device; choose another batch_size or accumulate."
-        )
+    if not undivided(examples, group):
+        notes.append(torn_groups(examples, group))
     if report["memory"] > report["device_memory"]:
         whole = math.lcm(group, devices)
         works = [
@@ -297,7 +287,7 @@ def _notes(config, report, devices, group, most):
             for k in range(config.accumulate + 1, config.batch_size // whole + 1)
             if config.batch_size % (k * whole) == 0
             and config.batch_size // (k * devices) <= most
-            and _undivided(config.batch_size // (k * devices), group)
+            and undivided(config.batch_size // (k * devices), group)
         ]
         alternatives = "a larger mesh.fsdp splits the state, task.options.model.remat=True computes activations twice"
         hint = f"--config.accumulate={works[0]} should fit" if works else "no accumulate makes this batch fit"

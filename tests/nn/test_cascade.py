@@ -39,49 +39,63 @@ def with_counts(model, golden):
     return model.clone(test_proposals=(int(golden["rpn_nms_pre"]), int(golden["rpn_max_per_img"])))
 
 
-def pieces(model, features, sizes, rois, mask_rois, labels):
-    """Each step of the network, given what the original has before it."""
-    maps = model.neck(features, frames(sizes))
-    scored = model.rpn_head(maps, frames(sizes))
-    regions = bordered(maps[:4], sizes)
-    cells = jnp.split(model.features_of(regions, jnp.concatenate(rois, axis=1), 7), 3, axis=1)
-    logits, deltas = zip(*(head(own) for head, own in zip(model.bbox_head, cells, strict=True)), strict=True)
-    return {
-        **{"maps": maps, "scored": scored, "logits": logits, "deltas": deltas},
-        "proposals": model.proposals(scored, maps, sizes, model.test_proposals),
-        "masks": model.mask_probabilities(regions, mask_rois, labels),
-        "detections": model.final(logits, deltas[-1], rois[-1], jnp.ones(rois[-1].shape[:2], bool), sizes),
-    }
+@pytest.fixture(scope="module")
+def apply(golden, original):
+    """Calls a function of the network and arrays, compiled, with the original's variables."""
+    model = with_counts(original.module, golden)
+
+    def run(function, *inputs):
+        return jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=function))(
+            original.variables, *inputs
+        )
+
+    return run
+
+
+def sizes_of(golden):
+    return jnp.asarray(golden["img_hw"])[None]
 
 
 @pytest.fixture(scope="module")
-def found(golden, original):
-    """The pieces, from the maps of the original's backbone on."""
-    model = with_counts(original.module, golden)
-    maps = [nhwc(golden[f"feature{i}_nchw"]) for i in range(4)]
-    rois = [jnp.asarray(golden[f"s{stage}_rois"][None, :, 1:]) for stage in range(3)]
-    masks = jnp.asarray(golden["mask_rois"][None, :, 1:]), jnp.asarray(golden["det_img_labels"][None])
-    run = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=pieces))
-    return run(original.variables, maps, jnp.asarray(golden["img_hw"])[None], rois, *masks)
+def proposed(golden, apply):
+    """(maps, what is said of anchors, proposals) from the maps of the original's backbone."""
+
+    def propose(model, features, sizes):
+        maps = model.neck(features, frames(sizes))
+        scored = model.rpn_head(maps, frames(sizes))
+        return maps, scored, model.proposals(scored, maps, sizes, model.test_proposals)
+
+    return apply(propose, [nhwc(golden[f"feature{i}_nchw"]) for i in range(4)], sizes_of(golden))
 
 
-def test_maps_and_scores_are_the_originals(golden, found):
+def test_maps_and_scores_are_the_originals(golden, proposed):
+    maps, scored, _ = proposed
     for i in range(5):
-        assert distance(found["maps"][i], nhwc(golden[f"fpn{i}_nchw"])) < 2e-5
-        assert distance(found["scored"][i].logits, nhwc(golden[f"rpn_cls{i}_nchw"])) < 2e-5
-        assert distance(found["scored"][i].deltas, nhwc(golden[f"rpn_reg{i}_nchw"])) < 2e-5
+        assert distance(maps[i], nhwc(golden[f"fpn{i}_nchw"])) < 2e-5
+        assert distance(scored[i].logits, nhwc(golden[f"rpn_cls{i}_nchw"])) < 2e-5
+        assert distance(scored[i].deltas, nhwc(golden[f"rpn_reg{i}_nchw"])) < 2e-5
 
 
-def test_proposals_are_the_originals_in_their_order(golden, found):
-    proposals = found["proposals"]
+def test_proposals_are_the_originals_in_their_order(golden, proposed):
+    proposals = proposed[-1]
     assert proposals.valid.all()
     np.testing.assert_allclose(proposals.boxes[0], golden["proposals"][:, :4], atol=2e-3)
     np.testing.assert_allclose(proposals.scores[0], golden["proposals"][:, 4], atol=1e-5)
 
 
-def test_stages_are_the_originals(golden, found):
-    for stage in range(3):
-        logits, deltas = found["logits"][stage], found["deltas"][stage]
+def regions_of(golden):
+    """The original's maps that regions are taken from."""
+    return [nhwc(golden[f"fpn{i}_nchw"]) for i in range(4)]
+
+
+def test_stages_are_the_originals(golden, apply):
+    rois = jnp.stack([golden[f"s{stage}_rois"][:, 1:] for stage in range(3)])
+
+    def say(model, maps, rois):
+        cells = model.features_of(maps, rois.reshape(1, -1, 4), 7).reshape(3, 1, -1, 7, 7, maps[0].shape[-1])
+        return [head(own) for head, own in zip(model.bbox_head, cells, strict=True)]
+
+    for stage, (logits, deltas) in enumerate(apply(say, regions_of(golden), rois)):
         assert distance(logits, golden[f"s{stage}_cls"]) < 2e-5
         assert distance(deltas, golden[f"s{stage}_reg"]) < 2e-5
 
@@ -95,9 +109,17 @@ def check_detections(found, golden):
     np.testing.assert_allclose(found["scores"][:count], golden["det_img_scores"], atol=5e-5)
 
 
-def test_detections_and_masks_are_the_originals(golden, found):
-    check_detections({name: np.asarray(value[0]) for name, value in found["detections"].items()}, golden)
-    np.testing.assert_allclose(found["masks"][0], golden["mask_prob_mean_at_label"], atol=2e-5)
+def test_detections_are_the_originals(golden, apply):
+    logits = [jnp.asarray(golden[f"s{stage}_cls"])[None] for stage in range(3)]
+    deltas, rois = jnp.asarray(golden["s2_reg"]).reshape(1, -1, 5, 4), jnp.asarray(golden["s2_rois"])[None, :, 1:]
+    found = apply(CascadeRCNN.final, logits, deltas, rois, jnp.ones(rois.shape[:2], bool), sizes_of(golden))
+    check_detections({name: np.asarray(value[0]) for name, value in found.items()}, golden)
+
+
+def test_masks_are_the_originals(golden, apply):
+    boxes, labels = jnp.asarray(golden["mask_rois"])[None, :, 1:], jnp.asarray(golden["det_img_labels"])[None]
+    found = apply(CascadeRCNN.mask_probabilities, regions_of(golden), boxes, labels)
+    np.testing.assert_allclose(found[0], golden["mask_prob_mean_at_label"], atol=2e-5)
 
 
 @pytest.fixture(scope="module")

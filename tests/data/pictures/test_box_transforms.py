@@ -218,3 +218,13 @@ def test_a_picture_is_prepared():
 def test_wrong_options_are_one_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**options)
+
+
+def test_a_thousand_objects_in_a_picture():
+    example = scene(size=(60, 90), count=1000)
+    transform = TrainTransform((60,), 90, canvases=((64, 96), (96, 64)), crop=None, objects=1024, tiles=8192)
+    found = transform(example, np.random.default_rng(0))
+    assert found["valid"].sum() == found["has_mask"].sum() == 1000
+    masks = np.array(example["masks"])
+    again = from_tiles(found["mask_tiles"], found["mask_table"])[:1000, :60, :90]
+    assert (again == masks).all() or (again == masks[..., ::-1]).all()

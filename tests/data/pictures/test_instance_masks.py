@@ -65,6 +65,7 @@ def test_four_numbers_are_no_polygon_and_no_box_either():
         ({"size": [3, 3], "counts": "oooooooooooo0"}, "which is no text of pycocotools"),
         ({"size": [3, 3], "counts": "é"}, "which is no text of pycocotools"),
         ({"size": [3, 3], "counts": "o"}, "which is no text of pycocotools"),
+        ({"size": [10**6, 10**6], "counts": [10**12]}, "a mask has 1000000x1000000 pixels and its picture 3x3"),
         ({"counts": [9]}, "a mask has other run lengths than"),
         ({"size": [3, 4], "counts": [12]}, "a mask has 4x3 pixels and its picture 3x3"),
         ([[0, 0, 1, 1, float("inf"), 3]], "a corner that is no point near the picture"),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireplknet_jax.data.base import listed, nearest
+from unireplknet_jax.data.base import first_line, listed, nearest
 from unireplknet_jax.data.classes import in_natural_order, places_among
-from unireplknet_jax.data.files import natural_key
+from unireplknet_jax.data.files import misplaced, natural_key, read_file
 from unireplknet_jax.data.folder import class_folders, sorted_out
 from unireplknet_jax.data.label_names import read_label_file
 from unireplknet_jax.data.pictures.box_annotations import Annotations
@@ -38,6 +39,21 @@ def given(root: Path, split: str, data: Mapping[str, Any], option: str) -> Path 
     if not path.exists():
         raise ValueError(f"data.{option} is {text}, but {path} is not there")
     return path
+
+
+def json_of(path: Path, expected: str) -> Any:
+    """What a JSON holds; ValueError, one sentence, for another file. expected: what it should be."""
+    file = read_file(path, "a JSON of annotations")
+    what = misplaced(file)
+    try:
+        found = None if what else json.loads(file)
+    except UnicodeDecodeError:
+        what = "no text, as a JSON is"
+    except (ValueError, RecursionError) as error:
+        what = f"no whole JSON ({first_line(error)})"
+    if what:
+        raise ValueError(f"{path} is {what}; expected {expected}")
+    return found
 
 
 def first_there(places: Iterable[Path]) -> Path | None:

@@ -8,7 +8,6 @@ The pictures lie in train/, train2017/, images/train/, images/ or the folder its
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,8 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unireplknet_jax.data.base import first_line, listed
-from unireplknet_jax.data.files import misplaced, read_file
+from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.pictures.box_annotations import (
     MOST_PIXELS,
     Annotated,
@@ -27,7 +25,7 @@ from unireplknet_jax.data.pictures.box_annotations import (
     polygons_of,
     usable_mask,
 )
-from unireplknet_jax.data.pictures.box_files import first_there, given, no_split, picture_folder, split_names
+from unireplknet_jax.data.pictures.box_files import first_there, given, json_of, no_split, picture_folder, split_names
 
 NAMES_CLASSES = True  # of its files name the classes, so that a list can choose some
 _EXPECTED = 'an object {"images": [...], "annotations": [...], "categories": [...]}, as COCO has it'
@@ -96,14 +94,7 @@ def _place(root: Path, split: str, data: Mapping[str, Any]) -> Path | None:
 def _document(place: Path) -> dict[str, Any]:
     if os.path.getsize(place) > _LARGE:
         _log.info("reading %s, %.0f MB", place, os.path.getsize(place) / 1e6)
-    file = read_file(place, "a JSON of annotations")
-    what = misplaced(file)
-    try:
-        found = None if what else json.loads(file)
-    except (ValueError, RecursionError) as error:
-        what = f"no whole JSON ({first_line(error)})"
-    if what:
-        raise ValueError(f"{place} is {what}; expected {_EXPECTED}")
+    found = json_of(place, _EXPECTED)
     parts = ("images", "annotations", "categories")
     if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
         there = listed([*map(str, found)], 8) if isinstance(found, dict) else f"a {type(found).__name__}"

@@ -72,11 +72,10 @@ def bitmap(mask: Any, size: Size, orientation: int = 1) -> np.ndarray:
     if isinstance(mask, np.ndarray):
         found = mask.astype(bool)
     elif isinstance(mask, Mapping):
-        found = _from_runs(mask)
+        found = _from_runs(mask, stored)
     else:
         found = _from_polygons(usable_polygons(mask), stored)
-    if found.shape != tuple(stored):
-        raise ValueError(f"a mask has {_in_words(found.shape)} pixels and its picture {_in_words(stored)}")
+    _check_size(found.shape, stored)
     return upright_bitmap(found, orientation)
 
 
@@ -163,20 +162,21 @@ def unpacked(text: str | bytes) -> np.ndarray:
     return numbers
 
 
-def _from_runs(mask: Mapping[str, Any]) -> np.ndarray:
+def _from_runs(mask: Mapping[str, Any], stored: Size) -> np.ndarray:
     try:
         size, counts = tuple(map(int, mask["size"])), mask["counts"]
         runs = unpacked(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64).reshape(-1)
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError('a mask has other run lengths than {"size": [height, width], "counts": ...}') from error
-    if len(size) != 2 or min(size) < 1 or (runs < 0).any() or runs.sum() != math.prod(size):
+    _check_size(size, stored)  # before anything as large is made
+    if (runs < 0).any() or runs.sum() != math.prod(size):
         raise ValueError(f"a mask has run lengths over {int(runs.sum()):,} pixels, but the size {list(size)}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
 
 
 def _from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
     library = coco_masks()
-    return _from_runs(library.merge(library.frPyObjects(polygons, *size)))
+    return _from_runs(library.merge(library.frPyObjects(polygons, *size)), size)
 
 
 def coco_masks() -> Any:
@@ -190,8 +190,10 @@ def coco_masks() -> Any:
     return mask
 
 
-def _in_words(shape: Sequence[int]) -> str:
-    return f"{shape[1]}x{shape[0]}"
+def _check_size(found: Sequence[int], stored: Size) -> None:
+    if tuple(found) != tuple(stored):
+        sizes = ("x".join(map(str, reversed(size))) for size in (found, stored))
+        raise ValueError("a mask has {} pixels and its picture {}".format(*sizes))
 
 
 # ---- the way to a device

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.base import first_line
-from unireplknet_jax.data.files import misplaced, read_file
 from unireplknet_jax.data.pictures.box_annotations import MOST_PIXELS, Annotated, Annotations, Thing, box_around
 from unireplknet_jax.data.pictures.box_files import (
     below,
     first_there,
     given,
+    json_of,
     name_classes,
     no_split,
     other_split,
@@ -40,6 +38,7 @@ from unireplknet_jax.data.pictures.instance_masks import cropped, run_lengths
 
 NAMES_CLASSES = True  # of its files name the classes, so that a list can choose some
 _EXPECTED = 'an object with "shapes", as LabelMe has it'
+_MOST_AREA = 2**28  # pixels of a picture with masks
 _CORNERS = 72  # of a circle
 _NO_OBJECTS = ("point", "points", "line", "linestrip")
 
@@ -108,14 +107,9 @@ def _split(root: Path, split: str, data: Mapping[str, Any]) -> tuple[Annotations
 
 
 def _document(path: Path) -> dict[str, Any]:
-    file = read_file(path, "a JSON of shapes")
-    what = misplaced(file)
-    try:
-        found = None if what else json.loads(file)
-    except (ValueError, RecursionError) as error:
-        what = f"no whole JSON ({first_line(error)})"
-    if what or not isinstance(found, dict) or not isinstance(found.get("shapes"), list):
-        raise ValueError(f"{path} is {what or 'another JSON'}; expected {_EXPECTED}")
+    found = json_of(path, _EXPECTED)
+    if not isinstance(found, dict) or not isinstance(found.get("shapes"), list):
+        raise ValueError(f"{path} is another JSON; expected {_EXPECTED}")
     return found
 
 
@@ -189,6 +183,8 @@ def _mask(path: Path, shape: Mapping[str, Any], points: np.ndarray, size: tuple[
             f"{path} has a mask that cannot be read; expected a PNG in it, as LabelMe writes it"
         ) from error
     left, top = (round(value) for value in points[0])
+    if not 0 < size[0] * size[1] <= _MOST_AREA:
+        raise ValueError(f"{path} has a mask, but no imageHeight and imageWidth of a picture; expected both")
     whole = np.zeros(size, bool)
     if not own.any() or min(left, top) < 0 or whole[top:, left:][: own.shape[0], : own.shape[1]].shape != own.shape:
         raise ValueError(

@@ -107,7 +107,7 @@ SMALL_MASKS |= {"num_classes": 0, "remat": False}
 SCENES = {
     **{"data.name": "scenes", "data.train_examples": 4000, "data.reduce_zero_label": True, "data.ignore": 255},
     **{"batch_size": 8, "eval_batch_size": 16, "steps": 6000, "eval_every_epochs": 0, "eval_every_steps": 1500},
-    **{"checkpoint.every_steps": 1500, "log_every": 100, "optim.lr": 6e-3, "optim.layer_groups": 9},
+    **{"checkpoint.every_steps": 1500, "optim.lr": 6e-3, "optim.layer_groups": 9},
 }
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {

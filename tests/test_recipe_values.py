@@ -106,8 +106,8 @@ SMALL_MASKS = SMALL_NETWORK | {"dims": (20, 40, 80, 160), "channels": 48, "auxil
 SMALL_MASKS |= {"num_classes": 0, "remat": False}
 SCENES = {
     **{"data.name": "scenes", "data.train_examples": 4000, "data.reduce_zero_label": True, "data.ignore": 255},
-    **{"batch_size": 16, "eval_batch_size": 16, "steps": 2000, "eval_every_epochs": 0, "eval_every_steps": 500},
-    **{"checkpoint.every_steps": 500, "log_every": 50, "optim.lr": 2e-3, "optim.layer_groups": 9},
+    **{"batch_size": 8, "eval_batch_size": 16, "steps": 6000, "eval_every_epochs": 0, "eval_every_steps": 1500},
+    **{"checkpoint.every_steps": 1500, "optim.lr": 6e-3, "optim.layer_groups": 9},
 }
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
@@ -221,7 +221,7 @@ RECIPES = {
     ),
     "ade20k:scenes": (
         MASKS
-        | {"model": SMALL_MASKS | {"num_classes": 8}, "ratio": (0.75, 1.5)}
+        | {"model": SMALL_MASKS | {"num_classes": 8}, "ratio": (1.0, 1.0), "distortion": False}
         | {"scale": None, "crop": 128, "stride": 85, "buckets": ((128, 128),)},
         POLYNOMIAL | SCENES,
     ),
@@ -233,7 +233,7 @@ RECIPES = {
         | SCENES
         | {
             **{"data.name": "hela", "data.train_examples": 16, "batch_size": 8, "eval_batch_size": 8, "steps": 600},
-            **{"eval_every_steps": 100, "checkpoint.every_steps": 100},
+            **{"eval_every_steps": 100, "checkpoint.every_steps": 100, "log_every": 50, "optim.lr": 2e-3},
         },
     ),
     "finetune_sounds:n": (

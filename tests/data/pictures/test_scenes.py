@@ -1,12 +1,14 @@
 """Synthetic scenes: made once and for all, with masks that are exact."""
 
 import pickle
+import zlib
 
 import numpy as np
 import pytest
 from fashion_files import write_fashion
 
-from unireplknet_jax.data.pictures import scenes
+from unireplknet_jax.data.pictures import box_sets, scenes
+from unireplknet_jax.data.pictures.instance_masks import bitmaps
 from unireplknet_jax.data.pictures.mask_sets import open_source
 
 
@@ -106,3 +108,67 @@ def test_grounds_of_the_test_are_other_parts(fashion):
     assert [each.shape for each in (*train, *test)] == [(427, 427, 3)] * 2 + [(427, 213, 3)] * 2
     with pytest.raises(ValueError, match="scenes has no split 'val'; expected one of train, test"):
         opened(fashion, "val")
+
+
+def test_scenes_of_classes_stay_as_they_were(fashion):
+    """A published number was measured on them."""
+    example = opened(fashion)[11]
+    found = [zlib.crc32(example[name].tobytes()) for name in ("image", "label_map")]
+    assert found == [2793909317, 3887934830]
+
+
+def boxes(folder, split="train"):
+    return box_sets.open_source({"name": "scenes", "dir": folder}, split)
+
+
+def test_scenes_with_boxes_have_overlapping_items(fashion):
+    train, test = boxes(fashion), boxes(fashion, "test")
+    assert (len(train), len(test), train.labels, train.category_ids) == (4000, 400, scenes.LABELS[1:], (*range(1, 8),))
+    assert (train.has_masks, train.most_objects, train.contents()) == (True, 6, {})
+    assert train.sizes()[:2] == [(128, 128)] * 2
+    assert (train.sides() == 128).all()
+    assert box_sets.for_training(train, {}) is train
+    labels, counts, overlapping = set(), set(), 0
+    for index in range(60):
+        example = train[index]
+        assert (example["image"].shape, example["id"]) == ((128, 128, 3), index)
+        assert example["trained"].all()
+        masks = bitmaps(example)
+        assert masks.sum(axis=0).max() == 1  # no pixel is of two items
+        for box, mask, area in zip(example["boxes"], masks, example["areas"], strict=True):
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            np.testing.assert_array_equal(box, [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            assert area == mask.sum()
+        low, high = (np.array([example["boxes"][:, side] for side in sides]) for sides in ((0, 1), (2, 3)))
+        shared = np.minimum(high[:, None], high[:, :, None]) - np.maximum(low[:, None], low[:, :, None])
+        overlapping += bool((np.clip(shared, 0, None).prod(axis=0) > 0).sum() > len(masks))
+        labels |= {*example["labels"].tolist()}
+        counts.add(len(masks))
+    assert labels == {*range(7)}
+    assert counts == {3, 4, 5, 6}
+    assert overlapping > 50
+    with pytest.raises(IndexError):
+        train[4000]
+
+
+def test_an_item_covers_those_that_were_drawn_before_it(fashion, monkeypatch):
+    def whole_square(item, side, rng):
+        return np.full((side, side, 3), side, np.uint8), np.ones((side, side), bool)
+
+    monkeypatch.setattr(scenes, "_item", whole_square)
+    monkeypatch.setattr(scenes, "_places", lambda rng, *args: [(5, 9, 30), (10, 10, 40), (10, 10, 40), (30, 36, 64)])
+    example = boxes(fashion)[5]
+    assert example["boxes"].tolist() == [[9, 5, 39, 35], [10, 10, 50, 50], [36, 30, 100, 94]]
+    assert example["areas"].tolist() == [900 - 25 * 29, 1600 - 20 * 14, 64 * 64]
+    for mask, side in zip(bitmaps(example), (30, 40, 64), strict=True):
+        assert (example["image"][mask] == side).all()
+
+
+def test_a_scene_with_boxes_is_a_function_of_its_number(fashion):
+    source = boxes(fashion)
+    copy = pickle.loads(pickle.dumps(source))
+    for name in ("image", "boxes", "labels"):
+        np.testing.assert_array_equal(source[3][name], copy[3][name])
+    assert (source[3]["image"] != source[4]["image"]).any()
+    assert (source[3]["image"] != boxes(fashion, "test")[3]["image"]).any()
+    assert (source[3]["image"] != opened(fashion)[3]["image"]).any()

@@ -37,11 +37,12 @@ _READERS = {
     "labelme": "labelme_boxes",
     "csv": "csv_boxes",
 }
-SOURCES = ("boxes", *_READERS)
+SOURCES = ("boxes", *_READERS)  # of files
+SETS = ("scenes", "hela", "trees")  # to try
 _log = logging.getLogger(__name__)
 
 
-def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> BoxFiles:
+def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> Any:
     """Open a split of a set of pictures with boxes. white: of deep grey pictures, as in `decode.read_image`.
 
     data["name"] says how the annotations in the folder data["dir"] are written; "boxes" looks for it.
@@ -51,6 +52,11 @@ def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> BoxFiles
     Each of these files says where it looks. Options: "annotations" and "pictures" name the file or folder of either, a
     path below data["dir"] or any other, in which {split} is the split; "classes" names a list of classes, one a line,
     and only these are used, in that order; "train_split" says where classes are looked for that no list names.
+
+    Three sets are there to try, of which data["dir"] may be "":
+    - "scenes": synthetic (`scenes.open_box_scenes`). data["dir"]: the folder of Fashion-MNIST.
+    - "hela": cells under a microscope, with computed masks (`hela.open_hela_boxes`). data["dir"]: the wheel, or its
+      folder. - "trees": boxes around trees in aerial photographs (`trees.open_trees`); data["dir"] likewise.
 
     Example i is {"image": (h, w, 3) uint8, "boxes": (k, 4) float32, x1, y1, x2, y2 in pixels, "labels": (k,) int32,
     "crowd", "trained": (k,) bool, "masks": a list of what `instance_masks` reads, None where the data have boxes alone,
@@ -64,13 +70,15 @@ def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> BoxFiles
     pictures or annotations are missing.
     """
     name, folder = data["name"], data.get("dir") or None
-    if name not in SOURCES:
-        raise ValueError(f"there is no source of boxes {name!r}; {nearest(name, SOURCES)}")
-    if folder is None:
+    if name not in (*SOURCES, *SETS):
+        raise ValueError(f"there is no source of boxes {name!r}; {nearest(name, (*SOURCES, *SETS))}")
+    if folder is None and name in SOURCES:
         raise ValueError(f"{name} reads files; give their folder as data.dir")
     if "://" in str(folder):
         raise ValueError(f"the data of {name} are files in a folder, and {folder} is none; mount the bucket first")
-    root = Path(folder).expanduser()
+    root = None if folder is None else Path(folder).expanduser()
+    if root is None or name in SETS:
+        return _open_set(name, split, root)
     if not root.is_dir():
         raise ValueError(f"there is no folder {root}; expected one that holds pictures and their annotations")
     reader = _found(root, split, data) if name == "boxes" else _reader(name)
@@ -81,6 +89,20 @@ def open_source(data: Mapping[str, Any], split: str, white: int = 0) -> BoxFiles
     for what, where in annotations.odd.items():
         _log.warning("%s: %s: %s", annotations.origin, what, listed(where))
     return source_of(annotations, white)
+
+
+def _open_set(name: str, split: str, place: Path | None) -> Any:
+    if name == "scenes":
+        from unireplknet_jax.data.pictures.scenes import open_box_scenes
+
+        return open_box_scenes(split, place)
+    if name == "hela":
+        from unireplknet_jax.data.pictures.hela import open_hela_boxes
+
+        return open_hela_boxes(split, place)
+    from unireplknet_jax.data.pictures.trees import open_trees
+
+    return open_trees(split, place)
 
 
 def source_of(annotations: Annotations, white: int = 0) -> BoxFiles:
@@ -193,6 +215,15 @@ class BoxFiles:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(lambda index: upright_size(self.pictures.read(index)), range(len(self))))
 
+    def sides(self) -> np.ndarray:
+        """(n,) the shorter side of every picture, as the annotations say where they say it of all."""
+        known = self.store.sizes
+        return known.min(axis=1) if known.all() else np.array([min(size) for size in self.sizes()])
+
+    def filled(self) -> np.ndarray:
+        """(n,) bool: whether a picture has an object."""
+        return self.store.counts() > 0
+
     def contents(self) -> dict[str, list[int]]:
         """As `data.base.Source` says."""
         objects = {"objects": [len(self.store.boxes), self.store.checksum()]}
@@ -235,16 +266,15 @@ def for_training(source: Any, data: Mapping[str, Any]) -> Any:
     keep_empty, least = bool(data.get("keep_empty")), data.get("least_side", LEAST_SIDE)
     if not isinstance(least, int) or least < 0:
         raise ValueError(f"data.least_side is {least!r}; expected a number of pixels, 0 or more")
-    counts, sizes = source.store.counts(), source.store.sizes
-    sides = sizes.min(axis=1) if sizes.all() else np.array([min(size) for size in source.sizes()])
-    kept = np.flatnonzero((keep_empty | (counts > 0)) & (sides >= least))
+    filled = source.filled()
+    kept = np.flatnonzero((keep_empty | filled) & (source.sides() >= least))
     if not kept.size:
         raise ValueError(
             f"{source.origin} has no picture with an object and a side of {least} pixels; data.least_side and "
             "data.keep_empty say which are trained on"
         )
     if kept.size < len(source):
-        empty = 0 if keep_empty else int((counts == 0).sum())
+        empty = 0 if keep_empty else int((~filled).sum())
         _log.info(
             "%s: training leaves out %d of %d pictures, %d of them without objects",
             *(source.origin, len(source) - kept.size, len(source), empty),

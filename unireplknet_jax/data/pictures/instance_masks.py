@@ -4,7 +4,7 @@ A mask is one of
 - polygons [[x1, y1, x2, y2, ...], ...] in pixels, which are filled as pycocotools does it, and united;
 - run lengths {"size": [height, width], "counts": ...}, COCO's, down the columns, first those that are not the object:
   counts is a list of whole numbers, or the text into which pycocotools packs them;
-- (h, w) bool; or None, where an object has a box alone.
+- (h, w) bool, or a `Piece` of it; or None, where an object has a box alone.
 Source of the formats: cocodataset/cocoapi, PythonAPI/pycocotools/mask.py and common/maskApi.c.
 """
 
@@ -49,7 +49,10 @@ def pieces(example: Mapping[str, Any]) -> Iterator[Piece | None]:
     """
     size = example["image"].shape[:2]
     for mask in example["masks"]:
-        yield None if mask is None else cropped(bitmap(mask, size, example.get("orientation", 1)))
+        if isinstance(mask, Piece):
+            yield mask
+        else:
+            yield None if mask is None else cropped(bitmap(mask, size, example.get("orientation", 1)))
 
 
 def cropped(found: np.ndarray) -> Piece | None:
@@ -69,7 +72,11 @@ def bitmap(mask: Any, size: Size, orientation: int = 1) -> np.ndarray:
     it has polygons and pycocotools is missing.
     """
     stored = size[::-1] if orientation >= 5 else size
-    if isinstance(mask, np.ndarray):
+    if isinstance(mask, Piece):
+        height, width = mask.bitmap.shape
+        found = np.zeros(stored, bool)
+        found[mask.top : mask.top + height, mask.left : mask.left + width] = mask.bitmap
+    elif isinstance(mask, np.ndarray):
         found = mask.astype(bool)
     elif isinstance(mask, Mapping):
         found = _from_runs(mask, stored)

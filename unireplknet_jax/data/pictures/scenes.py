@@ -1,5 +1,7 @@
 """Synthetic scenes: things to wear out of Fashion-MNIST, coloured, on parts of photographs, with exact masks.
 
+`Scenes` have the class of every pixel, `BoxScenes` each item for itself.
+
 Nobody took these pictures: a number that is measured on them says that learning works, and no more. The classes are
 those of Fashion-MNIST, of which T-shirt, pullover, coat and shirt are one, as classifiers confuse them.
 """
@@ -15,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.base import check_split
+from unireplknet_jax.data.pictures.box_arrays import objects_of, with_mask
 from unireplknet_jax.data.pictures.decode import picture_of
 from unireplknet_jax.data.pictures.fashion_mnist import open_fashion_mnist
+from unireplknet_jax.data.pictures.instance_masks import cropped
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.data.pictures.mask_transforms import resize_to
 
@@ -27,6 +31,9 @@ SIZE = 128  # pixels of a side
 _ITEMS = (2, 4)  # in a scene
 _SIDES = (40, 72)  # of an item, in pixels
 _MOST_SHARED = 0.15  # of an item's square, with the square of another
+_BOX_ITEMS = (3, 6)  # in a scene with boxes,
+_BOX_SIDES = (32, 64)  # whose items lie over each other:
+_MOST_BOXES_SHARED = 0.4  # of an item's square, with the square of another
 _TRIES = 30  # to find a place for an item
 _FAINT = 24  # what is darker is no part of an item, unless the item is around it
 _log = logging.getLogger(__name__)
@@ -59,11 +66,8 @@ class Scenes:
         index = range(len(self))[index]
         rng = np.random.default_rng([[*COUNTS].index(self.split), index])
         image, label_map = self._ground(rng), np.zeros((SIZE, SIZE), np.int16)
-        for top, left, side in _places(rng):
-            label = int(rng.integers(1, len(LABELS)))
-            pixels, inside = _item(self.items[rng.choice(self.members[label - 1])], side, rng)
-            window = slice(top, top + side), slice(left, left + side)
-            image[window][inside] = pixels[inside]
+        for place in _places(rng):
+            label, window, inside = self._draw(image, place, rng)
             label_map[window][inside] = label
         return {"image": image, "label_map": label_map, "id": index}
 
@@ -75,6 +79,17 @@ class Scenes:
         """As `data.base.Source` says: scenes are known by the name of the set."""
         return {}
 
+    def _draw(
+        self, image: np.ndarray, place: tuple[int, int, int], rng: np.random.Generator
+    ) -> tuple[int, tuple[slice, slice], np.ndarray]:
+        """Draw an item in a scene; returns its class, its window, and which pixels of that, bool, are the item's."""
+        top, left, side = place
+        label = int(rng.integers(1, len(LABELS)))
+        pixels, inside = _item(self.items[rng.choice(self.members[label - 1])], side, rng)
+        window = slice(top, top + side), slice(left, left + side)
+        image[window][inside] = pixels[inside]
+        return label, window, inside
+
     def _ground(self, rng: np.random.Generator) -> np.ndarray:
         """(SIZE, SIZE, 3) uint8: a part of a photograph, turned, with its channels in any order and of any light."""
         photograph = self.photographs[rng.integers(len(self.photographs))]
@@ -84,6 +99,55 @@ class Scenes:
         part = np.rot90(part, rng.integers(4))[:, :: int(rng.choice([-1, 1]))]
         light = rng.uniform(0.5, 1.2)
         return np.clip(part[..., rng.permutation(3)] * light, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class BoxScenes:
+    """Scenes in which more items lie over each other, each with its box and its mask: what is seen of it.
+
+    Scene i is a function of the split and i; what it is made of is that of `scenes`. The classes are those of `Scenes`
+    but for the background.
+    """
+
+    scenes: Scenes
+
+    labels = LABELS[1:]
+    category_ids = tuple(range(1, len(LABELS)))
+    has_masks = True
+    most_objects = _BOX_ITEMS[1]
+    origin = "the set scenes"
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]
+        rng = np.random.default_rng([[*COUNTS].index(self.scenes.split), index, 1])
+        image, seen = self.scenes._ground(rng), np.zeros((SIZE, SIZE), np.int8)  # the item that each pixel shows
+        labels = []
+        for place in _places(rng, _BOX_ITEMS, _BOX_SIDES, _MOST_BOXES_SHARED):
+            label, window, inside = self.scenes._draw(image, place, rng)
+            labels.append(label - 1)
+            seen[window][inside] = len(labels)
+        pieces = [cropped(seen == number) for number in range(1, len(labels) + 1)]
+        things = [with_mask(piece, label) for piece, label in zip(pieces, labels, strict=True) if piece is not None]
+        return {"image": image, **objects_of(things, (SIZE, SIZE), masks=True), "id": index}
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every picture."""
+        return self.scenes.sizes()
+
+    def sides(self) -> np.ndarray:
+        """(n,) the shorter side of every picture."""
+        return np.full(len(self), SIZE)
+
+    def filled(self) -> np.ndarray:
+        """(n,) bool: whether a picture has an object, of which the last item is one in every scene."""
+        return np.ones(len(self), bool)
+
+    def contents(self) -> dict[str, list[int]]:
+        """As `data.base.Source` says: scenes are known by the name of the set."""
+        return {}
 
 
 def open_scenes(split: str, folder: Path | None) -> Scenes:
@@ -98,6 +162,11 @@ def open_scenes(split: str, folder: Path | None) -> Scenes:
     classes = np.array(CLASSES)[targets]
     members = tuple(np.flatnonzero(classes == label) for label in range(1, len(LABELS)))
     return Scenes(split, items, members, _photographs(split))
+
+
+def open_box_scenes(split: str, folder: Path | None) -> BoxScenes:
+    """As many scenes of overlapping items with boxes and masks, made of the same; see `open_scenes`."""
+    return BoxScenes(open_scenes(split, folder))
 
 
 def _photographs(split: str) -> tuple[np.ndarray, ...]:
@@ -126,14 +195,19 @@ def _grey(image: Any) -> np.ndarray:
     return image[..., 0] if isinstance(image, np.ndarray) else np.asarray(picture_of(image))[..., 0]
 
 
-def _places(rng: np.random.Generator) -> list[tuple[int, int, int]]:
+def _places(
+    rng: np.random.Generator,
+    items: tuple[int, int] = _ITEMS,
+    sides: tuple[int, int] = _SIDES,
+    most_shared: float = _MOST_SHARED,
+) -> list[tuple[int, int, int]]:
     """(top, left, side) of the squares of the items of a scene; those that find no room are left out."""
     found: list[tuple[int, int, int]] = []
-    for _ in range(rng.integers(*_ITEMS, endpoint=True)):
-        side = int(rng.integers(*_SIDES, endpoint=True))
+    for _ in range(rng.integers(*items, endpoint=True)):
+        side = int(rng.integers(*sides, endpoint=True))
         for _ in range(_TRIES):
             top, left = rng.integers(0, SIZE - side, endpoint=True, size=2).tolist()
-            if all(_shared((top, left, side), other) <= _MOST_SHARED for other in found):
+            if all(_shared((top, left, side), other) <= most_shared for other in found):
                 found.append((top, left, side))
                 break
     return found

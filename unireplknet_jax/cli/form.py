@@ -31,11 +31,17 @@ def add_views_arguments(parser):
     )
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, help="see each input mirrored, too, or not")
     parser.add_argument("--mode", metavar="NAME", help="see each input as a whole (whole) or in windows (slide)")
+    parser.add_argument("--tile", type=int, metavar="N", help="find objects in windows of N pixels, at full size")
+
+
+def add_objects_arguments(parser):
+    parser.add_argument("--score", type=float, metavar="S", help="show objects with a higher score (default: 0.3)")
+    parser.add_argument("--classes", type=_names, dest="only", metavar="NAME,...", help="show objects of these classes")
 
 
 def views_of(args):
-    """{option of a task: value} of the flags of `add_views_arguments` that are given."""
-    given = {name: getattr(args, name) for name in ("scales", "mirror", "mode")}
+    """{option of a task: value} of those flags of `add_views_arguments` and `add_objects_arguments` that are given."""
+    given = {name: getattr(args, name, None) for name in ("scales", "mirror", "mode", "tile", "score", "only")}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -44,6 +50,10 @@ def _numbers(text):
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between them") from None
+
+
+def _names(text):
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def in_form(checkpoint, form):

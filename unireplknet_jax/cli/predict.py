@@ -11,6 +11,7 @@ from unireplknet_jax.cli.form import (
     NAMES,
     add_form_argument,
     add_image_size_argument,
+    add_objects_arguments,
     add_views_arguments,
     check_image_size,
     in_form,
@@ -24,6 +25,7 @@ EXAMPLES = (
     "predict runs/birds/best 'recordings/**/*.wav' --json",
     "predict runs/flowers/best photos --draw found.png",
     "predict runs/streets/best photos --save masks --scales 0.5,1.0,1.5 --mirror",
+    "predict runs/trees/best aerial.tif --draw found.png --tile 1024 --score 0.5",
 )
 
 
@@ -37,6 +39,7 @@ def add_arguments(parser):
     parser.add_argument("--save", metavar="DIR", help="write the mask that is found in each file, by its name, as PNG")
     add_image_size_argument(parser)
     add_views_arguments(parser)
+    add_objects_arguments(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_form_argument(parser)
 

@@ -103,7 +103,9 @@ class Detection(OnCanvases):
             raise ValueError("balance draws examples of one class, and pictures have objects of several; leave it.")
         if self.category_ids and self.labels and len(self.category_ids) != len(self.labels):
             raise ValueError(f"{len(self.category_ids)} category_ids do not fit {len(self.labels)} classes.")
-        _train_transform(self)  # checks its own options
+        _train_transform(self)  # which checks its own options
+        if self.only and not self.waits:
+            self._shown_classes  # noqa: B018 (an unknown name is said before anything is computed)
 
     def module(self, deploy: bool = False) -> CascadeRCNN:
         self.require_classes()

@@ -63,7 +63,8 @@ def with_views(checkpoint: Checkpoint, views: Mapping[str, Any]) -> Checkpoint:
     task = checkpoint.task
     for name in views:
         if name not in task.options:
-            raise ValueError(f"the task {task.name} has no option {name} to change; leave out --{name}.")
+            flag = {"only": "classes"}.get(name, name)
+            raise ValueError(f"the task {task.name} has no option {name} to change; leave out --{flag}.")
     return dataclasses.replace(checkpoint, task=dataclasses.replace(task, **views))
 
 

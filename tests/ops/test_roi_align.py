@@ -131,7 +131,7 @@ def test_long_regions_lose_nothing(long_regions, output):
     for level, (rows, columns), own in zip(levels, weights, toward, strict=True):
         of_maps[level] += np.einsum("iy,ijc,jx->yxc", rows, own, columns)
     for found, own in zip(gradient, of_maps, strict=True):
-        np.testing.assert_allclose(found, own, rtol=0, atol=PLACES)
+        np.testing.assert_allclose(found, own, rtol=0, atol=2 * PLACES)  # several regions add up
 
 
 def test_pictures_with_and_without_long_regions(long_regions):

@@ -222,7 +222,7 @@ def test_wrong_options_are_one_sentence(options, message):
 
 def test_a_thousand_objects_in_a_picture():
     example = scene(size=(60, 90), count=1000)
-    transform = TrainTransform((60,), 90, canvases=((64, 96), (96, 64)), crop=None, objects=1024, tiles=8192)
+    transform = TrainTransform((60,), 90, canvases=((64, 96), (96, 64)), crop=None, objects=1024, mask_bytes=2**17)
     found = transform(example, np.random.default_rng(0))
     assert found["valid"].sum() == found["has_mask"].sum() == 1000
     masks = np.array(example["masks"])

@@ -1,6 +1,7 @@
 """A small task of every kind, with a checkpoint of random numbers and files that it reads."""
 
 import numpy as np
+import pytest
 from networks import lively
 
 from unireplknet_jax.tasks import made_up
@@ -11,10 +12,24 @@ TRUNK = {"depths": (1, 1, 0, 0), "dims": (8, 16, 24, 32), "kernel_sizes": ((3,),
 # In official names the tensors of its blocks tell the depth of a stage, which is 1 or more.
 NAMED = TRUNK | {"depths": (1, 1, 1, 1), "kernel_sizes": ((3,), (7,), (0,), (3,))}
 MODEL = {**TRUNK, "num_classes": 6}
-HEADS = {"channels": 8, "auxiliary_channels": 4}  # of the network for masks
+HEADS = {  # of the networks for masks and for boxes
+    "segmentation": {"channels": 8, "auxiliary_channels": 4},
+    "detection": {
+        **{"channels": 8, "box_channels": 4, "box_features": 8, "mask_channels": 4, "anchor_scale": 2.0},
+        **{"finest": 14.0, "test_proposals": (40, 20), "min_score": 0.0, "max_detections": 5},
+    },
+}
 OPTIONS = {
     "classification": {"image_size": 32},
-    "segmentation": {"model": {**MODEL, **HEADS}, "scale": (64, 32), "crop": 32, "buckets": ((32, 64), (64, 32))},
+    "segmentation": {
+        "model": {**MODEL, **HEADS["segmentation"]},
+        **{"scale": (64, 32), "crop": 32, "buckets": ((32, 64), (64, 32))},
+    },
+    "detection": {
+        "model": {**MODEL, **HEADS["detection"]},
+        **{"scale": (64, 32), "short_sides": (32,), "longest": 64, "crop": None, "buckets": ((32, 64), (64, 32))},
+        "score": 0.0,
+    },
     "audio": {"frames": 64, "seconds": 0},
     "video": {"image_size": 16, "frames": 4, "segments": 2, "crops": 3},
     "points": {"points": 32, "raw_points": 48, "view_size": 28, "neighbours": 4, "votes": 8},
@@ -28,11 +43,14 @@ OPTIONS = {
 FILES = {
     "classification": "picture.jpg",
     "segmentation": "picture.jpg",
+    "detection": "picture.jpg",
     "audio": "sound.wav",
     "video": "clip.avi",
     "points": "shape.xyz",
     "forecasting": "table.csv",
 }
+# As parameters of tests that compile the network, which of objects has several loops.
+KINDS = [pytest.param(name, marks=pytest.mark.slow) if name == "detection" else name for name in FILES]
 
 
 def make_task(name, **options):
@@ -57,7 +75,7 @@ def write_files(folder, name):
         np.savetxt(second, np.loadtxt(first)[:500] ** 3)
     elif name == "forecasting":
         second.write_text("\n".join(first.read_text().splitlines()[:60]) + "\n")
-    elif name in ("classification", "segmentation"):
+    elif name in ("classification", "segmentation", "detection"):
         made_up.write(folder, ["flowers"])
         second = folder / "flowers" / "val" / "tulip" / "7.jpg"
     else:

@@ -17,7 +17,7 @@ from unireplknet_jax.tasks.base import task_class
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-EMBEDDED = [name for name in FILES if name not in ("forecasting", "segmentation")]
+EMBEDDED = [name for name in FILES if name not in ("forecasting", "segmentation", "detection")]
 
 
 def pooled(checkpoint, maps):

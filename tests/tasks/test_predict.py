@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_tasks import FILES, make_checkpoint, make_task, with_lists, write_files
+from small_tasks import KINDS, make_checkpoint, make_task, with_lists, write_files
 
 import unireplknet_jax as urk
 from unireplknet_jax.__main__ import main
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("files")
 
 
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(scope="module", params=KINDS)
 def opened(request, folder):
     """(a checkpoint's path, two files of its task)."""
     path = folder / request.param
@@ -87,6 +87,7 @@ def test_bytes_and_arrays_give_the_records_of_their_file(opened):
     arrays = {
         "classification": lambda file: np.asarray(Image.open(file)),
         "segmentation": lambda file: np.asarray(Image.open(file)),
+        "detection": lambda file: np.asarray(Image.open(file)),
         "audio": lambda file: read_sound(file, 16_000),
         "video": lambda file: read_frames(file, np.arange),
         "points": np.loadtxt,
@@ -242,7 +243,7 @@ def test_a_network_without_classifier_predicts_nothing(goldens, pictures):
         urk.predict(checkpoint, pictures[1])
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_checkpoint_says_how_inputs_are_prepared(name):
     checkpoint = make_checkpoint(name)
     assert checkpoint.preprocessing

@@ -11,7 +11,7 @@ import small_tasks
 import trimesh
 import yaml
 from official_files import assert_equal, leaves
-from small_tasks import FILES, HEADS, NAMED, with_lists, write_files
+from small_tasks import HEADS, KINDS, NAMED, with_lists, write_files
 
 import unireplknet_jax as urk
 from unireplknet_jax.__main__ import main
@@ -24,11 +24,11 @@ DATA = {"name": "folder", "dir": "/home/me/secret", "train_split": "train", "eva
 
 
 def make_checkpoint(name, **options):
-    model = NAMED if name == "forecasting" else {**NAMED, "num_classes": 6, **(HEADS if name == "segmentation" else {})}
+    model = NAMED if name == "forecasting" else {**NAMED, "num_classes": 6, **HEADS.get(name, {})}
     return small_tasks.make_checkpoint(name, model=model, **options)
 
 
-@pytest.fixture(params=FILES)
+@pytest.fixture(params=KINDS)
 def saved(request, tmp_path):
     """(the path of a saved checkpoint, the checkpoint)."""
     labels = {} if request.param == "forecasting" else {"labels": tuple("abcde|")}

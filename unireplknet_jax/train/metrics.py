@@ -37,7 +37,8 @@ class MetricWriter:
         values = {name: float(value) for name, value in values.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if value == value:  # NaN is what the data have nothing for, such as objects of a size
+                self._board.add_scalar(name, value, step)
 
     def write_images(self, step, name, images):
         """images: (n, h, w, 1 or 3) in 0..1, shown as one grid by TensorBoard; None: there are none."""

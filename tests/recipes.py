@@ -22,6 +22,7 @@ FILES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "commo
 MADE_UP = {
     "audio": ("tones", TONES),
     "classification": ("digits", tuple("0123456789")),
+    "detection": ("scenes", scenes.LABELS[1:]),
     "forecasting": ("waves", tuple(f"buoy {index}" for index in range(12))),
     "points": ("solids", KINDS),
     "segmentation": ("scenes", scenes.LABELS),
@@ -40,7 +41,7 @@ def train_on_a_laptop(name, folder):
     config = load(f"{name}:runlocal", "--config.epochs=1")
     # Without optimizations the programs compile in half the time, and those of points take ten times as long to run.
     points = config.task.name == "points"
-    config.epochs = {"points": 0.3, "segmentation": 0.05}.get(config.task.name, 1)
+    config.epochs = {"points": 0.3, "segmentation": 0.05, "detection": 0.02}.get(config.task.name, 1)
     if config.data.name == "scenes":
         config.data.dir = str(folder / "clothes")
         (folder / "clothes").mkdir()

@@ -1,5 +1,5 @@
 """The numbers of the recipes for other data than ImageNet, each as its source has it. Those of ImageNet, of ADE20K, of
-spoken words, of global weather and of ModelNet40 are in test_recipes.py."""
+COCO, of spoken words, of global weather and of ModelNet40 are in test_recipes.py."""
 
 import runpy
 
@@ -109,6 +109,34 @@ SCENES = {
     **{"batch_size": 8, "eval_batch_size": 16, "steps": 6000, "eval_every_epochs": 0, "eval_every_steps": 1500},
     **{"checkpoint.every_steps": 1500, "optim.lr": 6e-3, "optim.layer_groups": 9},
 }
+# detection/configs of the original.
+BOX_HEADS = {
+    **{"channels": 256, "box_channels": 256, "box_features": 1024, "mask_channels": 256, "masks": True},
+    **{"anchor_scale": 8.0, "finest": 56.0, "train_proposals": (2000, 2000), "test_proposals": (1000, 1000)},
+    **{"anchor_counts": (256, 128), "region_counts": (512, 128), "min_score": 0.05, "max_detections": 100},
+}
+BOXES = {
+    **{"scale": (1333, 800), "short_sides": tuple(range(480, 801, 32)), "longest": 1333, "flip": True, "objects": 100},
+    **{"crop_sides": (400, 500, 600), "crop": (384, 600), "mask_bytes": 2**19, "scales": (1.0,), "mirror": False},
+    **{"tile": 0, "buckets": ((800, 1344), (1344, 800), (800, 1088))},
+}
+OWN_BOXES = {
+    **{"task.name": "detection", "data.name": "boxes", "data.eval_split": "val", "data.annotations": ""},
+    **{"data.pictures": "", "data.classes": "", "data.keep_empty": False, "data.least_side": 32},
+}
+# Ours: what is small enough for two cores.
+SMALL_BOXES = SMALL_NETWORK | BOX_HEADS
+SMALL_BOXES |= {"dims": (20, 40, 80, 160), "remat": False, "num_classes": 0, "anchor_scale": 4.0, "finest": 28.0}
+SMALL_BOXES |= {"channels": 48, "box_channels": 48, "mask_channels": 48, "box_features": 128}
+SMALL_BOXES |= {"train_proposals": (400, 200), "test_proposals": (400, 200), "region_counts": (64, 16)}
+BOX_SCENES = {
+    **{"task.name": "detection", "data.name": "scenes", "data.train_examples": 4000, "data.keep_empty": False},
+    **{"data.least_side": 32, "batch_size": 16, "eval_batch_size": 16, "steps": 2000, "eval_every_epochs": 0},
+    **{"eval_every_steps": 500, "checkpoint.every_steps": 500, "log_every": 50, "optim.lr": 2e-3},
+}
+BOX_PARTS = BOX_SCENES | {"batch_size": 8, "eval_batch_size": 2, "steps": 600}
+BOX_PARTS |= {"eval_every_steps": 200, "checkpoint.every_steps": 200}
+ON_PARTS = {"num_classes": 1, "test_proposals": (1000, 600), "region_counts": (128, 48)}
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
     "kinetics400:s": (
@@ -236,6 +264,50 @@ RECIPES = {
             **{"eval_every_steps": 100, "checkpoint.every_steps": 100, "log_every": 50, "optim.lr": 2e-3},
         },
     ),
+    "finetune_boxes:n": (
+        BOXES
+        | {
+            "model": FLOAT32
+            | BOX_HEADS
+            | {"name": "unireplknet_n", "num_classes": 0, "drop_path_rate": 0.1, "bn_group": None, "remat": False},
+            "white": 0,
+        },
+        OWN_BOXES
+        | {
+            **{"batch_size": 8, "eval_batch_size": 8, "epochs": 50, "eval_every_epochs": 5, "log_every": 10},
+            **{"optim.lr": 1e-4, "optim.layer_decay": 0.8, "optim.layer_groups": 6},
+            "init": "unireplknet_n_in1k_224_acc81.64.pth",
+        },
+    ),
+    "finetune_boxes:small": (
+        BOXES
+        | {"model": SMALL_BOXES, "scale": (352, 256), "short_sides": (192, 224, 256), "longest": 352, "crop": None}
+        | {"flip": False, "buckets": ((256, 352), (352, 256)), "mask_bytes": 2**17, "white": 0},
+        OWN_BOXES
+        | {
+            **{"batch_size": 16, "eval_batch_size": 64, "epochs": 100, "eval_every_epochs": 10, "log_every": 20},
+            **{"optim.lr": 2e-3, "recalibrate": 16},
+        },
+    ),
+    "coco:scenes": (
+        BOXES
+        | {"model": SMALL_BOXES | {"num_classes": 7}, "scale": None, "crop": None, "objects": 8, "mask_bytes": 2**12}
+        | {"short_sides": (112, 120, 128), "longest": 128, "buckets": ((128, 128),)},
+        BOX_SCENES,
+    ),
+    "coco:hela": (
+        BOXES
+        | {"model": SMALL_BOXES | ON_PARTS | {"max_detections": 300}, "scale": None, "crop": None, "objects": 32}
+        | {"short_sides": (192, 224, 256), "longest": 256, "buckets": ((256, 256),), "mask_bytes": 2**14},
+        BOX_PARTS | {"data.name": "hela", "data.train_examples": 640},
+    ),
+    "coco:trees": (
+        BOXES
+        | {"model": SMALL_BOXES | ON_PARTS | {"max_detections": 400, "masks": False}, "scale": None, "crop": None}
+        | {"short_sides": (256, 288, 320), "longest": 320, "buckets": ((320, 320),), "mask_bytes": 2**14}
+        | {"objects": 48},
+        BOX_PARTS | {"data.name": "trees", "data.train_examples": 199},
+    ),
     "finetune_sounds:n": (
         {
             # Statistics, noise and roll as for Speech Commands (Audio/egs of the original), masks half as wide.
@@ -358,6 +430,11 @@ WARM_UP = {
     "finetune:xl": 100,
     "finetune_masks:n": 800,
     "finetune_masks:small": 800,
+    "finetune_boxes:n": 800,
+    "finetune_boxes:small": 800,
+    "coco:scenes": 100,
+    "coco:hela": 50,
+    "coco:trees": 50,
     "ade20k:scenes": 100,
     "ade20k:hela": 30,
     "finetune_sounds:n": 200,
@@ -377,7 +454,8 @@ WARM_UP = {
 
 
 # Recipes with sizes.
-SIZED = ("cifar100", "finetune", "finetune_masks", "finetune_sounds", "finetune_video", "kinetics400")
+SIZED = ("cifar100", "finetune", "finetune_boxes", "finetune_masks", "finetune_sounds", "finetune_video")
+SIZED += ("kinetics400",)
 
 
 def flat(fields, prefix=""):

@@ -13,17 +13,19 @@ from recipes import CONFIGS, FILES, MADE_UP, load
 from splits import examples_of, fitted_to
 
 from unireplknet_jax.cli.train import load_config
+from unireplknet_jax.models.complexity import count_parameters
 from unireplknet_jax.train.optimizer import make_schedule
 from unireplknet_jax.train.recipe import value_of
 from unireplknet_jax.train.setup import make_task, set_up
 from unireplknet_jax.train.sharding import make_mesh
 
-STARTED = ("ade20k", "audioset", "cifar100", "finetune", "finetune_masks", "finetune_sounds", "finetune_video")
-STARTED += ("imagenet1k_384",)
-SCRATCH = ("scratch", "small", "scenes", "hela")
+STARTED = ("ade20k", "audioset", "cifar100", "coco", "finetune", "finetune_boxes", "finetune_masks", "finetune_sounds")
+STARTED += ("finetune_video", "imagenet1k_384")
+SCRATCH = ("scratch", "small", "scenes", "hela", "trees")
 QUICK = (
     "ade20k:runlocal",
     "cifar100:scratch",
+    "coco:runlocal",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
     "imagenet22k:s",
@@ -83,8 +85,15 @@ TRAIN_EXAMPLES = {
     "audioset:runlocal": 400,
     "cifar100": 50_000,
     "cifar100:runlocal": 1437,
+    "coco": 117_266,
+    "coco:hela": 640,
+    "coco:scenes": 4000,
+    "coco:trees": 199,
+    "coco:runlocal": 4000,
     "finetune": 0,
     "finetune:runlocal": 1437,
+    "finetune_boxes": 0,
+    "finetune_boxes:runlocal": 4000,
     "finetune_masks": 0,
     "finetune_masks:runlocal": 4000,
     "finetune_sounds": 0,
@@ -155,6 +164,11 @@ def test_every_argument_makes_a_network_and_its_state(recipe):
     if config.task.name == "forecasting":
         kernel = run.state["params"]["decoder"]["projection"]["kernel"]
         assert kernel.shape == (module.width, options.stations // math.prod(module.tree))
+        return
+    if config.task.name == "detection":
+        shapes = [run.state["params"][f"bbox_head_{stage}"]["fc_cls"]["kernel"].shape for stage in range(3)]
+        assert shapes == [(options.model.box_features, module.num_classes + 1)] * 3
+        assert ("mask_head_0" in run.state["params"]) == options.model.masks
         return
     if config.task.name == "segmentation":
         for head, width in (("decode", options.model.channels), ("auxiliary", options.model.auxiliary_channels)):
@@ -322,6 +336,57 @@ def test_ade20k_is_the_released_configuration(arg):
     np.testing.assert_allclose(rates[t], 1e-4 * (1 - t / 160_000) * warm_up, rtol=1e-9)
 
 
+# detection/configs of the original: weights to start from, drop path, layer decay, whether there is a moving average.
+COCO = {
+    "t": ("t_in1k_224_acc83.21", 0.3, 0.8, False),
+    "s": ("s_in1k_224_acc83.91", 0.5, 0.8, False),
+    "s,in22k": (f"s_{IN22K}86.44", 0.5, 0.8, True),
+    "b": (f"b_{IN22K}87.40", 0.6, 0.8, True),
+    "l": (f"l_{IN22K}87.88", 0.7, 0.7, True),
+    "xl": (f"xl_{IN22K}87.96", 0.7, 0.7, True),
+}
+
+
+@pytest.mark.parametrize("arg", COCO)
+def test_coco_is_the_released_configuration(arg):
+    weights, drop_path, decay, averaged = COCO[arg]
+    config = load(f"coco:{arg}")
+    options, optim = config.task.options.to_dict(), config.optim
+    assert config.init == f"unireplknet_{weights}.pth"
+    assert options.pop("model") == {
+        **{"name": f"unireplknet_{arg.partition(',')[0]}", "num_classes": 80, "drop_path_rate": drop_path},
+        **{"channels": 256, "box_channels": 256, "box_features": 1024, "mask_channels": 256, "masks": True},
+        **{"anchor_scale": 8.0, "finest": 56.0, "train_proposals": (2000, 2000), "test_proposals": (1000, 1000)},
+        **{"anchor_counts": (256, 128), "region_counts": (512, 128), "min_score": 0.05, "max_detections": 100},
+        **{"bn_group": None, "dtype": "bfloat16", "impl": "auto", "remat": True},
+    }
+    assert options == {
+        **{"scale": (1333, 800), "short_sides": tuple(range(480, 801, 32)), "longest": 1333, "flip": True},
+        **{"crop_sides": (400, 500, 600), "crop": (384, 600), "scales": (1.0,), "mirror": False, "tile": 0},
+        **{"objects": 100, "mask_bytes": 2**19, "buckets": ((800, 1344), (1344, 800), (800, 1088))},
+    }
+    assert (config.data.name, config.data.eval_split, config.data.keep_empty) == ("coco", "val", False)
+    assert (config.data.least_side, config.batch_size, config.epochs, config.eval_every_epochs) == (32, 16, 36, 1)
+    assert config.ema.to_dict() == {
+        **{"decay": 0.9999 if averaged else 0.0, "ramp": "exponential" if averaged else "", "ramp_steps": 2000}
+    }
+    assert (optim.name, optim.lr, optim.b1, optim.b2, optim.eps) == ("adamw", 1e-4, 0.9, 0.999, 1e-8)
+    assert (optim.weight_decay, optim.decay_rule, optim.clip_norm) == (0.05, "matrices", 0.0)
+    assert (optim.layer_decay, optim.layer_groups) == (decay, 12)  # of T as well, whose last group but one is empty
+    steps = 117_266 // 16
+    rates = make_schedule(optim, 36, steps, config.batch_size)
+    t = np.array([0, 1, 250, 500, 27 * steps - 1, 27 * steps, 33 * steps - 1, 33 * steps, 36 * steps - 1])
+    warm_up = 1 - (1 - np.minimum(t / 500, 1)) * (1 - 1e-3)
+    slower = np.where(t < 27 * steps, 1, np.where(t < 33 * steps, 0.1, 0.01))
+    np.testing.assert_allclose(rates[t], 1e-4 * slower * warm_up, rtol=1e-12)
+
+
+def test_a_detector_of_the_published_size_is_made():
+    """The numbers of parameters in training form, counted of the original's network."""
+    found = {arg: count_parameters(make_task(load(f"coco:{arg}")).abstract_variables()) for arg in ("t", "xl")}
+    assert found == {"t": 89_101_206, "xl": 445_369_074}
+
+
 def test_modelnet_is_the_released_configuration():
     """Point/config/ModelNet40/multiview_UniRepLKNet-S.yaml of the original."""
     config = load("modelnet40:published")
@@ -405,7 +470,7 @@ def test_starting_weights_are_published_ones_of_the_same_size(recipe):
         assert config.init == ""
         return
     model = config.task.options.model.name
-    large = size.split(",")[0] in ("b", "l", "xl") or (name == "finetune_masks" and size == "s")
+    large = size.split(",")[0] in ("b", "l", "xl") or (name in ("finetune_boxes", "finetune_masks") and size == "s")
     expected = "in22k" if name == "imagenet1k_384" or large or "in22k" in size else "in1k"
     assert config.init.startswith(f"{model}_{expected}")
     assert config.init.endswith(".pth")

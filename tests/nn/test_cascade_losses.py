@@ -237,7 +237,8 @@ def test_gradients_and_statistics_are_the_originals(golden, step):
         elif kind == "gradnorm" and expected > 1e-5 * largest:
             worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 1e-4
     assert len(worst) > 300
-    assert max(worst.values()) < 1, sorted(worst.items(), key=lambda each: -each[1])[:20]
+    far = {name: round(float(share), 2) for name, share in worst.items() if not share < 1}
+    assert not far
 
 
 @pytest.mark.slow  # two whole networks

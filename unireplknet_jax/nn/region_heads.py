@@ -116,8 +116,8 @@ class _LogitsAtLabels(nn.Module):
         """x: (r, h, w, c), labels: (r,) -> (r, h, w) in float32: what the 1x1 convolution gives for these classes."""
         kernel = parameter(self, "kernel", kernel_init, (1, 1, x.shape[-1], self.num_classes))
         bias = parameter(self, "bias", nn.initializers.zeros, (self.num_classes,))
-        y = jnp.einsum("rhwc,rc->rhw", x.astype(jnp.float32), kernel[0, 0].T[labels])
-        return y + bias[labels][:, None, None]
+        y = jnp.einsum("rhwc,cr->rhw", x.astype(jnp.float32), jnp.take(kernel[0, 0], labels, axis=1))
+        return y + jnp.take(bias, labels)[:, None, None]
 
 
 def refined(rois: jax.Array, deltas: jax.Array, labels: jax.Array, stds: np.ndarray, sizes: jax.Array) -> jax.Array:

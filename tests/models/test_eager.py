@@ -77,6 +77,7 @@ def test_intercepted_calls_reach_into_blocks(model, variables):
     np.testing.assert_array_equal(model.apply(variables, IMAGES), plain)
 
 
+@pytest.mark.slow  # every operation of a network and its gradient is compiled by itself
 def test_gradients_outside_of_jit():
     model = small_model(depths=(0, 1, 0, 0), kernel_sizes=((), (7,), (), ()))
     variables = lively(abstract_variables(model))

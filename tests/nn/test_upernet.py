@@ -49,6 +49,7 @@ def test_maps_and_logits_are_the_originals(golden, original):
     assert distance(auxiliary, golden["aux_logits_nchw"]) < 2e-5
 
 
+@pytest.mark.slow  # gradients of a whole network
 def test_losses_gradients_and_statistics_are_the_originals(golden, original):
     """Gradients to 5e-5 of their largest value; where batch norm sees two values alone, rounding is multiplied."""
     task = dataclasses.replace(original.task, model=dict(original.task.model) | {"head_dropout": 0.0})

@@ -49,8 +49,9 @@ FILES = {
     "points": "shape.xyz",
     "forecasting": "table.csv",
 }
-# As parameters of tests that compile the network, which of objects has several loops.
-KINDS = [pytest.param(name, marks=pytest.mark.slow) if name == "detection" else name for name in FILES]
+# As parameters of tests that compile the network. Those with many heads compile for long.
+SLOW = ("detection", "segmentation")
+KINDS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FILES]
 
 
 def make_task(name, **options):

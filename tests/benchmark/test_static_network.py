@@ -1,5 +1,7 @@
 """Whole networks counted by parts: which parts, which class an instruction is of, what the sums are."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.benchmark import static_cost, static_network

@@ -1,5 +1,7 @@
 """Whole networks counted by parts: which parts, which class an instruction is of, what the sums are."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from unireplknet_jax.benchmark import static_cost, static_network
@@ -30,6 +32,16 @@ def test_every_part_has_a_program(kind):
         x = shapes[-1 if kind == "model" else -2]
         assert x.shape == (2, *part.map)
     assert sum(part.times for part in parts_of("unireplknet_a")) == sum(create_model("unireplknet_a").depths) + 5
+
+
+def test_the_head_for_pixels_takes_all_maps():
+    part = parts_of("unireplknet_a", 64, task="segmentation")[-1]
+    assert part.map == ((16, 16, 40), (8, 8, 80), (4, 4, 160), (2, 2, 320))
+    function, shapes = static_network.part_program(
+        "model", "unireplknet_a", part.name, 2, 64, "bfloat16", "segmentation"
+    )
+    logits = jax.eval_shape(function, *shapes)
+    assert (logits.shape, logits.dtype) == ((2, 16, 16, 150), jnp.float32)
 
 
 PROGRAM = """

@@ -142,8 +142,12 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
         ),
         (["model", "--task", "nope"], "--task 'nope' cannot be timed; it takes classification or segmentation."),
         (
-            ["model", "--task", "segmentation", "--static", "v5e"],
-            "--static counts classifiers alone; leave it or --task segmentation out.",
+            ["model", "--task", "segmentation", "--static", "h100"],
+            "--static h100 counts classifiers alone; leave it or --task segmentation out.",
+        ),
+        (
+            ["train", "--task", "segmentation", "--static", "v5e"],
+            "--static counts training steps of classifiers alone; leave it or --task segmentation out.",
         ),
         (["model", "unireplknet_a", "nope"], "unknown model 'nope'"),
         (["model", "--static", "v5e", "unireplknet_t", "nope"], "unknown model 'nope'"),

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from unireplknet_jax.benchmark.block import training_pass
+from unireplknet_jax.benchmark.network import TASKS
 from unireplknet_jax.benchmark.static_cost import CLOCK, MANY, cost_in_process, count_work, measure
 from unireplknet_jax.models.shapes import map_size
 from unireplknet_jax.models.unireplknet import Downsample, Stem
 from unireplknet_jax.models.variants import create_model
 from unireplknet_jax.nn.block import UniRepLKNetBlock
 from unireplknet_jax.nn.layers import LayerNorm, Linear
+from unireplknet_jax.nn.upernet import UPerHead
 
 CHIPS = ("v5e",)  # whose units `static_cost.count_work` knows
 CLASSES = ("depthwise", "products", "norms", "layout copies")
@@ -28,12 +30,17 @@ _UNITS = ("seconds", "seconds_if_long", "matrix_seconds", "vector_seconds")
 
 
 class Part(NamedTuple):
-    """A kind of part, how many of it the network has, and the map (h, w, c) that it takes."""
+    """A kind of part, how many of it the network has, and the map (h, w, c) that it takes, or the maps of a pyramid."""
 
     name: str
     times: int
     module: nn.Module
-    map: tuple[int, int, int]
+    map: tuple
+
+    def shapes(self, batch, dtype):
+        """Of the maps that it takes."""
+        maps = self.map if isinstance(self.map[0], tuple) else (self.map,)
+        return [jax.ShapeDtypeStruct((batch, *each), dtype) for each in maps]
 
 
 class _Head(nn.Module):
@@ -47,10 +54,22 @@ class _Head(nn.Module):
         return Linear(self.classes, name="head")(y)
 
 
-def parts_of(name, size=224, dtype="bfloat16", deploy=True):
-    """The kinds of parts of a published network on pictures of size x size, in order."""
+class _Pixels(nn.Module):
+    """The norms of a backbone's maps, and the head that gives their pixels classes."""
+
+    classes: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, *maps):
+        maps = [LayerNorm(name=f"norm{i}")(x).astype(self.dtype) for i, x in enumerate(maps)]
+        return UPerHead(self.classes, dtype=self.dtype, name="decode_head")(maps)
+
+
+def parts_of(name, size=224, dtype="bfloat16", deploy=True, task="classification"):
+    """The kinds of parts of a published network in a task on pictures of size x size, in order."""
     model, dtype = create_model(name, dtype=jnp.dtype(dtype)), jnp.dtype(dtype)
-    parts, before = [], (size, size, 3)
+    parts, before, maps = [], (size, size, 3), []
     for stage, (dim, kernels) in enumerate(zip(model.dims, model.kernel_sizes, strict=True)):
         downsample = Stem if stage == 0 else Downsample
         parts.append(Part(f"{'downsample' if stage else 'stem'} {stage}", 1, downsample(dim, dtype), before))
@@ -58,10 +77,14 @@ def parts_of(name, size=224, dtype="bfloat16", deploy=True):
         for kernel in dict.fromkeys(kernels):
             block = UniRepLKNetBlock(kernel, deploy=deploy, dtype=dtype)
             parts.append(Part(f"block {stage} k{kernel}", kernels.count(kernel), block, before))
-    return [*parts, Part("head", 1, _Head(1000), before)]
+        maps.append(before)
+    classes = TASKS[task][1]
+    if task == "segmentation":
+        return [*parts, Part("decode head", 1, _Pixels(classes, dtype), tuple(maps))]
+    return [*parts, Part("head", 1, _Head(classes), before)]
 
 
-def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False, only=None):
+def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False, only=None, task="classification"):
     """Rows of a merged network, or in training of its forward and backward pass, by part and class of instruction.
 
     A row has the part, how often the network has it ("times"), the class ("all" or one of CLASSES) and what one costs:
@@ -73,12 +96,14 @@ def network_rows(chip, name, batch=128, size=224, dtype="bfloat16", train=False,
     if chip not in CHIPS:
         expected = " or ".join((*CHIPS, "h100"))
         raise ValueError(f"{chip!r} is no chip that a whole network can be counted for; expected {expected}.")
-    kind, rows, parts = ("train" if train else "model"), [], parts_of(name, size, dtype, not train)
+    if train and task != "classification":
+        raise ValueError(f"--static counts training steps of classifiers alone; leave it or --task {task} out.")
+    kind, rows, parts = ("train" if train else "model"), [], parts_of(name, size, dtype, not train, task)
     wanted = [part for part in parts if only is None or only in part.name]
     if not wanted:
         raise ValueError(f"no part's name holds {only!r}; {name} has {', '.join(part.name for part in parts)}.")
     for part in wanted:
-        cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype)
+        cost = cost_in_process(chip, __name__, kind, name, part.name, batch, size, dtype, task)
         classes = cost.pop("classes")
         facts = {"model": name, "batch": batch, "part": part.name, "times": part.times}
         whole = {unit: sum(found[unit] for found in classes.values()) for unit in _UNITS[2:]}
@@ -104,14 +129,15 @@ def times_floor(row):
     return None if None in floors else row["seconds_if_long"] / max(floors)
 
 
-def part_program(kind, name, part, batch, size, dtype):
+def part_program(kind, name, part, batch, size, dtype, task="classification"):
     """(function, shapes of its arguments) of a part of a network; kind: "model" (merged) or "train"."""
-    part = next(found for found in parts_of(name, int(size), dtype, kind == "model") if found.name == part)
+    part = next(found for found in parts_of(name, int(size), dtype, kind == "model", task) if found.name == part)
     first = isinstance(part.module, Stem)
-    x = jax.ShapeDtypeStruct((int(batch), *part.map), jnp.float32 if first else jnp.dtype(dtype))
-    variables = jax.eval_shape(part.module.init, jax.random.key(0), x)
+    maps = part.shapes(int(batch), jnp.float32 if first else jnp.dtype(dtype))
+    variables = jax.eval_shape(part.module.init, jax.random.key(0), *maps)
     if kind == "model":
-        return part.module.apply, (variables, x)
+        return part.module.apply, (variables, *maps)
+    (x,) = maps
     g = jax.eval_shape(part.module.apply, variables, x)
     if isinstance(part.module, UniRepLKNetBlock):
         return training_pass(part.module), (variables["params"], variables["batch_stats"], x, g)

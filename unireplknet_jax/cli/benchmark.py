@@ -52,8 +52,8 @@ def _check_static(args):
     without = [name for name in ("rounds", "against", "xla") if getattr(args, name, None) not in (None, False)]
     if args.static is not None and without:
         raise ValueError(f"--static counts, so --{without[0]} has no meaning with it; leave one of the two out.")
-    if args.static is not None and getattr(args, "task", _TASK) != _TASK:
-        raise ValueError(f"--static counts classifiers alone; leave it or --task {args.task} out.")
+    if args.static == "h100" and getattr(args, "task", _TASK) != _TASK:
+        raise ValueError(f"--static h100 counts classifiers alone; leave it or --task {args.task} out.")
     if args.static in (None, "h100") and getattr(args, "only", None) is not None:
         raise ValueError("--only chooses among the parts that --static v5e counts; leave it out for anything else.")
 
@@ -189,7 +189,7 @@ def _run_static_network(args, train):
     cases = [
         (args.static, model, batch, args.size, args.dtype)
         for model in args.models or ("unireplknet_t",)
-        for batch in args.batch or (128,)
+        for batch in args.batch or (128 if args.task == _TASK else 16,)
     ]
     if args.static == "h100":
         from unireplknet_jax.benchmark.gpu_cost import inference_rows, training_rows
@@ -199,7 +199,7 @@ def _run_static_network(args, train):
         return
     from unireplknet_jax.benchmark.static_network import network_rows
 
-    report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only)])
+    report_static_network(args, [row for case in cases for row in network_rows(*case, train, args.only, args.task)])
 
 
 def _run_network(args, measure, batches, models, ratios):

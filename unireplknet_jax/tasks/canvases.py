@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -101,14 +101,26 @@ class OnCanvases(Labelled):
         return only_valid((pixels.astype(jnp.float32) / 255 - mean) / std, valid_mask(sizes, pixels.shape[1:3]))
 
     def inputs(self, batch: Batch) -> tuple[jax.Array, ...]:
-        """The windows of the first scale, (n k, h, w, 3)."""
-        return (self.windows(batch, 0)[0],)
+        """The first window of the first scale, (n, h, w, 3)."""
+        return (self.normalized(batch["image_0"][:, 0], batch["size_0"][:, 0]),)
 
-    def windows(self, batch: Batch, scale: int) -> tuple[jax.Array, jax.Array]:
-        """The windows of a scale, normalized, (n k, h, w, 3), and their sizes (n k, 2)."""
+    def of_windows(self, run: Callable[..., Any], batch: Batch, scale: int) -> Any:
+        """What run(images (m, h, w, 3), sizes (m, 2)) gives of all windows of a scale: a tree of (n, k, ...).
+
+        More than a picture and its mirror image go through the network one after the other, which bounds its memory.
+        """
         pixels, sizes = (batch[f"{name}_{scale}"] for name in ("image", "size"))
-        pixels, sizes = (each.reshape(-1, *each.shape[2:]) for each in (pixels, sizes))
-        return self.normalized(pixels, sizes), sizes
+        n, k, *_ = pixels.shape
+
+        def see(window: tuple[jax.Array, jax.Array]) -> Any:
+            own_pixels, own_sizes = window
+            return run(self.normalized(own_pixels, own_sizes), own_sizes)
+
+        if k > 2:
+            found = jax.lax.map(see, (jnp.swapaxes(pixels, 0, 1), jnp.swapaxes(sizes, 0, 1)))
+            return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), found)
+        found = see((pixels.reshape(-1, *pixels.shape[2:]), sizes.reshape(-1, 2)))
+        return jax.tree.map(lambda leaf: leaf.reshape(n, k, *leaf.shape[1:]), found)
 
     def preview(self, batch: Batch, rng: jax.Array) -> jax.Array:
         del rng

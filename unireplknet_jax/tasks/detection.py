@@ -236,11 +236,10 @@ class Detection(OnCanvases):
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """{"boxes_i": (n, k, r, 4), "scores_i", "labels_i", "valid_i": (n, k, r), ...} of the windows of scale i."""
-        found = {}
+        found: dict[str, jax.Array] = {}
         for i in range(len(self.scales)):
-            pixels, sizes = self.windows(inputs, i)
-            for name, value in apply(variables, pixels, sizes=sizes).items():
-                found[f"{name}_{i}"] = value.reshape(*inputs[f"size_{i}"].shape[:2], *value.shape[1:])
+            seen = self.of_windows(lambda images, sizes: apply(variables, images, sizes=sizes), inputs, i)
+            found |= {f"{name}_{i}": value for name, value in seen.items()}
         return found
 
     # ---- host, afterwards

@@ -200,12 +200,11 @@ class Segmentation(OnCanvases):
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
         """{"logits_i": (n, k, h / 4, w / 4, classes)} of the windows of every scale i."""
-        found = {}
-        for i in range(len(self.scales)):
-            pixels, sizes = self.windows(inputs, i)
-            logits = apply(variables, pixels, sizes=sizes)
-            found[f"logits_{i}"] = logits.reshape(*inputs[f"size_{i}"].shape[:2], *logits.shape[1:])
-        return found
+
+        def run(images: jax.Array, sizes: jax.Array) -> jax.Array:
+            return apply(variables, images, sizes=sizes)
+
+        return {f"logits_{i}": self.of_windows(run, inputs, i) for i in range(len(self.scales))}
 
     # ---- host, afterwards
 

@@ -24,11 +24,12 @@ def test_an_example_has_what_those_of_files_have():
     assert (source.has_masks, source.most_objects, source.contents()) == (True, 2, {})
     assert (source.sizes(), source.sides().tolist()) == ([(40, 30)] * 2, [30, 30])
     example = source[0]
-    kinds = {name: (example[name].dtype, example[name].tolist()) for name in ("boxes", "labels", "areas")}
+    kinds = {name: (example[name].dtype, example[name].tolist()) for name in ("boxes", "unrounded", "labels", "areas")}
     assert kinds == {
         "boxes": (np.float32, [[5, 2, 13, 12], [1, 20, 7, 24]]),
+        "unrounded": (np.float64, [[5, 2, 13, 12], [1, 20, 7, 24]]),
         "labels": (np.int32, [1, 0]),
-        "areas": (np.float32, [52, 24]),
+        "areas": (np.float64, [52, 24]),
     }
     assert (example["crowd"].tolist(), example["trained"].tolist(), example["id"]) == ([False] * 2, [True] * 2, 7)
     found = bitmaps(example)

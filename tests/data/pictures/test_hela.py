@@ -97,6 +97,17 @@ def test_cells_are_objects(wheel, monkeypatch):
         np.testing.assert_array_equal(example["boxes"], [[c, 1, c + 1, 2] for c in range(4)])
 
 
+def test_a_cell_in_the_window_of_another_is_no_part_of_it():
+    cells = np.zeros((5, 6), np.uint16)
+    cells[1:4, 1] = cells[3, 1:5] = 4
+    cells[1, 3] = 2
+    pieces = [*hela._pieces(cells)]
+    assert [(piece.top, piece.left) for piece in pieces] == [(1, 3), (1, 1)]
+    for number, piece in zip((2, 4), pieces, strict=True):
+        window = cells[piece.top :, piece.left :][: piece.bitmap.shape[0], : piece.bitmap.shape[1]]
+        np.testing.assert_array_equal(piece.bitmap, window == number)
+
+
 def test_pip_fetches_the_wheel_once(wheel, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []

@@ -171,4 +171,3 @@ def test_a_scene_with_boxes_is_a_function_of_its_number(fashion):
         np.testing.assert_array_equal(source[3][name], copy[3][name])
     assert (source[3]["image"] != source[4]["image"]).any()
     assert (source[3]["image"] != boxes(fashion, "test")[3]["image"]).any()
-    assert (source[3]["image"] != opened(fashion)[3]["image"]).any()

@@ -113,6 +113,30 @@ class Store:
         return found
 
 
+def entries(
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    areas: np.ndarray,
+    crowd: np.ndarray,
+    ignored: np.ndarray,
+    masks: list[Any] | None,
+    size: tuple[int, int],
+) -> dict[str, Any]:
+    """The entries of an example that are of its objects, as `box_sets.open_source` says; size: (h, w) of its picture.
+
+    boxes: (k, 4) and areas: (k,) float64, labels: (k,) int32, crowd and ignored: (k,) bool.
+    """
+    return {
+        "boxes": boxes.astype(np.float32),
+        "unrounded": boxes,
+        "labels": labels,
+        "crowd": crowd,
+        "trained": trained(boxes, areas, crowd, ignored, size),
+        "areas": areas,
+        "masks": masks,
+    }
+
+
 def trained(
     boxes: np.ndarray, areas: np.ndarray, crowd: np.ndarray, ignored: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.data.pictures.box_annotations import Thing, trained
+from unireplknet_jax.data.pictures.box_annotations import Thing, entries
 from unireplknet_jax.data.pictures.instance_masks import Piece, cropped
 
 _LEAST_SHARE = 0.25  # of an object, which a part of a picture has
@@ -73,17 +73,14 @@ def objects_of(things: Sequence[Thing], size: tuple[int, int], masks: bool) -> d
 
     masks: whether the set has masks.
     """
-    boxes = np.array([thing.box for thing in things], np.float64).reshape(-1, 4)
-    areas = np.array([thing.area for thing in things], np.float64)
-    crowd, ignored = (np.array([getattr(thing, name) for thing in things], bool) for name in ("crowd", "ignored"))
-    return {
-        "boxes": boxes.astype(np.float32),
-        "labels": np.array([thing.label for thing in things], np.int32),
-        "crowd": crowd,
-        "trained": trained(boxes, areas, crowd, ignored, size),
-        "areas": areas.astype(np.float32),
-        "masks": [thing.mask for thing in things] if masks else None,
-    }
+    return entries(
+        np.array([thing.box for thing in things], np.float64).reshape(-1, 4),
+        np.array([thing.label for thing in things], np.int32),
+        np.array([thing.area for thing in things], np.float64),
+        *(np.array([getattr(thing, name) for thing in things], bool) for name in ("crowd", "ignored")),
+        [thing.mask for thing in things] if masks else None,
+        size,
+    )
 
 
 def with_mask(piece: Piece, label: int) -> Thing:

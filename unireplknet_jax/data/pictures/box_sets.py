@@ -25,7 +25,7 @@ from unireplknet_jax.data.pictures.box_annotations import (
     Annotations,
     Store,
     check_once,
-    trained,
+    entries,
 )
 from unireplknet_jax.data.pictures.box_files import class_list, given, only
 from unireplknet_jax.data.pictures.decode import read_image, stored_size, upright_size
@@ -185,15 +185,7 @@ class BoxFiles:
         if orientation != 1:
             corners = instance_masks.upright_points(boxes.reshape(-1, 2), size, orientation).reshape(-1, 2, 2)
             boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=-1)
-        found = {
-            "boxes": boxes.astype(np.float32),
-            "unrounded": boxes,
-            "labels": store.labels[span],
-            "crowd": store.crowd[span],
-            "trained": trained(boxes, areas, store.crowd[span], store.ignored[span], size),
-            "areas": areas,
-            "masks": masks,
-        }
+        found = entries(boxes, store.labels[span], areas, store.crowd[span], store.ignored[span], masks, size)
         return found if orientation == 1 else found | {"orientation": orientation}
 
     def _orientation(self, index: int, file: bytes, size: tuple[int, int]) -> int:

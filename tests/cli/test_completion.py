@@ -37,7 +37,7 @@ def script(tmp_path_factory):
         (["predict", "unireplknet_xl.in1"], set()),
         (["predict", "unireplknet_s.in22k_f"], {"unireplknet_s.in22k_ft_in1k_384"}),
         (["predict", "a.pth", "mine"], {"mine.pth"}),
-        (["train", "--config", "finetune_"], {f"finetune_{kind}.py" for kind in ("masks", "sounds", "video")}),
+        (["train", "--config", "finetune_"], {f"finetune_{kind}.py" for kind in ("boxes", "masks", "sounds", "video")}),
         (["train", "--config", "mine"], {"mine.pth"}),
         (["completion", ""], {"bash", "zsh"}),
     ],

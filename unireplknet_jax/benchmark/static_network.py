@@ -181,7 +181,7 @@ def classify(text):
         if name.startswith(_COPIES) or (opcode and opcode.group(1) in _COPIES):
             return "layout copies"
         done = operation(name)
-        if "_convolve" in done:
+        if re.search(r"(?<!\.)_convolve", done):  # of ops.depthwise, and no method of a layer
             return "depthwise"
         product = re.search(r"dot_general|conv_general_dilated", done)
         return "products" if product or "kind=kOutput" in lines[name] else "norms"

@@ -55,7 +55,7 @@ ENTRY %main (x: bf16[8,8], w: bf16[8,8]) -> bf16[8,8] {
   %fusion.2 = bf16[8,8]{1,0} fusion(%copy.1), kind=kOutput, metadata={op_name="jit(f)/jit(_convolve)/dot_general"}
   %reduce.1 = bf16[8,8]{1,0} fusion(%fusion.2), kind=kLoop, metadata={op_name="jit(f)/dwconv/origin_bn/reduce_sum"}
   %copy_bitcast_fusion = bf16[8,8]{0,1} fusion(%reduce.1), kind=kLoop, metadata={op_name="jit(f)/transpose"}
-  ROOT %fusion.3 = bf16[8,8]{1,0} fusion(%copy_bitcast_fusion), kind=kOutput, metadata={op_name="n._convolve/dot_general"}
+  ROOT %fusion.3 = bf16[8,8]{1,0} fusion(%copy_bitcast_fusion), kind=kOutput, metadata={op_name="a._convolve/dot"}
 }
 """
 

@@ -224,23 +224,24 @@ def test_losses_are_the_originals(golden, step):
 
 @pytest.mark.slow
 def test_gradients_and_statistics_are_the_originals(golden, step):
-    """Gradients to 5e-5 of their largest value; where a batch norm follows, they are zero but for rounding."""
+    """To 1e-5 of the largest value of each; where a batch norm follows, gradients are zero but for rounding."""
     _, (_, statistics), gradients = step
     tree = {"params": gradients, "batch_stats": statistics}
     flat = flax.traverse_util.flatten_dict(tree)
     found = {name: to_torch(entry, np.asarray(flat[entry.path])) for name, entry in NAMES.table(tree).items()}
-    largest = max(float(value) for name, value in golden.items() if name.startswith("gradnorm/"))
-    worst = {}
+    far, checked = {}, 0
     for name, expected in golden.items():
         kind, _, tensor = name.partition("/")
-        if kind == "after":
-            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 1e-5
-        elif kind == "grad":
-            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 5e-5
-        elif kind == "gradnorm" and expected > 1e-4 * largest:
-            worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 5e-4
-    assert len(worst) > 300
-    far = {name: round(float(share), 2) for name, share in worst.items() if not share < 1}
+        if kind in ("after", "grad"):
+            share = np.abs(found[tensor] - expected).max() / np.abs(expected).max()
+        elif kind == "gradnorm" and expected > 1e-6:
+            share = abs(np.linalg.norm(found[tensor]) - expected) / expected
+        else:
+            continue
+        checked += 1
+        if not share < 1e-5:
+            far[name] = float(share)
+    assert checked > 300
     assert not far
 
 

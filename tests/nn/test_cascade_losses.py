@@ -13,7 +13,7 @@ from networks import lively
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.models.torch_names import to_torch
 from unireplknet_jax.models.unireplknet import UniRepLKNet
-from unireplknet_jax.nn.cascade import CascadeRCNN
+from unireplknet_jax.nn.cascade import CascadeRCNN, bordered
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
     Masks,
@@ -188,17 +188,22 @@ def test_boxes_between_stages_are_the_originals(golden, truth, stage):
 
 @pytest.fixture(scope="module")
 def step(golden, original, truth, chosen_anchors):
-    """(total, (losses, statistics), gradients) from the original's proposals and draws."""
+    """(total, (losses, statistics), gradients) from the original's draws, and its boxes in every stage.
+
+    Boxes that this network makes itself are up to 1e-3 pixels off, which gradients of the last stage magnify to 1e-3.
+    """
     x = jnp.asarray(golden["input_nchw"].transpose(0, 2, 3, 1))
     sizes = jnp.asarray(golden["img_hw"])
-    proposals, valid = padded([golden[f"img{i}/proposals"][:, :4] for i in range(PICTURES)], 40)
+    stages = [stage_of(golden, truth, stage)[:2] for stage in range(3)]
 
     def losses(model, x, truth):
         maps, _ = model.pyramid(x, True)  # the pictures of this file go on beyond their sizes
         scored = model.rpn_head(maps, frames(sizes))
         of_anchors = proposal_losses(scored, jnp.concatenate(model.anchors(maps)), chosen_anchors, truth)
         found = dict(zip(("loss_rpn_cls", "loss_rpn_bbox"), of_anchors, strict=True))
-        return found | model.region_losses(maps, proposals, valid, truth, jax.random.key(0), sizes)
+        for stage, (chosen, rois) in enumerate(stages):
+            found |= model.stage_losses(stage, bordered(maps[:4], sizes), chosen, rois, truth, sizes)[0]
+        return found
 
     def total(params):
         variables = {"params": params, "batch_stats": original.variables["batch_stats"]}
@@ -221,23 +226,24 @@ def test_losses_are_the_originals(golden, step):
 
 @pytest.mark.slow
 def test_gradients_and_statistics_are_the_originals(golden, step):
-    """Gradients to 5e-5 of their largest value; where a batch norm follows, they are zero but for rounding."""
+    """To 1e-5 of the largest value of each; where a batch norm follows, gradients are zero but for rounding."""
     _, (_, statistics), gradients = step
     tree = {"params": gradients, "batch_stats": statistics}
     flat = flax.traverse_util.flatten_dict(tree)
     found = {name: to_torch(entry, np.asarray(flat[entry.path])) for name, entry in NAMES.table(tree).items()}
-    largest = max(float(value) for name, value in golden.items() if name.startswith("gradnorm/"))
-    worst = {}
+    far, checked = {}, 0
     for name, expected in golden.items():
         kind, _, tensor = name.partition("/")
-        if kind == "after":
-            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 1e-5
-        elif kind == "grad":
-            worst[name] = np.abs(found[tensor] - expected).max() / np.abs(expected).max() / 5e-5
-        elif kind == "gradnorm" and expected > 1e-5 * largest:
-            worst[name] = abs(np.linalg.norm(found[tensor]) - expected) / expected / 1e-4
-    assert len(worst) > 300
-    far = {name: round(float(share), 2) for name, share in worst.items() if not share < 1}
+        if kind in ("after", "grad"):
+            share = np.abs(found[tensor] - expected).max() / np.abs(expected).max()
+        elif kind == "gradnorm" and expected > 1e-6:
+            share = abs(np.linalg.norm(found[tensor]) - expected) / expected
+        else:
+            continue
+        checked += 1
+        if not share < 1e-5:
+            far[name] = float(share)
+    assert checked > 300
     assert not far
 
 

@@ -1,6 +1,7 @@
 """Files of mmdetection: in and out with nothing changed, with moving averages, holes, other classes and no masks."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from unireplknet_jax.tasks import convert
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.checkpoint import initial_variables, open_checkpoint, save_torch_checkpoint
 from unireplknet_jax.tasks.detection_names import NAMES
+from unireplknet_jax.tasks.predict import with_image_size
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -122,3 +124,13 @@ def test_parameters_are_as_many_as_the_originals(size, training, merged, neck):
         assert sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6 == pytest.approx(expected, abs=0.005)
     parts = {"neck": neck, "rpn_head": 593_935, "bbox_head_1": 15_618_449, "mask_head_1": 2_643_280}
     assert {name: sum(leaf.size for leaf in jax.tree.leaves(tree[name])) for name in parts} == parts
+
+
+def test_a_published_file_is_seen_at_its_scale_without_a_note(path, tmp_path):
+    published = tmp_path / "casc_mask_rcnn_unireplknet_xl_in22k_3x_coco_ap56.39.pth"
+    shutil.copy(path, published)
+    checkpoint = open_checkpoint(published)
+    assert checkpoint.task.scale == (1333, 800)
+    assert with_image_size(checkpoint, published)[1] == []
+    (note,) = with_image_size(checkpoint, path)[1]
+    assert "none of the published files" in note

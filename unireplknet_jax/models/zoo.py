@@ -99,43 +99,6 @@ _ROWS = (
 ZOO: dict[tuple[str, str], Weights] = {(row.model, row.tag): row for row in _ROWS}
 
 
-@dataclass(frozen=True)
-class Detector:
-    """One published Cascade Mask R-CNN: what `tasks.detection` is to reach, trained on COCO 2017 for 36 epochs.
-
-    pretraining: of the backbone, "in1k" or "in22k". box_ap and mask_ap: percent, on the 5,000 validation pictures, a
-    single scale of 1333 x 800. params in millions, macs in billions for a picture of 1280 x 800 with 1,000 regions and
-    100 masks in each stage, called FLOPs in the original. averaged: whether the weights are moving averages. file: its
-    name, where it is known.
-    """
-
-    model: str
-    pretraining: str
-    box_ap: float
-    mask_ap: float
-    params: float
-    macs: float
-    averaged: bool
-    file: str | None = None
-
-
-_DETECTOR_FILE = "casc_mask_rcnn_{}_3x_coco_ap{}.pth"
-DETECTORS: tuple[Detector, ...] = (
-    Detector(
-        *("unireplknet_t", "in1k", 51.7, 44.9, 89.0, 749.0, False),
-        file=_DETECTOR_FILE.format("unireplknet_t_in1k", "51.75"),
-    ),
-    Detector("unireplknet_s", "in1k", 53.0, 45.9, 113.0, 835.0, False),
-    Detector("unireplknet_s", "in22k", 54.3, 47.1, 113.0, 835.0, True),
-    Detector("unireplknet_b", "in22k", 54.8, 47.4, 155.0, 978.0, True),
-    Detector("unireplknet_l", "in22k", 55.8, 48.4, 276.0, 1385.0, True),
-    Detector(
-        *("unireplknet_xl", "in22k", 56.4, 49.0, 443.0, 1952.0, True),
-        file=_DETECTOR_FILE.format("unireplknet_xl_in22k", "56.39"),
-    ),
-)
-
-
 def find_weights(model: str, tag: str) -> Weights:
     """Return the row of `ZOO`; ValueError names the near matches and the tags this model has."""
     if (model, tag) in ZOO:

@@ -217,24 +217,42 @@ class CascadeRCNN(nn.Module):
     ) -> dict[str, jax.Array]:
         """Those of the three stages, for proposals (n, r, 4), of which valid (n, r) are some."""
         maps, found = bordered(maps[: len(REGION_STRIDES)], sizes), dict[str, jax.Array]()
-        for stage, weight in enumerate(STAGE_WEIGHTS):
+        for stage in range(STAGES):
             own_key = jax.random.fold_in(key, stage)
             chosen, rois = sample_regions(own_key, boxes, valid, truth, OVERLAPS[stage], self.region_counts)
-            labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.truth), self.num_classes)
-            logits, deltas = self.bbox_head[stage](self.features_of(maps, rois, BOX_BINS), True, chosen.valid)
-            loss, accuracy = class_loss(logits, labels, chosen.valid)
-            found |= {f"s{stage}.loss_cls": weight * loss, f"s{stage}.acc": accuracy}
-            found[f"s{stage}.loss_bbox"] = weight * box_loss(deltas, rois, chosen, truth, STDS[stage])
-            if self.masks and truth.masks is not None:
-                first = slice(self.region_counts[1])  # regions on objects come first
-                own, own_rois = Sample(*(field[:, first] for field in chosen)), rois[:, first]
-                cells = self.features_of(maps, own_rois, MASK_BINS)
-                masks = self.mask_head[stage](cells, at_rows(truth.labels, own.truth))
-                loss = mask_loss(masks, own_rois, own, truth.masks, frames(sizes))
-                found[f"s{stage}.loss_mask"] = weight * loss
+            losses, logits, deltas = self.stage_losses(stage, maps, chosen, rois, truth, sizes)
+            found |= losses
             if stage < STAGES - 1:
                 boxes, valid = boxes_between(chosen, rois, logits, deltas, truth, STDS[stage], sizes)
         return found
+
+    def stage_losses(
+        self,
+        stage: int,
+        maps: Sequence[jax.Array],
+        chosen: Sample,
+        rois: jax.Array,
+        truth: Truth,
+        sizes: jax.Array,
+    ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+        """(those of one stage; its logits (n, r, classes + 1); its deltas (n, r, classes, 4)) on regions (n, r, 4).
+
+        maps: those of `bordered`.
+        """
+        weight = STAGE_WEIGHTS[stage]
+        labels = jnp.where(chosen.positive, at_rows(truth.labels, chosen.truth), self.num_classes)
+        logits, deltas = self.bbox_head[stage](self.features_of(maps, rois, BOX_BINS), True, chosen.valid)
+        loss, accuracy = class_loss(logits, labels, chosen.valid)
+        found = {f"s{stage}.loss_cls": weight * loss, f"s{stage}.acc": accuracy}
+        found[f"s{stage}.loss_bbox"] = weight * box_loss(deltas, rois, chosen, truth, STDS[stage])
+        if self.masks and truth.masks is not None:
+            first = slice(self.region_counts[1])  # regions on objects come first
+            own, own_rois = Sample(*(field[:, first] for field in chosen)), rois[:, first]
+            cells = self.features_of(maps, own_rois, MASK_BINS)
+            masks = self.mask_head[stage](cells, at_rows(truth.labels, own.truth))
+            loss = mask_loss(masks, own_rois, own, truth.masks, frames(sizes))
+            found[f"s{stage}.loss_mask"] = weight * loss
+        return found, logits, deltas
 
     @property
     def in_chans(self) -> int:

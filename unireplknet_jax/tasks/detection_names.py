@@ -1,5 +1,6 @@
 """The original's names of a Cascade Mask R-CNN: those of mmdetection 2.28, whose files hold them below "state_dict"."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ _TORCH_MODULES = {
         for i in range(CONVS)
     },
 }
+_PUBLISHED = re.compile(r"casc_mask_rcnn_unireplknet_\w+_3x_coco")  # how names of files begin
 _SIZES = {
     "num_classes": "roi_head.bbox_head.0.fc_cls.weight",
     "channels": "rpn_head.rpn_conv.weight",
@@ -66,6 +68,11 @@ class DetectionNames(Names):
         if not (isinstance(labels, list | tuple) and labels and all(isinstance(name, str) for name in labels)):
             return {}
         return {"labels": tuple(labels)}
+
+    def prepared_for(self, file: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """The scale of the published files, told by their names."""
+        del meta
+        return {"scale": (1333, 800)} if _PUBLISHED.match(file) else {}
 
 
 NAMES = DetectionNames()

@@ -15,6 +15,7 @@ from unireplknet_jax.data.pictures.instance_masks import (
     bitmap,
     bitmaps,
     cropped,
+    piece_runs,
     pieces,
     polygon_area,
     run_lengths,
@@ -146,3 +147,17 @@ def test_an_object_whose_bits_find_no_room_has_no_mask():
     bits = as_bits([*found, found[0], found[1]], 4, 5 * 40 + 5 + 5)
     assert bits["has_mask"].tolist() == [True, True, False, True]
     assert from_bits(bits, (64, 64)).sum(axis=(1, 2)).tolist() == [1600, 25, 0, 25]
+
+
+def test_the_runs_of_a_part_are_those_of_the_whole():
+    rng = np.random.default_rng(3)
+    for height, width in ((7, 9), (1, 12), (5, 1)):
+        for _ in range(40):
+            top, left = (int(rng.integers(0, side)) for side in (height, width))
+            part = rng.random((int(rng.integers(1, height - top + 1)), int(rng.integers(1, width - left + 1)))) < 0.7
+            whole = np.zeros((height, width), bool)
+            whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+            assert piece_runs(Piece(top, left, part), (height, width)) == run_lengths(whole)
+    nothing = piece_runs(Piece(0, 0, np.zeros((0, 0), bool)), (4, 5))
+    assert nothing == run_lengths(np.zeros((4, 5), bool)) == {"size": [4, 5], "counts": [20]}
+    assert piece_runs(Piece(0, 0, np.ones((4, 5), bool)), (4, 5)) == run_lengths(np.ones((4, 5), bool))

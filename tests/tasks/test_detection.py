@@ -187,6 +187,19 @@ def test_of_a_window_that_is_not_there_nothing_is_found():
     assert record["objects"] == [{"index": 0, "label": "cat", "score": pytest.approx(0.9), "box": [1, 2, 9, 10]}]
 
 
+def test_of_an_object_that_two_windows_see_one_is_shown():
+    task = make_task(tile=32, masks=False)
+    example = {"ways": task.ways_of((20, 50)), "original": (20, 50), "id": "a"}
+    (way,) = example["ways"]
+    assert way.windows == ((0, 0, 20, 32), (0, 18, 20, 32))
+    pred = pred_of(np.float32([[24, 2, 32, 10]]), [0.8], [0], rows=2)  # cut off by the window
+    other = pred_of(np.float32([[2, 2, 25, 10]]), [0.9], [0], rows=2)
+    nothing = pred_of(np.zeros((0, 4)), [], np.zeros(0, int), rows=2)
+    seen = [pred, other, *[nothing] * (way.places - 2)]
+    record = task.record({name: np.concatenate([each[name] for each in seen]) for name in pred}, example)
+    assert [each["box"] for each in record["objects"]] == [[20, 2, 43, 10]]
+
+
 def test_a_user_sees_what_is_asked_for(tmp_path):
     boxes = [[0, 0, 8, 8], [8, 8, 20, 16], [4, 4, 12, 12]]
     masks = np.ones((3, 28, 28), np.float32)

@@ -56,7 +56,7 @@ PUBLISHED = {  # weights to start from, drop path, layer decay, whether there is
     "l": (IN22K, 0.7, 0.7, True),
     "xl": (IN22K, 0.7, 0.7, True),
 }
-ARGUMENTS = (*PUBLISHED, "scenes", "hela", "trees", "runlocal")
+ARGUMENTS = ("t", "s", "s,in22k", "b", "l", "xl", "scenes", "hela", "trees", "runlocal")
 
 
 def get_config(arg="t"):

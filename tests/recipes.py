@@ -54,12 +54,18 @@ def train_on_a_laptop(name, folder):
     finally:
         jax.config.update("jax_disable_most_optimizations", False)
     assert bool(metrics) == bool(config.data.eval_split)
-    assert np.all(np.isfinite(list(metrics.values())))
+    assert_finite(metrics)
     assert ("skill_ridge" in metrics) == (config.task.name == "forecasting")
     rows = read_metrics(folder / "run" / "metrics.jsonl")
     assert any("train/loss" in row for row in rows)
-    assert np.all(np.isfinite([value for row in rows for value in row.values()]))
+    for row in rows:
+        assert_finite(row)
     checkpoint = open_checkpoint(folder / "run" / "model")
     labels = MADE_UP[config.task.name][1]
     assert checkpoint.task.labels == labels
     assert getattr(checkpoint.module, "num_classes", len(labels)) == len(labels)
+
+
+def assert_finite(numbers):
+    """But for those of objects of above 96x96 pixels, of which scenes have none."""
+    assert [name for name, value in numbers.items() if not (np.isfinite(value) or name.endswith("_large"))] == []

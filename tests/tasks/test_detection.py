@@ -110,6 +110,11 @@ def test_classes_are_found_by_their_names(folder):
         examples_of(other, data_of(folder), "val", train=False)
 
 
+def test_trunk_and_heads_share_statistics_of_as_many_pictures():
+    task = get_task("detection", model=MODEL | {"num_classes": 2, "bn_group": 4}, **SMALL)
+    assert task.module().bn_group == task.module().backbone.bn_group == 4
+
+
 def test_data_with_boxes_alone_trains_without_masks(tmp_path, caplog):
     box_files.write_coco(tmp_path)
     data = data_of(tmp_path, eval_split="train")

@@ -110,7 +110,8 @@ class Detection(OnCanvases):
     def module(self, deploy: bool = False) -> CascadeRCNN:
         self.require_classes()
         model = dict(self.model)
-        trunk = self.trunk(_HEADS, num_classes=None, output_norms=True, deploy=deploy)
+        apart = tuple(name for name in _HEADS if name != "bn_group")  # which both have
+        trunk = self.trunk(apart, num_classes=None, output_norms=True, deploy=deploy)
         heads = {name: _frozen(model[name]) for name in _HEADS if name in model}
         return CascadeRCNN(trunk, model["num_classes"], **heads)
 

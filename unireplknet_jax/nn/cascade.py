@@ -27,6 +27,7 @@ from unireplknet_jax.nn.feature_pyramid import FRAME, FeaturePyramid, frames
 from unireplknet_jax.nn.proposals import Proposals, RPNHead, Scored, propose
 from unireplknet_jax.nn.region_heads import BOX_BINS, MASK_BINS, STDS, BoxHead, MaskHead, refined
 from unireplknet_jax.ops.assignment import Sample
+from unireplknet_jax.ops.batch import of_examples
 from unireplknet_jax.ops.boxes import anchors, decode, nms
 from unireplknet_jax.ops.roi_align import roi_align_pyramid
 from unireplknet_jax.ops.valid import only_valid, sizes_of_maps, valid_mask
@@ -140,8 +141,9 @@ class CascadeRCNN(nn.Module):
 
     def features_of(self, maps: Sequence[jax.Array], rois: jax.Array, bins: int) -> jax.Array:
         """The regions of boxes (n, r, 4) in maps at strides 4 to 32 -> (n, r, bins, bins, c)."""
-        return jax.vmap(lambda maps, rois: roi_align_pyramid(maps, rois, bins, REGION_STRIDES, self.finest))(
-            tuple(maps), rois
+        finest = self.finest
+        return of_examples(
+            lambda maps, rois: roi_align_pyramid(maps, rois, bins, REGION_STRIDES, finest), (tuple(maps), rois)
         )
 
     def stages(
@@ -168,10 +170,11 @@ class CascadeRCNN(nn.Module):
         n, r, classes, _ = deltas.shape
         boxes = decode(rois[:, :, None], deltas, STDS[-1], sizes[:, None, None])
         scores = jax.nn.softmax(sum(logits[1:], start=logits[0]) / STAGES)[..., :classes]
-        labels = jnp.broadcast_to(jnp.arange(classes), (r, classes)).reshape(-1)
+        most = self.max_detections
 
         def of_picture(boxes: jax.Array, scores: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
-            best, kept = nms(boxes, scores, OVERLAP, self.max_detections, labels, valid)
+            labels = jnp.broadcast_to(jnp.arange(classes), (r, classes)).reshape(-1)
+            best, kept = nms(boxes, scores, OVERLAP, most, labels, valid)
             return {
                 "boxes": boxes[best],
                 "scores": jnp.where(kept, scores[best], 0),
@@ -181,7 +184,7 @@ class CascadeRCNN(nn.Module):
             }
 
         above = (scores > self.min_score) & valid[..., None]
-        return jax.vmap(of_picture)(boxes.reshape(n, -1, 4), scores.reshape(n, -1), above.reshape(n, -1))
+        return of_examples(of_picture, (boxes.reshape(n, -1, 4), scores.reshape(n, -1), above.reshape(n, -1)))
 
     def mask_probabilities(self, maps: Sequence[jax.Array], boxes: jax.Array, labels: jax.Array) -> jax.Array:
         """(n, k, 28, 28): the means of what the three mask heads say of boxes (n, k, 4) with labels (n, k)."""

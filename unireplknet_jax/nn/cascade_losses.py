@@ -14,6 +14,7 @@ import numpy as np
 from unireplknet_jax.nn.proposals import UNIT_STDS, Scored
 from unireplknet_jax.nn.region_heads import refined
 from unireplknet_jax.ops.assignment import Sample, assign, sample, with_truth
+from unireplknet_jax.ops.batch import of_examples
 from unireplknet_jax.ops.box_losses import binary_cross_entropy, cross_entropy, giou_loss, masked_sum, smooth_l1
 from unireplknet_jax.ops.boxes import decode, encode
 from unireplknet_jax.ops.mask_targets import mask_targets
@@ -145,7 +146,7 @@ def mask_loss(logits: jax.Array, rois: jax.Array, chosen: Sample, masks: Masks, 
     logits: (n, r, 28, 28); rois: (n, r, 4); sizes: (n, 2), of the pictures' frames.
     """
     bits, crops, has_mask = masks
-    targets = jax.vmap(mask_targets)(bits, crops, rois, chosen.truth, sizes)
+    targets = of_examples(mask_targets, (bits, crops, rois, chosen.truth, sizes))
     losses = jnp.mean(binary_cross_entropy(logits, targets), axis=(2, 3))
     counted = chosen.positive & at_rows(has_mask, chosen.truth)
     return masked_sum(losses, counted) / jnp.maximum(jnp.sum(counted), 1)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from unireplknet_jax.nn.feature_pyramid import Conv, valid_masks
+from unireplknet_jax.ops.batch import of_examples
 from unireplknet_jax.ops.boxes import decode, nms
 
 RATIOS = (0.5, 1.0, 2.0)  # heights of anchors as a share of their widths
@@ -71,7 +72,7 @@ def propose(
     anchors: (h w a, 4) of each map; sizes: (n, 2), rows and columns of the pictures, to which boxes are clipped.
     """
 
-    def of_picture(levels: Sequence[Scored], size: jax.Array) -> Proposals:
+    def of_picture(levels: Sequence[Scored], size: jax.Array, anchors: Sequence[jax.Array]) -> Proposals:
         candidates = [_best_of_map(one, own, of_level) for one, own in zip(levels, anchors, strict=True)]
         scores, own, deltas = (jnp.stack(parts) for parts in zip(*candidates, strict=True))
         boxes = decode(own, deltas, UNIT_STDS, size)
@@ -84,7 +85,7 @@ def propose(
         scores, best = jax.lax.top_k(scores, min(kept, len(scores)))
         return Proposals(boxes[best], scores, scores >= 0)
 
-    return jax.vmap(of_picture)(list(scored), sizes)
+    return of_examples(of_picture, (list(scored), sizes), (list(anchors),))
 
 
 def _best_of_map(scored: Scored, anchors: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -108,6 +108,22 @@ def over_batch_shards(
     )(*batched, *shared)
 
 
+def of_examples(function: Callable[..., Any], batched: Sequence[Any], shared: Sequence[Any] = ()) -> Any:
+    """function(*example, *shared) of every example of a batch, as jax.vmap, each device for its own examples.
+
+    batched: trees of arrays whose first axis is the batch; shared: trees that every example needs whole, to which no
+    gradient flows. Loops whose length depends on the data would otherwise ask all devices at every turn whether one of
+    them goes on.
+    """
+    mapped = jax.vmap(function, in_axes=(0,) * len(batched) + (None,) * len(shared))
+    axes, arguments = batch_axes(), (*batched, *shared)
+    if not axes:
+        return mapped(*arguments)
+    split = PartitionSpec(_dividing(axes, jax.tree.leaves(batched)[0].shape[0]))
+    specs = (split,) * len(batched) + (PartitionSpec(),) * len(shared)
+    return jax.shard_map(mapped, in_specs=specs, out_specs=split, axis_names=set(axes), check_vma=False)(*arguments)
+
+
 def rows(x: jax.Array) -> jax.Array:
     """x: (n, h, w, c) -> (n * h * w, c)."""
     return x.reshape(-1, x.shape[-1])

@@ -267,14 +267,16 @@ def train_on_box_scenes(config):
     size = scenes.SIZE
     config.init = ""
     config.task.options.model = ConfigDict(SMALL | SMALL_BOX_HEADS | {"num_classes": len(scenes.LABELS) - 1})
+    config.task.options.model.update({"box_channels": 32, "mask_channels": 32})
+    config.task.options.model.update({"train_proposals": (200, 64), "region_counts": (32, 8)})
     config.task.options.update({"scale": None, "crop": None, "flip": True, "objects": 8, "mask_bytes": 2**12})
     config.task.options.update({"short_sides": (112, 120, 128), "longest": size, "buckets": ((size, size),)})
     config.data.update({"name": "scenes", "dir": "", "train_split": "train", "eval_split": "test", "num_threads": 2})
     config.data.train_examples = scenes.COUNTS["train"]
-    config.batch_size = 16
+    config.batch_size = 8
     config.eval_batch_size = 16
     config.epochs = 0.0
-    config.steps = 2000
+    config.steps = 1500
     config.eval_every_epochs = 0.0
     config.eval_every_steps = 500
     config.checkpoint.every_steps = 500
@@ -309,7 +311,7 @@ def train_on_box_cells(config):
     """
     config = train_on_box_scenes(config)
     config.task.options.model.update({"num_classes": 1, "max_detections": 300, "test_proposals": (1000, 600)})
-    config.task.options.model.region_counts = (128, 48)
+    config.task.options.model.update({"train_proposals": (400, 200), "region_counts": (128, 48)})
     config.task.options.update({"short_sides": (192, 224, 256), "longest": 256, "buckets": ((256, 256),)})
     config.task.options.update({"objects": 32, "mask_bytes": 2**14})
     config.data.update({"name": "hela", "train_examples": 640})

@@ -129,14 +129,16 @@ SMALL_BOXES = SMALL_NETWORK | BOX_HEADS
 SMALL_BOXES |= {"dims": (20, 40, 80, 160), "remat": False, "num_classes": 0, "anchor_scale": 4.0, "finest": 28.0}
 SMALL_BOXES |= {"channels": 48, "box_channels": 48, "mask_channels": 48, "box_features": 128}
 SMALL_BOXES |= {"train_proposals": (400, 200), "test_proposals": (400, 200), "region_counts": (64, 16)}
+ON_SCENES = {"box_channels": 32, "mask_channels": 32, "train_proposals": (200, 64), "region_counts": (32, 8)}
 BOX_SCENES = {
     **{"task.name": "detection", "data.name": "scenes", "data.train_examples": 4000, "data.keep_empty": False},
-    **{"data.least_side": 32, "batch_size": 16, "eval_batch_size": 16, "steps": 2000, "eval_every_epochs": 0},
+    **{"data.least_side": 32, "batch_size": 8, "eval_batch_size": 16, "steps": 1500, "eval_every_epochs": 0},
     **{"eval_every_steps": 500, "checkpoint.every_steps": 500, "log_every": 50, "optim.lr": 2e-3},
 }
-BOX_PARTS = BOX_SCENES | {"batch_size": 8, "eval_batch_size": 2, "steps": 600}
+BOX_PARTS = BOX_SCENES | {"eval_batch_size": 2, "steps": 600}
 BOX_PARTS |= {"eval_every_steps": 200, "checkpoint.every_steps": 200}
-ON_PARTS = {"num_classes": 1, "test_proposals": (1000, 600), "region_counts": (128, 48)}
+ON_PARTS = ON_SCENES | {"num_classes": 1, "test_proposals": (1000, 600), "region_counts": (128, 48)}
+ON_PARTS |= {"train_proposals": (400, 200)}
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
     "kinetics400:s": (
@@ -291,7 +293,13 @@ RECIPES = {
     ),
     "coco:scenes": (
         BOXES
-        | {"model": SMALL_BOXES | {"num_classes": 7}, "scale": None, "crop": None, "objects": 8, "mask_bytes": 2**12}
+        | {
+            "model": SMALL_BOXES | ON_SCENES | {"num_classes": 7},
+            "scale": None,
+            "crop": None,
+            "objects": 8,
+            "mask_bytes": 2**12,
+        }
         | {"short_sides": (112, 120, 128), "longest": 128, "buckets": ((128, 128),)},
         BOX_SCENES,
     ),

@@ -9,11 +9,14 @@ from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.loop import train
 
 SAME = "scanobjectnn"  # whose `:runlocal` is modelnet40's
-OTHERS = [name for name in FILES if load(name).task.name != "classification" and name != SAME]
+LIKE = "finetune_boxes"  # whose `:runlocal` has the programs of coco's, which take minutes to compile
+OTHERS = [name for name in FILES if load(name).task.name != "classification" and name not in (SAME, LIKE)]
 
 
 def test_the_recipe_left_out_is_another_one():
     assert load(f"{SAME}:runlocal") == load("modelnet40:runlocal")
+    model, other = (load(name).task.options.model for name in ("coco:runlocal", f"{LIKE}:a,runlocal"))
+    assert {**model, "num_classes": 0} == {**other, "num_classes": 0}
 
 
 @pytest.mark.slow

@@ -59,12 +59,13 @@ def sample_anchors(
     counts: how many of a picture in all, and how many on objects at most. Fields of the result: (n, r).
     """
 
-    def of_picture(key: jax.Array, boxes: jax.Array, valid: jax.Array, size: jax.Array) -> Sample:
+    def of_picture(key: jax.Array, boxes: jax.Array, valid: jax.Array, size: jax.Array, anchors: jax.Array) -> Sample:
         inside = jnp.all(anchors[:, :2] >= 0, axis=-1) & jnp.all(anchors[:, 2:] < size[::-1], axis=-1)
         assigned = assign(anchors, boxes, BACKGROUND, OBJECT, BACKGROUND, valid, inside)
         return sample(assigned.truth, key, *counts)
 
-    return jax.vmap(of_picture)(jax.random.split(key, len(sizes)), truth.boxes, truth.valid, sizes)
+    keys = jax.random.split(key, len(sizes))
+    return of_examples(of_picture, (keys, truth.boxes, truth.valid, sizes), (anchors,))
 
 
 def sample_regions(
@@ -84,7 +85,7 @@ def sample_regions(
         return found, jnp.concatenate([objects, boxes])[found.row]
 
     keys = jax.random.split(key, len(boxes))
-    return jax.vmap(of_picture)(keys, boxes, valid, truth.boxes, truth.valid)
+    return of_examples(of_picture, (keys, boxes, valid, truth.boxes, truth.valid))
 
 
 def boxes_between(

@@ -68,6 +68,7 @@ def test_a_picture_in_a_canvas_gives_what_it_gives_alone(form, variables, pictur
             close(found[index], expected)
 
 
+@pytest.mark.slow  # a network in training
 def test_the_maps_of_the_trunk_are_zero_beyond_a_picture(variables, pictures):
     trunk = {name: tree["backbone"] for name, tree in variables.items()}
     maps = jax.jit(lambda x, sizes: TRUNK.apply(trunk, x, sizes=sizes, method="features"))(pictures, jnp.array(SIZES))

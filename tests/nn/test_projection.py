@@ -120,6 +120,7 @@ def test_every_view_is_seen_by_every_other(cloud):
     assert difference.min() > 1e-6
 
 
+@pytest.mark.slow  # three gradients of a network
 def test_remat_changes_nothing_and_bfloat16_little(variables, cloud, seen):
     def gradient(**options):
         def loss(params):

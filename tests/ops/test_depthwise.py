@@ -255,6 +255,7 @@ def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow  # large maps
 def test_on_a_gpu_fewer_and_larger_tiles_give_the_same_numbers():
     """Four of seven rows, with windows of 19 rows, both sides padded to a multiple of 8."""
     x, kernel, _ = inputs((2, 28, 28, 4), (13, 13))

@@ -7,8 +7,8 @@ import pytest
 
 from unireplknet_jax.ops.roi_align import roi_align, roi_align_pyramid, roi_levels
 
-# A sum of some ten float32 products, added in another order. What is required is 2e-6.
-CLOSE = 4e-7
+# A sum of some ten float32 products at places that a compiler may round in another way.
+CLOSE = 2e-6
 # Places near cell 330 are rounded to 3e-5 of a cell, and neighbours differ by up to 4.
 PLACES = 1e-4
 
@@ -113,6 +113,7 @@ def long_regions():
     return maps, rois
 
 
+@pytest.mark.slow  # maps of a large picture
 @pytest.mark.parametrize("output", [7, 14])
 def test_long_regions_lose_nothing(long_regions, output):
     maps, rois = long_regions
@@ -134,6 +135,7 @@ def test_long_regions_lose_nothing(long_regions, output):
         np.testing.assert_allclose(found, own, rtol=0, atol=2 * PLACES)  # several regions add up
 
 
+@pytest.mark.slow  # maps of a large picture
 def test_pictures_with_and_without_long_regions(long_regions):
     maps, rois = long_regions
     pictures = [np.stack([each, each[::-1]]) for each in maps]

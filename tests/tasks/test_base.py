@@ -168,6 +168,7 @@ def test_a_training_evaluates_with_the_options_of_its_section(tmp_path, monkeypa
     assert metrics[1]["worst"] == pytest.approx(3 * metrics[0]["worst"])
 
 
+@pytest.mark.slow  # another run
 def test_a_training_of_so_many_steps_evaluates_every_so_many(tmp_path, monkeypatch):
     monkeypatch.setitem(base.TASKS, "regression", f"{__name__}:Regression")
     config = ConfigDict({**RECIPE, "epochs": 0, "steps": 7, "eval_every_epochs": 0, "eval_every_steps": 3})

@@ -16,6 +16,7 @@ from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.canvases import Way
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
+from unireplknet_jax.train.setup import training_flops
 
 MODEL = {
     "depths": (1, 1, 1, 1),
@@ -143,6 +144,15 @@ def test_the_loss_is_the_sum_of_the_original_s_losses(masks):
     expected = {f"s{stage}_{kind}" for stage in range(3) for kind in kinds}
     assert {*found["scalars"]} == {"loss", "loss_rpn_cls", "loss_rpn_bbox"} | expected
     assert jax.tree.structure(found["batch_stats"]) == jax.tree.structure(task.abstract_variables()["batch_stats"])
+
+
+def test_a_step_counts_the_regions_of_its_heads():
+    few, many = (
+        get_task("detection", model=MODEL | {"num_classes": 2, "region_counts": counts}, **SMALL)
+        for counts in ((16, 8), (32, 8))
+    )
+    head = 7 * 7 * 9 * (8 * 4 + 3 * 4 * 4) + 49 * 4 * 8 + 8 * (3 + 2 * 4)  # products for a region of a stage
+    assert training_flops(many) - training_flops(few) == 6 * 3 * 16 * head
 
 
 def test_accuracies_are_no_part_of_the_loss():

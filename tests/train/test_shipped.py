@@ -54,7 +54,7 @@ def test_a_file_of_ones_own_comes_first(tmp_path, monkeypatch):
         ("configs/imagenet1.py", "did you mean imagenet1k.py?"),
         ("mine/imagenet1k.py", "did you mean imagenet1k.py?"),
         ("my/experiments/of/last/year/imagenet1.py", "did you mean imagenet1k.py?"),
-        ("common.py", "`unireplknet recipes` lists them."),
+        ("common.py", "did you mean coco.py?"),  # which is none
         ("", "`unireplknet recipes` lists them."),
     ],
 )

@@ -120,13 +120,14 @@ class CascadeRCNN(nn.Module):
         return self.neck(self.backbone.features(x, train, framed), framed), sizes
 
     def _initialized(self, maps: Sequence[jax.Array]) -> dict[str, jax.Array]:
-        """Nothing is found, but each head has met maps or a region, and has its variables."""
+        """Nothing is found, but each head has met maps or as many regions as in training, and has its variables."""
         self.rpn_head(maps)
         n, c = len(maps[0]), maps[0].shape[-1]
         for boxes in self.bbox_head:
-            boxes(jnp.zeros((n, 1, BOX_BINS, BOX_BINS, c)))
+            boxes(jnp.zeros((n, self.region_counts[0], BOX_BINS, BOX_BINS, c)))
+        most = self.region_counts[1]
         for masks in self.mask_head:
-            masks(jnp.zeros((n, 1, MASK_BINS, MASK_BINS, c)), jnp.zeros((n, 1), jnp.int32))
+            masks(jnp.zeros((n, most, MASK_BINS, MASK_BINS, c)), jnp.zeros((n, most), jnp.int32))
         return {}
 
     def anchors(self, maps: Sequence[jax.Array]) -> tuple[jax.Array, ...]:

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unireplknet_jax.data.pictures.decode import SUFFIXES
+from unireplknet_jax.data.files import source_name
+from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR
 from unireplknet_jax.ops.valid import only_valid, valid_mask
-from unireplknet_jax.tasks.base import Apply, Batch, Spec, Split
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Spec, Split
 from unireplknet_jax.tasks.labelled import Labelled
 from unireplknet_jax.tasks.options import check_number
 
@@ -92,6 +93,25 @@ class OnCanvases(Labelled):
 
     def shape_keys(self, split: Split) -> Sequence[Hashable]:
         return [tuple((way.canvas, way.places) for way in self.ways_of(size)) for size in sizes_of(split.source)]
+
+    # ---- host
+
+    def read(self, source: Any) -> list[Example]:
+        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
+        picture = np.asarray(picture_of(source, self.white).convert("RGB"))
+        return [{**self.views(picture), "picture": picture, "id": source_name(source)}]
+
+    def views(self, picture: np.ndarray) -> dict[str, Any]:
+        """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
+        ways = self.ways_of(picture.shape[:2])
+        found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
+        for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
+            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(self.resized(picture, ratio, way), way, self.mirror)
+        return found
+
+    def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
+        """A picture (h, w, 3) as it is seen at one scale, of the way's size."""
+        raise NotImplementedError
 
     # ---- device
 

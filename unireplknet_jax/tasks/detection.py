@@ -19,9 +19,7 @@ from PIL import Image
 
 from unireplknet_jax.data.broken import AugmentedExamples
 from unireplknet_jax.data.classes import number_of, places_among
-from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import box_sets, box_transforms, instance_masks
-from unireplknet_jax.data.pictures.decode import picture_of
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, canvas_of, kept_ratio, resize_to
 from unireplknet_jax.data.pipeline import ShapedStream
@@ -30,7 +28,7 @@ from unireplknet_jax.nn.cascade_losses import Masks, Truth
 from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.box_assembly import Found, merged, pasted, views_of
-from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, arrays_of, way_of
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, way_of
 
 if TYPE_CHECKING:
     import grain
@@ -183,9 +181,8 @@ class Detection(OnCanvases):
         if not train:
             return super().examples(split, train, seed)
         source = self.matched(split).source
-        sizes, transform = sizes_of(source), _train_transform(self)
-        key = _CanvasOf(sizes, transform)
-        augmented = AugmentedExamples(source, transform, split.broken, self.why_broken, key)
+        key = _CanvasOf(sizes_of(source), _train_transform(self))
+        augmented = AugmentedExamples(source, self.augmented, split.broken, self.why_broken, key)
         return ShapedStream(range(len(source)), augmented, key, seed)
 
     def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -193,21 +190,10 @@ class Detection(OnCanvases):
 
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         example = box_sets.whole(example)
-        return {**self._seen(example["image"]), "truth": box_metrics.truth_of(example), "id": example["id"]}
+        return {**self.views(example["image"]), "truth": box_metrics.truth_of(example), "id": example["id"]}
 
-    def read(self, source: Any) -> list[Example]:
-        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
-        picture = np.asarray(picture_of(source, self.white).convert("RGB"))
-        return [{**self._seen(picture), "picture": picture, "id": source_name(source)}]
-
-    def _seen(self, picture: np.ndarray) -> dict[str, Any]:
-        """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
-        original = picture.shape[:2]
-        ways = self.ways_of(original)
-        found: dict[str, Any] = {"ways": ways, "original": original}
-        for i, way in enumerate(ways):
-            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(resize_to(picture, way.size), way, self.mirror)
-        return found
+    def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
+        return resize_to(picture, way.size)
 
     # ---- device
 

@@ -18,15 +18,13 @@ import numpy as np
 from PIL import Image
 
 from unireplknet_jax.data.classes import Renumbered, places_among
-from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures import mask_sets, mask_transforms, masks
-from unireplknet_jax.data.pictures.decode import picture_of
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT, UPerNet
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.tasks import mask_drawing, mask_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
-from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, arrays_of, way_of
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, way_of
 from unireplknet_jax.tasks.mask_assembly import class_map, views_of
 
 _HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
@@ -125,7 +123,10 @@ class Segmentation(OnCanvases):
     def specs(self, train: bool) -> tuple[Spec, ...]:
         if train:
             size = (self.crop, self.crop)
-            inputs = {"image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8), "size": _sizes_shape()}
+            inputs = {
+                "image": jax.ShapeDtypeStruct((*size, 3), jnp.uint8),
+                "size": jax.ShapeDtypeStruct((2,), jnp.int32),
+            }
             return (Spec(inputs, {"label_map": jax.ShapeDtypeStruct(size, jnp.int16)}),)
         return tuple(self.spec_of(bucket) for bucket in self.buckets or ((self.crop, self.crop),))
 
@@ -163,21 +164,10 @@ class Segmentation(OnCanvases):
 
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         example = masks.whole(example)
-        return {**self._seen(example["image"]), "label_map": example["label_map"], "id": example["id"]}
+        return {**self.views(example["image"]), "label_map": example["label_map"], "id": example["id"]}
 
-    def read(self, source: Any) -> list[Example]:
-        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
-        picture = np.asarray(picture_of(source, self.white).convert("RGB"))
-        return [{**self._seen(picture), "picture": picture, "id": source_name(source)}]
-
-    def _seen(self, picture: np.ndarray) -> dict[str, Any]:
-        """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
-        ways = self.ways_of(picture.shape[:2])
-        found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
-        for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
-            seen = mask_transforms.prepared(picture, self.scale, ratio)
-            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(seen, way, self.mirror)
-        return found
+    def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
+        return mask_transforms.prepared(picture, self.scale, ratio)
 
     # ---- device
 
@@ -257,10 +247,6 @@ class Segmentation(OnCanvases):
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
         return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
-
-
-def _sizes_shape(*leading: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*leading, 2), jnp.int32)
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,11 +13,15 @@ import numpy as np
 from unireplknet_jax.models.program import AheadOfTime
 from unireplknet_jax.tasks.base import Example
 from unireplknet_jax.tasks.checkpoint import Checkpoint
+from unireplknet_jax.tasks.stream import Stream
 
 _Kind = tuple[tuple[int, ...], ...]  # the shapes of an example
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
 _MOST_PADDING = 4  # full batches of padding that are cheaper than to compile for a smaller batch
+_MOST_BYTES = 2**27  # of what the network gives of the windows of one example, above which it is streamed
+_GROUP_BYTES = 2**26  # of what it then gives at a time
+_FEWEST = 3  # windows of a group: so many go through the network one after the other, as all of them would
 
 
 class Network:
@@ -24,12 +30,22 @@ class Network:
     A kind is what has the same shapes. The program for the batch that came first serves later ones, too, padded or in
     parts; another one is compiled for full batches, and for small ones that come again and again. A program that was
     compiled quickly gives way to an optimized one when many examples come.
+
+    What would pass 128 MB for the windows of one example is a `Stream`: one program computes a few windows at a time,
+    when they are read.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, function: Callable[..., Mapping[str, jax.Array]], batch_size: int = 8
+        self,
+        checkpoint: Checkpoint,
+        function: Callable[..., Mapping[str, jax.Array]],
+        batch_size: int = 8,
+        streams: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit."""
+        """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit.
+
+        streams: as `Task.streams`, of this function.
+        """
         task, module = checkpoint.task, checkpoint.module
         self._task, self._variables, self._batch_size = task, checkpoint.variables, batch_size
         self._names = list(task.specs(train=False)[0].inputs)
@@ -37,16 +53,19 @@ class Network:
         self._programs: dict[
             tuple[_Kind, int], tuple[AheadOfTime, bool]
         ] = {}  # {(kind, rows): (program, whether it was compiled quickly)}
+        self._streams, self._bytes = streams or {}, dict[_Kind, int]()  # {shapes of a window: bytes of what it gives}
+        self._of_windows = AheadOfTime(self._jitted, f"the network of {task.name} for a few windows at a time")
         self._padding: collections.Counter[_Kind] = collections.Counter()  # {kind: rows that were computed for nothing}
 
-    def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, np.ndarray]]:
+    def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, Any]]:
         """What the function gives for every example, {name: array}. sources: how many there will be at least."""
         if not examples:
             return []
-        found: list[dict[str, np.ndarray]] = [{}] * len(examples)
+        found: list[dict[str, Any]] = [self._streamed(example) for example in examples]
         groups: dict[_Kind, list[int]] = {}
         for index, example in enumerate(examples):
-            groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
+            if not found[index]:
+                groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
         quick = max(len(examples), sources) * sum(np.size(examples[0][name]) for name in self._names) <= _FEW_VALUES
         for kind, own in groups.items():
             rows = self._rows(kind, len(own), len(examples))
@@ -56,6 +75,41 @@ class Network:
                 for row, index in enumerate(some):
                     found[index] = {name: value[row] for name, value in result.items()}
         return found
+
+    def _streamed(self, example: Example) -> dict[str, Any]:
+        """{name: Stream} of an example whose windows give too much to be there at once; {} of another one."""
+        total = 0
+        for places in self._streams.values():
+            windows = {name: example[own] for name, own in places.items()}
+            one = self._bytes_of_one(windows)
+            total += one * len(next(iter(windows.values())))
+        if total <= _MOST_BYTES:
+            return {}
+        group = max(_GROUP_BYTES // one, _FEWEST)
+        found = {}
+        for output, places in self._streams.items():
+            compute = functools.partial(self._compute, {name: example[own] for name, own in places.items()}, group)
+            found[output] = Stream(compute, group, range(len(example[next(iter(places.values()))])))
+        return found
+
+    def _bytes_of_one(self, windows: Mapping[str, Any]) -> int:
+        """The bytes of what the function gives of one of these windows, {name: (k, ...)}."""
+        kind = tuple(np.shape(value)[1:] for value in windows.values())
+        if kind not in self._bytes:
+            shapes = {name: jax.ShapeDtypeStruct((1, 1, *np.shape(v)[1:]), v.dtype) for name, v in windows.items()}
+            (leaf,) = jax.tree.leaves(jax.eval_shape(self._jitted, self._variables, shapes))
+            self._bytes[kind] = leaf.size * leaf.dtype.itemsize
+        return self._bytes[kind]
+
+    def _compute(self, windows: Mapping[str, Any], group: int, start: int, stop: int) -> np.ndarray:
+        """(stop - start, ...), what the function gives of some of the windows {name: (k, ...)}, `group` at the most."""
+        inputs = {}
+        for name, value in windows.items():
+            some = np.asarray(value[start:stop])
+            padding = [(0, group - len(some))] + [(0, 0)] * (some.ndim - 1)
+            inputs[name] = np.pad(some, padding, mode="edge")[None]
+        (found,) = self._of_windows(self._variables, inputs).values()
+        return jax.device_get(found)[0, : stop - start]
 
     def _rows(self, kind: _Kind, count: int, of_all: int) -> int:
         """The batch size for `count` examples of a kind, of so many that come together."""

@@ -16,11 +16,12 @@ from splits import examples_of, fitted_to
 import unireplknet_jax as urk
 from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
-from unireplknet_jax.tasks import mask_metrics, network
+from unireplknet_jax.tasks import mask_metrics, stream
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.canvases import slide_windows, way_of
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities
+from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.stream import Stream
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh
@@ -196,8 +197,8 @@ def in_windows(task, apply, variables, **bounds):
     checkpoint = Checkpoint(sliding, variables, merged=False)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in bounds.items():
-            patch.setattr(network, name, value)
-        (pred,) = network.Network(checkpoint, function, 1, sliding.streams)([example])
+            patch.setattr(stream, name, value)
+        (pred,) = Network(checkpoint, function, 1, sliding.streams)([example])
         return pred, sliding.record(pred, example)
 
 
@@ -208,7 +209,7 @@ GROUPS = {"_MOST_BYTES": 100 * ONE, "_GROUP_BYTES": 4 * ONE}
 @pytest.fixture
 def groups(monkeypatch):
     """[(windows in a program, the first of a group, behind its last, groups that were held then), ...]"""
-    seen, held, compute = [], [], network.Network._compute
+    seen, held, compute = [], [], stream.Streaming._compute
 
     def counted(self, windows, group, start, stop):
         seen.append((group, start, stop, sum(each() is not None for each in held)))
@@ -216,12 +217,12 @@ def groups(monkeypatch):
         held.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr(network.Network, "_compute", counted)
+    monkeypatch.setattr(stream.Streaming, "_compute", counted)
     return seen
 
 
 def test_windows_that_are_streamed_give_the_same_map(task, groups):
-    """Four at a time, each once; of 1,012 windows no more are held than lie in the rows that a strip needs."""
+    """Four at a time, each once; of 646 windows no more are held than lie in the rows that a strip needs."""
     expected, whole = in_windows(task, brightest, {})
     assert not groups
     assert not any(isinstance(value, Stream) for value in expected.values())
@@ -237,6 +238,27 @@ def test_windows_that_are_streamed_give_the_same_map(task, groups):
     assert max(held for *_, held in groups) <= most < sum(sides)
     for name, value in pred.items():
         np.testing.assert_array_equal(np.stack([value[place] for place in range(len(value))]), expected[name])
+
+
+def test_an_evaluation_streams_windows_too(task, data, groups, monkeypatch):
+    sliding = dataclasses.replace(task, mean=(0.5,) * 3, **SLIDING)
+    split = sliding.open(data, "val")
+    keys, examples = sliding.shape_keys(split), sliding.examples(split, train=False)
+    step = jax.jit(lambda variables, batch: (sliding.totals({}, batch), sliding.predict(brightest, variables, batch)))
+    seen = {name for i in range(2) for name in (f"image_{i}", f"size_{i}")}
+
+    def measured():
+        mesh = make_mesh(devices=jax.devices()[:1])
+        only = lambda v, batch: step(v, {name: batch[name] for name in batch if name in seen | {"mask"}})  # noqa: E731
+        return evaluate(sliding, {}, examples, 2, mesh=mesh, eval_step=only, keys=keys)
+
+    whole = measured()
+    assert not groups
+    monkeypatch.setattr(stream, "_MOST_BYTES", 20 * ONE)
+    monkeypatch.setattr(stream, "_GROUP_BYTES", 4 * ONE)
+    assert measured() == whole
+    assert len(groups) > 8
+    assert whole["count"] == 2
 
 
 @pytest.mark.slow  # two programs of a network

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,15 +12,12 @@ import numpy as np
 from unireplknet_jax.models.program import AheadOfTime
 from unireplknet_jax.tasks.base import Example
 from unireplknet_jax.tasks.checkpoint import Checkpoint
-from unireplknet_jax.tasks.stream import Stream
+from unireplknet_jax.tasks.stream import Streaming
 
 _Kind = tuple[tuple[int, ...], ...]  # the shapes of an example
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
 _MOST_PADDING = 4  # full batches of padding that are cheaper than to compile for a smaller batch
-_MOST_BYTES = 2**27  # of what the network gives of the windows of one example, above which it is streamed
-_GROUP_BYTES = 2**26  # of what it then gives at a time
-_FEWEST = 3  # windows of a group: so many go through the network one after the other, as all of them would
 
 
 class Network:
@@ -31,8 +27,7 @@ class Network:
     parts; another one is compiled for full batches, and for small ones that come again and again. A program that was
     compiled quickly gives way to an optimized one when many examples come.
 
-    What would pass 128 MB for the windows of one example is a `Stream`: one program computes a few windows at a time,
-    when they are read.
+    What is large of the windows of one example is a `Stream`, which one program computes, a few windows at a time.
     """
 
     def __init__(
@@ -53,15 +48,15 @@ class Network:
         self._programs: dict[
             tuple[_Kind, int], tuple[AheadOfTime, bool]
         ] = {}  # {(kind, rows): (program, whether it was compiled quickly)}
-        self._streams, self._bytes = streams or {}, dict[_Kind, int]()  # {shapes of a window: bytes of what it gives}
-        self._of_windows = AheadOfTime(self._jitted, f"the network of {task.name} for a few windows at a time")
+        of_windows = AheadOfTime(self._jitted, f"the network of {task.name} for a few windows at a time")
+        self._streaming = Streaming(streams or {}, self._jitted, of_windows, self._variables)
         self._padding: collections.Counter[_Kind] = collections.Counter()  # {kind: rows that were computed for nothing}
 
     def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, Any]]:
         """What the function gives for every example, {name: array}. sources: how many there will be at least."""
         if not examples:
             return []
-        found: list[dict[str, Any]] = [self._streamed(example) for example in examples]
+        found: list[dict[str, Any]] = [self._streaming(example) for example in examples]
         groups: dict[_Kind, list[int]] = {}
         for index, example in enumerate(examples):
             if not found[index]:
@@ -75,41 +70,6 @@ class Network:
                 for row, index in enumerate(some):
                     found[index] = {name: value[row] for name, value in result.items()}
         return found
-
-    def _streamed(self, example: Example) -> dict[str, Any]:
-        """{name: Stream} of an example whose windows give too much to be there at once; {} of another one."""
-        total = 0
-        for places in self._streams.values():
-            windows = {name: example[own] for name, own in places.items()}
-            one = self._bytes_of_one(windows)
-            total += one * len(next(iter(windows.values())))
-        if total <= _MOST_BYTES:
-            return {}
-        group = max(_GROUP_BYTES // one, _FEWEST)
-        found = {}
-        for output, places in self._streams.items():
-            compute = functools.partial(self._compute, {name: example[own] for name, own in places.items()}, group)
-            found[output] = Stream(compute, group, range(len(example[next(iter(places.values()))])))
-        return found
-
-    def _bytes_of_one(self, windows: Mapping[str, Any]) -> int:
-        """The bytes of what the function gives of one of these windows, {name: (k, ...)}."""
-        kind = tuple(np.shape(value)[1:] for value in windows.values())
-        if kind not in self._bytes:
-            shapes = {name: jax.ShapeDtypeStruct((1, 1, *np.shape(v)[1:]), v.dtype) for name, v in windows.items()}
-            (leaf,) = jax.tree.leaves(jax.eval_shape(self._jitted, self._variables, shapes))
-            self._bytes[kind] = leaf.size * leaf.dtype.itemsize
-        return self._bytes[kind]
-
-    def _compute(self, windows: Mapping[str, Any], group: int, start: int, stop: int) -> np.ndarray:
-        """(stop - start, ...), what the function gives of some of the windows {name: (k, ...)}, `group` at the most."""
-        inputs = {}
-        for name, value in windows.items():
-            some = np.asarray(value[start:stop])
-            padding = [(0, group - len(some))] + [(0, 0)] * (some.ndim - 1)
-            inputs[name] = np.pad(some, padding, mode="edge")[None]
-        (found,) = self._of_windows(self._variables, inputs).values()
-        return jax.device_get(found)[0, : stop - start]
 
     def _rows(self, kind: _Kind, count: int, of_all: int) -> int:
         """The batch size for `count` examples of a kind, of so many that come together."""

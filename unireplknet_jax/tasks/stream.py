@@ -12,7 +12,7 @@ import numpy as np
 from unireplknet_jax.tasks.base import Example
 
 _MOST_BYTES = 2**27  # of what a network gives of the windows of one example, above which it is streamed
-_GROUP_BYTES = 2**26  # of what it then gives at a time
+_GROUP_BYTES = 2**25  # of what it then gives at a time
 _FEWEST = 3  # windows of a group: so many go through the network one after the other, as all of them would
 
 

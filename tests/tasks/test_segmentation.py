@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -14,11 +16,13 @@ from splits import examples_of, fitted_to
 import unireplknet_jax as urk
 from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
-from unireplknet_jax.tasks import mask_metrics
+from unireplknet_jax.tasks import mask_metrics, stream
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.canvases import slide_windows, way_of
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
 from unireplknet_jax.tasks.mask_assembly import View, class_map, class_probabilities
+from unireplknet_jax.tasks.network import Network
+from unireplknet_jax.tasks.stream import Stream
 from unireplknet_jax.train.evaluate import evaluate
 from unireplknet_jax.train.sharding import make_mesh
 
@@ -174,10 +178,103 @@ def test_every_way_of_seeing_a_picture_finds_the_same(task, way):
     picture[10:40, :30], picture[50:, 60:] = (0, 255, 0), (0, 0, 255)
     several = dataclasses.replace(task, mean=(0.5,) * 3, std=(0.1,) * 3, **way)
     (example,) = several.read(picture)
-    batch = {name: example[name][None] for name in several.specs(train=False)[0].inputs}
+    batch = {name: np.asarray(example[name])[None] for name in several.specs(train=False)[0].inputs}
     pred = jax.device_get(several.predict(brightest, {}, batch))
     record = several.record({name: value[0] for name, value in pred.items()}, example)
     assert np.mean(record["class_map"] != picture.argmax(axis=-1)) < 0.03
+
+
+SLIDING = {"mode": "slide", "crop": 32, "stride": 20, "scale": None, "scales": (1.0, 1.5), "mirror": True}
+
+
+def in_windows(task, apply, variables, **bounds):
+    """({name: what the network gives}, the record) of a picture of 11 x 9 and 16 x 14 windows, and mirrored."""
+    sliding = dataclasses.replace(task, mean=(0.5,) * 3, **SLIDING)
+    picture = np.random.default_rng(3).integers(0, 256, (211, 189, 3)).astype(np.uint8)
+    picture[60:150, 90:] //= 3
+    (example,) = sliding.read(picture)
+    function = lambda _, variables, inputs: sliding.predict(apply, variables, inputs)  # noqa: E731
+    checkpoint = Checkpoint(sliding, variables, merged=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bounds.items():
+            patch.setattr(stream, name, value)
+        (pred,) = Network(checkpoint, function, 1, sliding.streams)([example])
+        return pred, sliding.record(pred, example)
+
+
+ONE = 8 * 8 * 3 * 4  # bytes of the logits of a window
+GROUPS = {"_MOST_BYTES": 100 * ONE, "_GROUP_BYTES": 4 * ONE}
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """[(windows in a program, the first of a group, behind its last, groups that were held then), ...]"""
+    seen, held, compute = [], [], stream.Streaming._compute
+
+    def counted(self, windows, group, start, stop):
+        seen.append((group, start, stop, sum(each() is not None for each in held)))
+        found = compute(self, windows, group, start, stop)
+        held.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(stream.Streaming, "_compute", counted)
+    return seen
+
+
+def test_windows_that_are_streamed_give_the_same_map(task, groups):
+    """Four at a time, each once; of 646 windows no more are held than lie in the rows that a strip needs."""
+    expected, whole = in_windows(task, brightest, {})
+    assert not groups
+    assert not any(isinstance(value, Stream) for value in expected.values())
+    pred, record = in_windows(task, brightest, {}, **GROUPS)
+    np.testing.assert_array_equal(record["class_map"], whole["class_map"])
+    rows, columns = zip((11, 9), (16, 14), strict=True)  # of windows at each scale
+    sides = [math.ceil(high * wide / 4) for high, wide in zip(rows, columns, strict=True)]
+    assert len(groups) == 2 * sum(sides)
+    assert {group for group, *_ in groups} == {4}
+    # A strip of 32 rows of the picture, 48 at the larger scale, lies in 4 and 5 rows of windows, which begin and end
+    # within a group.
+    most = 2 * sum(math.ceil(high * wide / 4) + 1 for high, wide in zip((4, 5), columns, strict=True))
+    assert max(held for *_, held in groups) <= most < sum(sides)
+    for name, value in pred.items():
+        np.testing.assert_array_equal(np.stack([value[place] for place in range(len(value))]), expected[name])
+
+
+def test_an_evaluation_streams_windows_too(task, data, groups, monkeypatch):
+    sliding = dataclasses.replace(task, mean=(0.5,) * 3, **SLIDING)
+    split = sliding.open(data, "val")
+    keys, examples = sliding.shape_keys(split), sliding.examples(split, train=False)
+    step = jax.jit(lambda variables, batch: (sliding.totals({}, batch), sliding.predict(brightest, variables, batch)))
+    seen = {name for i in range(2) for name in (f"image_{i}", f"size_{i}")}
+
+    def measured():
+        mesh = make_mesh(devices=jax.devices()[:1])
+        only = lambda v, batch: step(v, {name: batch[name] for name in batch if name in seen | {"mask"}})  # noqa: E731
+        return evaluate(sliding, {}, examples, 2, mesh=mesh, eval_step=only, keys=keys)
+
+    whole = measured()
+    assert not groups
+    monkeypatch.setattr(stream, "_MOST_BYTES", 20 * ONE)
+    monkeypatch.setattr(stream, "_GROUP_BYTES", 4 * ONE)
+    assert measured() == whole
+    assert len(groups) > 8
+    assert whole["count"] == 2
+
+
+@pytest.mark.slow  # two programs of a network
+def test_a_network_gives_in_a_stream_what_it_gives_at_once(task, variables, groups):
+    """Its logits are brought to the mean 0 in each window, so that several classes are found."""
+
+    def apply(variables, pixels, sizes):
+        logits = task.module().apply(variables, pixels, sizes=sizes)
+        return logits - logits.mean(axis=(1, 2), keepdims=True)
+
+    _, whole = in_windows(task, apply, variables)
+    assert not groups
+    _, record = in_windows(task, apply, variables, **GROUPS)
+    assert groups
+    assert len({*record["class_map"].ravel()}) > 1
+    np.testing.assert_array_equal(record["class_map"], whole["class_map"])
 
 
 @pytest.mark.parametrize("average", ["all", "valid"])
@@ -227,7 +324,7 @@ def test_the_white_of_deep_pictures_reaches_every_way_of_reading_them(task, tmp_
     task = dataclasses.replace(task, white=4095, distortion=False)
     split = task.open({"name": "mask_folder", "dir": tmp_path}, "val")
     seen = [task.read(tmp_path / "val" / "images" / "1.png")[0], task.examples(split, train=False)[0]]
-    assert {int(example["image_0"].max()) for example in seen} == {128}
+    assert {int(np.max(example["image_0"])) for example in seen} == {128}
     assert task.examples(split, train=True, seed=0)[0]["image"].max() == 128
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.tasks import sources
 from unireplknet_jax.tasks.sources import files_of, in_chunks, named, sources_of
 
 
@@ -49,6 +50,13 @@ def test_a_chunk_ends_as_soon_as_it_fills_a_batch():
     chunks = list(in_chunks(task, ["1", "1", "x", "3", "1"], size=2))
     assert [[reading.source for reading in chunk] for chunk in chunks] == [["1", "1"], ["x", "3"], ["1"]]
     assert [reading.source for chunk in chunks for reading in chunk if reading.error] == ["x"]
+
+
+def test_a_chunk_ends_before_its_examples_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(sources, "_MOST_BYTES", 100)
+    task = SimpleNamespace(read=lambda source: [{"id": source, "x": np.zeros(int(source), np.uint8)}])
+    chunks = list(in_chunks(task, ["60", "30", "10", "200", "1"], size=4))
+    assert [[reading.source for reading in chunk] for chunk in chunks] == [["60", "30", "10"], ["200"], ["1"]]
 
 
 PICTURES = SimpleNamespace(name="pictures", suffixes=(".png", ".jpg"))

@@ -87,6 +87,8 @@ def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=
     dtype = jnp.dtype(dtype)
     model, images = network_of(task, name, dtype), _images(batch, size)
     around = trunk_of(model) is not model
+    if around and batch == 1 and _torch_works(dtype):
+        raise ValueError(f"--batch 1 of {task}: PyTorch trains no batch norm of one value; give --batch 2 or more.")
     shape = (batch, size, size) if around else (batch,)
     labels = jnp.arange(math.prod(shape)).reshape(shape) % model.num_classes
     initialize = jax.jit(lambda: model.init(jax.random.key(0), images))

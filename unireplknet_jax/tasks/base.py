@@ -258,6 +258,16 @@ class Task:
         """(n, ...) arrays of inputs alone, which end in what a user wants: scores, a map, a forecast."""
         raise NotImplementedError
 
+    @property
+    def streams(self) -> Mapping[str, Mapping[str, str]]:
+        """{array of `predict`: {one of its inputs: what takes its place in an example}}: what is large and can be had
+        part by part.
+
+        The first axis of all these arrays of an example counts windows. Of some windows `predict` gives one array, by
+        whatever name, with the same numbers for each as of all. `record` then gets a `tasks.network.Stream`.
+        """
+        return {}
+
     def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         """(n, c) float32 of inputs alone: the trunk's last map, averaged over its positions and an input's views.
 

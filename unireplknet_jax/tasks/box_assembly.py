@@ -48,7 +48,7 @@ def in_picture(found: Found, scale: np.ndarray, corner: tuple[int, int] = (0, 0)
 
 
 def views_of(pred: Mapping[str, np.ndarray], scale: int, way: Way, original: Size) -> list[Found]:
-    """What a network said of the windows of `canvases.arrays_of` at one scale, in a picture of `original` (h, w)."""
+    """What a network said of `canvases.Windows` at one scale, in a picture of `original` (h, w)."""
     factors, found = np.array((way.size[1] / original[1], way.size[0] / original[0]) * 2, np.float32), []
     for place, kept in enumerate(pred[f"valid_{scale}"]):
         side, number = divmod(place, way.places)

@@ -102,12 +102,17 @@ class OnCanvases(Labelled):
         return [{**self.views(picture), "picture": picture, "id": source_name(source)}]
 
     def views(self, picture: np.ndarray) -> dict[str, Any]:
-        """The arrays that the network gets of a picture (h, w, 3), and how they lie in it."""
+        """What the network gets of a picture (h, w, 3), `Windows` and their sizes, and how they lie in it."""
         ways = self.ways_of(picture.shape[:2])
         found: dict[str, Any] = {"ways": ways, "original": picture.shape[:2]}
         for i, (ratio, way) in enumerate(zip(self.scales, ways, strict=True)):
-            found[f"image_{i}"], found[f"size_{i}"] = arrays_of(self.resized(picture, ratio, way), way, self.mirror)
+            found[f"image_{i}"] = Windows(self.resized(picture, ratio, way), way, self.mirror)
+            found[f"size_{i}"] = sizes_of_windows(way, self.mirror)
         return found
+
+    def cut(self, picture: np.ndarray) -> dict[str, Any]:
+        """As `views`, all windows in arrays."""
+        return {name: np.asarray(v) if isinstance(v, Windows) else v for name, v in self.views(picture).items()}
 
     def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
         """A picture (h, w, 3) as it is seen at one scale, of the way's size."""
@@ -192,19 +197,43 @@ def _enlarged(length: int, ratio: float) -> int:
     return math.ceil(math.ceil(length * ratio) / DIVISOR) * DIVISOR
 
 
-def arrays_of(picture: np.ndarray, way: Way, mirror: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(windows (k, h, w, 3) uint8 of a picture of the way's size, their sizes (k, 2) int32), the mirrored ones behind.
+class Windows:
+    """The windows of a picture of the way's size, (k, h, w, 3) uint8, the mirrored ones behind.
 
-    Windows that are not there have the size (1, 1), as nothing can be computed of none.
+    Each is cut out when it is asked for. Windows that are not there, and what is beyond one, hold zeros.
     """
-    sides = [picture, np.ascontiguousarray(picture[:, ::-1])] if mirror else [picture]
-    images = np.zeros((len(sides) * way.places, *way.canvas, picture.shape[-1]), np.uint8)
-    sizes = np.ones((len(images), 2), np.int32)
-    for side, turned in enumerate(sides):
-        for number, (top, left, height, width) in enumerate(way.windows):
-            images[side * way.places + number, :height, :width] = turned[top : top + height, left : left + width]
-            sizes[side * way.places + number] = height, width
-    return images, sizes
+
+    def __init__(self, picture: np.ndarray, way: Way, mirror: bool) -> None:
+        """picture: (h, w, 3) uint8."""
+        self._picture, self._way = picture, way
+        self.shape = ((1 + mirror) * way.places, *way.canvas, picture.shape[-1])
+        self.size, self.dtype = math.prod(self.shape), picture.dtype
+        self.nbytes = picture.nbytes  # which are held
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        numbers = range(len(self))[part]
+        found = np.zeros((len(numbers), *self.shape[1:]), self.dtype)
+        for array, number in zip(found, numbers, strict=True):
+            side, place = divmod(number, self._way.places)
+            if place < len(self._way.windows):
+                top, left, height, width = self._way.windows[place]
+                turned = self._picture[:, ::-1] if side else self._picture
+                array[:height, :width] = turned[top : top + height, left : left + width]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # they are always new
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+
+def sizes_of_windows(way: Way, mirror: bool) -> np.ndarray:
+    """(k, 2) int32, heights and widths of `Windows`; (1, 1) of those not there, as nothing can be computed of none."""
+    sizes = np.ones((way.places, 2), np.int32)
+    sizes[: len(way.windows)] = [window[2:] for window in way.windows]
+    return np.tile(sizes, (1 + mirror, 1))
 
 
 def slide_windows(size: tuple[int, int], crop: tuple[int, int], stride: tuple[int, int]) -> list[Window]:

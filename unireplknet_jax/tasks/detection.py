@@ -190,7 +190,7 @@ class Detection(OnCanvases):
 
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         example = box_sets.whole(example)
-        return {**self.views(example["image"]), "truth": box_metrics.truth_of(example), "id": example["id"]}
+        return {**self.cut(example["image"]), "truth": box_metrics.truth_of(example), "id": example["id"]}
 
     def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
         return resize_to(picture, way.size)

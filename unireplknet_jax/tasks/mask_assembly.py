@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,11 @@ class View(NamedTuple):
     mirrored: bool = False
 
 
-def views_of(logits: np.ndarray, way: Way) -> list[View]:
-    """What the network said of the windows of `arrays_of`: the plain view and the mirrored one, if there is one."""
+def views_of(logits: Any, way: Way) -> list[View]:
+    """What the network said of `canvases.Windows`: the plain view and the mirrored one, if there is one.
+
+    logits: (k, h, w, c), or a sequence of k maps whose slices are such sequences.
+    """
     sides = len(logits) // way.places
     return [
         View(logits[side * way.places :][: len(way.windows)], list(way.windows), way.size, mirrored=side == 1)

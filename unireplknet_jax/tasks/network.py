@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from unireplknet_jax.models.program import AheadOfTime
 from unireplknet_jax.tasks.base import Example
 from unireplknet_jax.tasks.checkpoint import Checkpoint
+from unireplknet_jax.tasks.stream import Streaming
 
 _Kind = tuple[tuple[int, ...], ...]  # the shapes of an example
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
@@ -24,12 +26,21 @@ class Network:
     A kind is what has the same shapes. The program for the batch that came first serves later ones, too, padded or in
     parts; another one is compiled for full batches, and for small ones that come again and again. A program that was
     compiled quickly gives way to an optimized one when many examples come.
+
+    What is large of the windows of one example is a `Stream`, which one program computes, a few windows at a time.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, function: Callable[..., Mapping[str, jax.Array]], batch_size: int = 8
+        self,
+        checkpoint: Checkpoint,
+        function: Callable[..., Mapping[str, jax.Array]],
+        batch_size: int = 8,
+        streams: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit."""
+        """function(module, variables, inputs): {name: (n, ...)} of inputs {name: (n, ...)}; inside jit.
+
+        streams: as `Task.streams`, of this function.
+        """
         task, module = checkpoint.task, checkpoint.module
         self._task, self._variables, self._batch_size = task, checkpoint.variables, batch_size
         self._names = list(task.specs(train=False)[0].inputs)
@@ -37,16 +48,19 @@ class Network:
         self._programs: dict[
             tuple[_Kind, int], tuple[AheadOfTime, bool]
         ] = {}  # {(kind, rows): (program, whether it was compiled quickly)}
+        of_windows = AheadOfTime(self._jitted, f"the network of {task.name} for a few windows at a time")
+        self._streaming = Streaming(streams or {}, self._jitted, of_windows, self._variables)
         self._padding: collections.Counter[_Kind] = collections.Counter()  # {kind: rows that were computed for nothing}
 
-    def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, np.ndarray]]:
+    def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, Any]]:
         """What the function gives for every example, {name: array}. sources: how many there will be at least."""
         if not examples:
             return []
-        found: list[dict[str, np.ndarray]] = [{}] * len(examples)
+        found: list[dict[str, Any]] = [self._streaming(example) for example in examples]
         groups: dict[_Kind, list[int]] = {}
         for index, example in enumerate(examples):
-            groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
+            if not found[index]:
+                groups.setdefault(tuple(np.shape(example[name]) for name in self._names), []).append(index)
         quick = max(len(examples), sources) * sum(np.size(examples[0][name]) for name in self._names) <= _FEW_VALUES
         for kind, own in groups.items():
             rows = self._rows(kind, len(own), len(examples))

@@ -1,5 +1,7 @@
 """Predictions for what a user gives: the right preparation and the records."""
 
+import collections
+import contextlib
 import dataclasses
 import logging
 import os
@@ -11,10 +13,12 @@ from unireplknet_jax.data.broken import check_policy
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.label_names import read_label_file, read_labels
 from unireplknet_jax.models import zoo
-from unireplknet_jax.tasks.base import Record, Task
+from unireplknet_jax.models.program import announced
+from unireplknet_jax.tasks.base import Example, Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.network import Network
 from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
+from unireplknet_jax.tasks.stream import Stream
 from unireplknet_jax.tasks.torch_files import preparation_told
 
 _log = logging.getLogger(__name__)
@@ -118,14 +122,11 @@ def predict_files(
     task, network = checkpoint.task, network or predictor(checkpoint, batch_size)
     count, index = len(sources) if isinstance(sources, Sized) else 0, 0
     for chunk in in_chunks(task, sources, batch_size, broken):
-        preds = iter(network([example for reading in chunk for example in reading.examples], count))
+        preds = collections.deque(network([example for reading in chunk for example in reading.examples], count))
         for source, examples, error in chunk:
-            records = []
+            records, own = [], [preds.popleft() for _ in examples]
             try:
-                for example, pred in [(example, next(preds)) for example in examples]:
-                    record = task.record(pred, example)
-                    records += [] if record is None else [record]
-                records = task.combined(records)
+                records = _records(task, own, examples)
             except ValueError as failure:
                 if broken == "refuse":
                     raise ValueError(named(source, index, str(failure))) from failure
@@ -134,11 +135,26 @@ def predict_files(
             index += 1
 
 
+def _records(task: Task, preds: list[dict[str, Any]], examples: Sequence[Example]) -> list[Record]:
+    """The records of a source's examples. The predictions are taken out of their list: streams hold much once read."""
+    records = []
+    for example in examples:
+        pred = preds.pop(0)
+        streamed = any(isinstance(value, Stream) for value in pred.values())
+        with announced(f"predicting {example['id']}") if streamed else contextlib.nullcontext():
+            record = task.record(pred, example)
+        records += [] if record is None else [record]
+    return task.combined(records)
+
+
 def predictor(checkpoint: Checkpoint, batch_size: int = 8) -> Network:
     """The network of a checkpoint as it predicts."""
     task = checkpoint.task
     return Network(
-        checkpoint, lambda module, variables, inputs: task.predict(module.apply, variables, inputs), batch_size
+        checkpoint,
+        lambda module, variables, inputs: task.predict(module.apply, variables, inputs),
+        batch_size,
+        task.streams,
     )
 
 

@@ -164,7 +164,7 @@ class Segmentation(OnCanvases):
 
     def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
         example = masks.whole(example)
-        return {**self.views(example["image"]), "label_map": example["label_map"], "id": example["id"]}
+        return {**self.cut(example["image"]), "label_map": example["label_map"], "id": example["id"]}
 
     def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
         return mask_transforms.prepared(picture, self.scale, ratio)
@@ -189,12 +189,22 @@ class Segmentation(OnCanvases):
         return total, {"batch_stats": batch_stats, "scalars": {"loss": (total * rows, rows)} | scalars}
 
     def predict(self, apply: Apply, variables: Mapping[str, Any], inputs: Batch) -> dict[str, jax.Array]:
-        """{"logits_i": (n, k, h / 4, w / 4, classes)} of the windows of every scale i."""
+        """{"logits_i": (n, k, h / 4, w / 4, classes)} of the windows of every scale i that the inputs have."""
 
         def run(images: jax.Array, sizes: jax.Array) -> jax.Array:
             return apply(variables, images, sizes=sizes)
 
-        return {f"logits_{i}": self.of_windows(run, inputs, i) for i in range(len(self.scales))}
+        seen = [i for i in range(len(self.scales)) if f"image_{i}" in inputs]
+        return {f"logits_{i}": self.of_windows(run, inputs, i) for i in seen}
+
+    @property
+    def streams(self) -> dict[str, dict[str, str]]:
+        if self.mode == "whole":
+            return {}
+        first = ("image_0", "size_0")
+        return {
+            f"logits_{i}": dict(zip(first, (f"image_{i}", f"size_{i}"), strict=True)) for i in range(len(self.scales))
+        }
 
     # ---- host, afterwards
 

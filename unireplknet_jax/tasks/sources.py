@@ -19,6 +19,7 @@ from unireplknet_jax.tasks.base import Example, Task
 
 # An open file or a mapping is no list of sources either.
 _ONE = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, jax.Array, Image.Image, io.IOBase, Mapping)
+_MOST_BYTES = 2**28  # of examples at a time
 
 
 class Reading(NamedTuple):
@@ -107,7 +108,7 @@ def named(source: Any, index: int, error: str) -> str:
 
 
 def in_chunks(task: Task, sources: Iterable[Any], size: int, broken: str = "skip") -> Iterator[list[Reading]]:
-    """Yield the readings of sources in lists with at least `size` examples, as long as there are any.
+    """Yield the readings of sources in lists with at least `size` examples, or 256 MB of them, while there are any.
 
     broken: "refuse" raises ValueError for a source that cannot be read, before any is computed with in its list.
     """
@@ -119,8 +120,13 @@ def in_chunks(task: Task, sources: Iterable[Any], size: int, broken: str = "skip
             if broken == "refuse":
                 raise ValueError(named(source, index, str(error))) from error
             chunk.append(Reading(source, [], str(error)))
-        if sum(len(reading.examples) for reading in chunk) >= size:
+        examples = [example for reading in chunk for example in reading.examples]
+        if len(examples) >= size or sum(map(_bytes, examples)) >= _MOST_BYTES:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
+
+
+def _bytes(example: Example) -> int:
+    return sum(getattr(value, "nbytes", 0) for value in example.values())

@@ -11,6 +11,7 @@ import numpy as np
 from unireplknet_jax.data.files import whole_file, write_npz
 from unireplknet_jax.data.pipeline import eval_batches
 from unireplknet_jax.models.program import announced
+from unireplknet_jax.tasks.stream import Streaming
 from unireplknet_jax.train.distributed import from_first_process
 from unireplknet_jax.train.records import Records
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh, own_rows, to_devices
@@ -57,6 +58,7 @@ def evaluate(
     )
     in_json = predictions is not None and str(predictions).endswith(".json")
     totals, previous, kept = None, None, [] if predictions and not in_json else None
+    streaming = _streaming(task, variables, eval_step) if mesh.size == 1 and kept is None else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(announced("evaluating"))
         stack.enter_context(jax.set_mesh(mesh))
@@ -66,14 +68,18 @@ def evaluate(
         paired = outcomes is not None and task.outcomes_of == "examples"
         keeping = pool, records, kept, pairs if paired else None
         for batch in batches:
+            if streaming and streaming(_example(batch, 0)):
+                totals = _added(totals, _streamed(task, streaming, batch, records))
+                continue
             step = *eval_step(variables, to_devices(batch_sharding(mesh), batch, arrays)), batch
             # The devices have this batch to work on while the one before is fetched, and never more than the two.
             if previous is not None:
                 totals = _added(totals, _fetched(task, *previous, *keeping))
             previous = step
-        if previous is None:
+        if previous is not None:
+            totals = _added(totals, _fetched(task, *previous, *keeping))
+        if totals is None:
             raise ValueError("there is nothing to evaluate: the data set is empty.")
-        totals = _added(totals, _fetched(task, *previous, *keeping))
         if kept is not None:
             _write(predictions, kept, task)
         if paired:
@@ -121,8 +127,29 @@ def _plain(name):
 
 
 def _record(task, pred, batch, i):
-    example = {name: column[i] for name, column in batch.items()}
-    return task.record({name: value[i] for name, value in pred.items()}, example)
+    return task.record({name: value[i] for name, value in pred.items()}, _example(batch, i))
+
+
+def _example(batch, i):
+    return {name: column[i] for name, column in batch.items()}
+
+
+def _streaming(task, variables, eval_step):
+    """What gives the predictions of large examples window by window; None for a task that has none."""
+
+    def pred(variables, windows, step=eval_step):
+        return step(variables, {**windows, "mask": np.ones(1, np.float32)})[1]
+
+    traced = functools.partial(pred, step=getattr(eval_step, "function", eval_step))
+    return Streaming(task.streams, traced, pred, variables) if task.streams else None
+
+
+def _streamed(task, streaming, batch, records):
+    """The sums of a batch of large examples, whose records are added one after the other: each holds much meanwhile."""
+    for i in np.flatnonzero(batch["mask"]):
+        example = _example(batch, i)
+        records.add([task.record(streaming(example), example)])
+    return jax.device_get(task.totals({}, batch))
 
 
 def _write(path, kept, task):

@@ -170,7 +170,9 @@ def make_eval_step(task, mesh, deploy, predictions=True):
     module, seen = task.module(deploy), task.specs(train=False)[0].inputs
 
     def eval_step(variables, batch):
-        pred = task.predict(module.apply, gather(mesh, variables), {name: batch[name] for name in seen})
+        pred = task.predict(
+            module.apply, gather(mesh, variables), {name: batch[name] for name in seen if name in batch}
+        )
         return task.totals(pred, batch), pred if predictions else None
 
     jitted = jax.jit(

@@ -156,7 +156,7 @@ def test_without_a_list_the_classes_are_the_values_of_training(tmp_path, caplog)
     source = opened(tmp_path, "val")
     assert source.values == (0, 7, 12)
     np.testing.assert_array_equal(source[0]["label_map"], [[2, IGNORED]])
-    assert "d.png has the value 4 in 1 pixels" in why_broken(source[1])
+    assert "d.png has the value 4 in 1 pixel" in why_broken(source[1])
     write(tmp_path, {"a": np.array([[1, 2, 3]], np.uint8)})
     assert opened(tmp_path).values == (1, 2, 3, 7, 12)
 

@@ -81,6 +81,18 @@ def test_a_window_is_what_the_whole_has_there():
     np.testing.assert_array_equal(resize_to(image, (50, 70), (11, 5, 30, 20)), image[11:41, 5:25])
 
 
+def test_a_large_picture_is_resized_in_strips(monkeypatch):
+    image = picture(50, 70)
+    whole = resize_to(image, (90, 33))
+    assert mask_transforms._AT_ONCE < 4000 * 6000
+    monkeypatch.setattr(mask_transforms, "_AT_ONCE", 33 * 40)
+    parts, linear = [], mask_transforms._linear
+    monkeypatch.setattr(mask_transforms, "_linear", lambda *given: parts.append(given) or linear(*given))
+    np.testing.assert_array_equal(resize_to(image, (90, 33)), whole)
+    assert len(parts) == 2 * 3  # both axes of 40, 40 and 10 rows
+    np.testing.assert_array_equal(resize_to(image[..., 0], (90, 33), (11, 0, 60, 33)), whole[11:71, :, 0])
+
+
 @pytest.mark.parametrize(
     ("size", "scale", "ratio", "kept", "seen"),
     [

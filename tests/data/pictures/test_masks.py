@@ -72,7 +72,7 @@ def test_sixteen_bits(tmp_path, name):
     values = np.array([[0, 1000, 40000], [65535, 300, 1000]], np.uint16)
     path = saved(tmp_path, Image.fromarray(values), name)
     np.testing.assert_array_equal(read_mask(path, (300, 1000, 40000), ignore=(0, 65535)), [[-1, 1, 2], [-1, 0, 1]])
-    with pytest.raises(ValueError, match=re.escape("has the value 40000 in 1 pixels, which is no class")):
+    with pytest.raises(ValueError, match=re.escape("has the value 40000 in 1 pixel, which is no class")):
         read_mask(path, (300, 1000), ignore=(0, 65535))
 
 
@@ -105,7 +105,7 @@ def test_colours_are_read_by_those_of_the_classes(tmp_path):
     found = read_mask(path, (0, 1, 2, 3), COLOURS, ignored_colours=((224, 224, 192),))
     np.testing.assert_array_equal(found, CLASSES)
     with pytest.raises(
-        ValueError, match=r"mask.png has the colour \(224, 224, 192\) in 1 pixels, which the class list does not have"
+        ValueError, match=r"mask.png has the colour \(224, 224, 192\) in 1 pixel, which the class list does not have"
     ):
         read_mask(path, (0, 1, 2, 3), COLOURS)
     with pytest.raises(ValueError, match=r"mask.png is a mask of colours, and the classes have none; give each"):
@@ -150,7 +150,7 @@ def test_a_value_outside_the_classes_is_named(tmp_path):
     path = saved(tmp_path, palette_image(FOUND))
     with pytest.raises(
         ValueError,
-        match=r"mask.png has the value 3 in 1 pixels, which is no class: the classes have the values 0 to 2, and 255",
+        match=r"mask.png has the value 3 in 1 pixel, which is no class: the classes have the values 0 to 2, and 255",
     ):
         read_mask(path, range(3))
     with pytest.raises(ValueError, match=r"the values 1, 2, 3, 255 in 5 pixels, .* have the values 0$"):

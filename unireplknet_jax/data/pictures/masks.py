@@ -101,10 +101,14 @@ def classes_of_values(found: np.ndarray, values: tuple[int, ...], ignored: tuple
         what = f"the value {unknown[0]}" if len(unknown) == 1 else f"the values {listed([*map(str, unknown)])}"
         beside = f", and {listed([*map(str, ignored)])} is ignored" if ignored else ""
         raise ValueError(
-            f"{name} has {what} in {count:,} pixels, which {'is' if len(unknown) == 1 else 'are'} no class: the "
+            f"{name} has {what} in {_pixels(count)}, which {'is' if len(unknown) == 1 else 'are'} no class: the "
             f"classes have the values {_in_words(values)}{beside}"
         )
     return classes
+
+
+def _pixels(count: int) -> str:
+    return "1 pixel" if count == 1 else f"{count:,} pixels"
 
 
 @functools.lru_cache(maxsize=32)
@@ -132,7 +136,7 @@ def _classes_of_colours(
         texts = [f"({code >> 16}, {code >> 8 & 255}, {code & 255})" for code in unknown.tolist()]
         what = f"the colour {texts[0]}" if len(texts) == 1 else f"the colours {listed(texts)}"
         raise ValueError(
-            f"{name} has {what} in {int(strange.sum()):,} pixels, which the class list does not have; add it there, or "
+            f"{name} has {what} in {_pixels(int(strange.sum()))}, which the class list does not have; add it there, or "
             "save the mask without smoothing"
         )
     return classes[places]

@@ -246,10 +246,10 @@ class Detection(OnCanvases):
         pieces = [pasted(mask, box, original) for mask, box in zip(masks, found.boxes, strict=False)]
         if "truth" in example:
             rows = _rows(found, [box_metrics.packed_piece(piece, original) for piece in pieces])
-            return {"id": example["id"], "size": [*original], "truth": example["truth"], "found": rows}
+            return {**self.place_of(example), "size": [*original], "truth": example["truth"], "found": rows}
         rows = _rows(found, [instance_masks.piece_runs(piece, original) for piece in pieces])
         named = [{"index": row["label"], **row, "label": self.label(row["label"])} for row in rows]
-        return {"id": example["id"], "size": [*original], "objects": named}
+        return {**self.place_of(example), "size": [*original], "objects": named}
 
     @property
     def _most(self) -> int:
@@ -298,7 +298,8 @@ class Detection(OnCanvases):
         labels = [each["index"] for each in objects]
         texts = [f"{each['label']} {each['score']:.2f}" for each in objects]
         masks = box_drawing.pieces_of(record)
-        return box_drawing.with_objects(example["picture"], boxes, labels, texts, example["id"], masks)
+        size = self.drawn_size(example)
+        return box_drawing.with_objects(example["picture"], boxes, labels, texts, example["id"], masks, size)
 
 
 @dataclasses.dataclass(frozen=True)

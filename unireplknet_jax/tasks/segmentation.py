@@ -214,7 +214,7 @@ class Segmentation(OnCanvases):
             {"index": int(i), "label": self.label(int(i)), "pixels": int(n), "share": float(n / found.size)}
             for i, n in zip(numbers[order], counts[order], strict=True)
         ]
-        return {"id": example["id"], "size": list(found.shape), "classes": classes, "class_map": found}
+        return {**self.place_of(example), "size": list(found.shape), "classes": classes, "class_map": found}
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         ranks = range(2, min(top, self.classes) + 1)
@@ -246,7 +246,9 @@ class Segmentation(OnCanvases):
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
-        return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
+        size, entries = self.drawn_size(example), self.classes if "frame" in example else 0
+        shown = example["picture"], record["class_map"], self.labels, self._palette, example["id"]
+        return mask_drawing.overlay(*shown, size, entries)
 
 
 @functools.lru_cache(maxsize=4)

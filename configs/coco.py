@@ -91,6 +91,7 @@ def get_config(arg="t"):
         "mirror": False,
         "tile": 0,
         "buckets": ((800, 1344), (1344, 800), (800, 1088)),
+        "evaluator": "pycocotools",
     }
     config.data.update({"name": "coco", "eval_split": "val", "train_examples": 117_266, "num_threads": 16})
     config.data.update({"keep_empty": False, "least_side": 32})

@@ -334,4 +334,5 @@ def train_on_trees(config):
     config.task.options.update({"short_sides": (256, 288, 320), "longest": 320, "buckets": ((320, 320),)})
     config.task.options.objects = 48
     config.data.update({"name": "trees", "train_examples": 199})
+    config.steps = 400
     return config

@@ -314,7 +314,7 @@ RECIPES = {
         | {"model": SMALL_BOXES | ON_PARTS | {"max_detections": 400, "masks": False}, "scale": None, "crop": None}
         | {"short_sides": (256, 288, 320), "longest": 320, "buckets": ((320, 320),), "mask_bytes": 2**14}
         | {"objects": 48},
-        BOX_PARTS | {"data.name": "trees", "data.train_examples": 199},
+        BOX_PARTS | {"data.name": "trees", "data.train_examples": 199, "steps": 400},
     ),
     "finetune_sounds:n": (
         {

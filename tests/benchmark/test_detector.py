@@ -32,6 +32,7 @@ def programs(monkeypatch):
     return seen
 
 
+@pytest.mark.slow  # seven programs, of which PyTorch runs four
 def test_a_detector_and_its_parts_are_timed_beside_pytorch(programs):
     pytest.importorskip("torch")
     rows = network.measure_inference("x", 1, 64, rounds=1, with_xla=False, task="detection")
@@ -44,6 +45,7 @@ def test_a_detector_and_its_parts_are_timed_beside_pytorch(programs):
     assert [row["times torch"] for row in rows[9::2]] == [1] * 3
 
 
+@pytest.mark.slow  # three programs
 def test_the_parts_have_work_to_do_and_do_the_same(programs):
     torch = pytest.importorskip("torch")
     model = make_task("detection").module()

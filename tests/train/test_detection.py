@@ -23,20 +23,13 @@ def test_one_device_and_eight_find_the_same(tmp_path):
     box_files.write_coco(tmp_path, "val", document)
     task = make_task("detection", labels=tuple("abcdef"))
     variables, data = lively(task.abstract_variables()), {"name": "coco", "dir": str(tmp_path), "split": "val"}
-    steps = {count: make_eval_step(task, make_mesh(devices=jax.devices()[:count]), deploy=False) for count in (1, 8)}
+    meshes = {count: make_mesh(devices=jax.devices()[:count]) for count in (1, 8)}
+    steps = {count: make_eval_step(task, mesh, deploy=False) for count, mesh in meshes.items()}
 
     def evaluated(count):
-        split = task.open(data, "val")
-        path = tmp_path / f"{count}.json"
-        found = evaluate(
-            *(task, variables, task.examples(split, train=False), 8),
-            **{
-                "mesh": make_mesh(devices=jax.devices()[:count]),
-                "eval_step": steps[count],
-                "predictions": path,
-                "keys": task.shape_keys(split),
-            },
-        )
+        split, path = task.open(data, "val"), tmp_path / f"{count}.json"
+        program = {"mesh": meshes[count], "eval_step": steps[count], "keys": task.shape_keys(split)}
+        found = evaluate(task, variables, task.examples(split, train=False), 8, predictions=path, **program)
         return found, json.loads(path.read_text())
 
     _, found = evaluated(1)

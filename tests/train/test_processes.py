@@ -140,7 +140,7 @@ PICTURES = {
     "coco": {
         "model": {
             **{"channels": 8, "box_channels": 4, "box_features": 8, "mask_channels": 4, "anchor_counts": (32, 16)},
-            **{"train_proposals": (30, 20), "region_counts": (16, 8)},
+            **{"train_proposals": (30, 20), "region_counts": (16, 8), "masks": False},  # nothing is drawn of masks
         },
         **{"short_sides": (32, 48), "longest": 64, "crop_sides": (40,), "crop": (24, 40)},
     },

@@ -14,7 +14,7 @@ The folder holds train2017/*.jpg, val2017/*.jpg and annotations/instances_{train
 | l | ImageNet-22K | 55.8, 48.4 | - | 276 M, 1385 G |
 | xl | ImageNet-22K | 56.4, 49.0 | - | 443 M, 1952 G |
 | scenes | nothing | none: synthetic pictures | 52.0, 54.9 | 2 M, - |
-| hela | nothing | none: cells under a microscope, for which the masks were computed | - | - |
+| hela | nothing | none: cells under a microscope, for which the masks were computed | 81.7, 86.5 | 2 M, - |
 | trees | nothing | none: trees in aerial photographs, boxes alone | - | - |
 | runlocal | nothing | none: minutes on a CPU, with a small network and the pictures of scenes | - | - |
 
@@ -91,6 +91,7 @@ def get_config(arg="t"):
         "mirror": False,
         "tile": 0,
         "buckets": ((800, 1344), (1344, 800), (800, 1088)),
+        "evaluator": "pycocotools",
     }
     config.data.update({"name": "coco", "eval_split": "val", "train_examples": 117_266, "num_threads": 16})
     config.data.update({"keep_empty": False, "least_side": 32})

@@ -311,11 +311,11 @@ def train_on_box_cells(config):
     """
     config = train_on_box_scenes(config)
     config.task.options.model.update({"num_classes": 1, "max_detections": 300, "test_proposals": (1000, 600)})
-    config.task.options.model.update({"train_proposals": (400, 200), "region_counts": (128, 48)})
+    config.task.options.model.update({"train_proposals": (200, 100), "region_counts": (64, 24)})
     config.task.options.update({"short_sides": (192, 224, 256), "longest": 256, "buckets": ((256, 256),)})
     config.task.options.update({"objects": 32, "mask_bytes": 2**14})
     config.data.update({"name": "hela", "train_examples": 640})
-    config.batch_size = 8
+    config.batch_size = 4
     config.eval_batch_size = 2
     config.steps = 600
     config.eval_every_steps = 200
@@ -334,4 +334,5 @@ def train_on_trees(config):
     config.task.options.update({"short_sides": (256, 288, 320), "longest": 320, "buckets": ((320, 320),)})
     config.task.options.objects = 48
     config.data.update({"name": "trees", "train_examples": 199})
+    config.steps = 400
     return config

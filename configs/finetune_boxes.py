@@ -70,6 +70,7 @@ def get_config(arg="a"):
         "mirror": False,
         "tile": 0,
         "buckets": ((800, 1344), (1344, 800), (800, 1088)),
+        "evaluator": "pycocotools",
         "white": 0,  # of pictures deeper than 8 bits; 0: what their files say
     }
     config.data.update({"name": "boxes", "eval_split": "val", "train_examples": 0})

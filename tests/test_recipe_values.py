@@ -118,7 +118,7 @@ BOX_HEADS = {
 BOXES = {
     **{"scale": (1333, 800), "short_sides": tuple(range(480, 801, 32)), "longest": 1333, "flip": True, "objects": 100},
     **{"crop_sides": (400, 500, 600), "crop": (384, 600), "mask_bytes": 2**19, "scales": (1.0,), "mirror": False},
-    **{"tile": 0, "buckets": ((800, 1344), (1344, 800), (800, 1088))},
+    **{"tile": 0, "buckets": ((800, 1344), (1344, 800), (800, 1088)), "evaluator": "pycocotools"},
 }
 OWN_BOXES = {
     **{"task.name": "detection", "data.name": "boxes", "data.eval_split": "val", "data.annotations": ""},
@@ -135,10 +135,10 @@ BOX_SCENES = {
     **{"data.least_side": 32, "batch_size": 8, "eval_batch_size": 16, "steps": 1500, "eval_every_epochs": 0},
     **{"eval_every_steps": 500, "checkpoint.every_steps": 500, "log_every": 50, "optim.lr": 2e-3},
 }
-BOX_PARTS = BOX_SCENES | {"eval_batch_size": 2, "steps": 600}
+BOX_PARTS = BOX_SCENES | {"batch_size": 4, "eval_batch_size": 2, "steps": 600}
 BOX_PARTS |= {"eval_every_steps": 200, "checkpoint.every_steps": 200}
-ON_PARTS = ON_SCENES | {"num_classes": 1, "test_proposals": (1000, 600), "region_counts": (128, 48)}
-ON_PARTS |= {"train_proposals": (400, 200)}
+ON_PARTS = ON_SCENES | {"num_classes": 1, "test_proposals": (1000, 600), "region_counts": (64, 24)}
+ON_PARTS |= {"train_proposals": (200, 100)}
 # Of every recipe the options of its task, and all other fields that it changes but labels, views and warm-up.
 RECIPES = {
     "kinetics400:s": (
@@ -314,7 +314,7 @@ RECIPES = {
         | {"model": SMALL_BOXES | ON_PARTS | {"max_detections": 400, "masks": False}, "scale": None, "crop": None}
         | {"short_sides": (256, 288, 320), "longest": 320, "buckets": ((320, 320),), "mask_bytes": 2**14}
         | {"objects": 48},
-        BOX_PARTS | {"data.name": "trees", "data.train_examples": 199},
+        BOX_PARTS | {"data.name": "trees", "data.train_examples": 199, "steps": 400},
     ),
     "finetune_sounds:n": (
         {

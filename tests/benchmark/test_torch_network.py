@@ -8,6 +8,7 @@ from networks import lively, small_model
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import abstract_variables, with_trunk
 from unireplknet_jax.nn.upernet import UPerNet
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -85,6 +86,27 @@ def tensors_of_heads(params, stats):
     yield from conv(auxiliary[0]["conv_seg"])
 
 
+def tensors_of_detector(params, stats):
+    """The same of a Cascade R-CNN, behind its stages."""
+    for stage in range(4):
+        yield from layer_norm(params["backbone"][f"norm{stage}"])
+    for kind in ("lateral", "fpn"):
+        for i in range(4):
+            yield from conv(params["neck"][f"{kind}_convs_{i}"])
+    for name in ("rpn_conv", "rpn_cls", "rpn_reg"):
+        yield from conv(params["rpn_head"][name])
+    for stage in range(3):
+        head, below = (tree[f"bbox_head_{stage}"] for tree in (params, stats))
+        for name in (f"shared_convs_{i}" for i in range(4)):
+            yield from conv(head[name]["conv"])
+            yield from norm(head[name]["bn"], below[name]["bn"])
+        for name in ("shared_fcs_0", "fc_cls", "fc_reg"):
+            yield from conv(head[name])
+    for stage in range(3):
+        for name in (*(f"convs_{i}" for i in range(4)), "upsample", "conv_logits"):
+            yield from conv(params[f"mask_head_{stage}"][name])
+
+
 def loaded(network, arrays):
     """The PyTorch network with these arrays, one after the other."""
     state = network.state_dict()
@@ -155,3 +177,20 @@ def test_a_training_step_has_the_loss_of_its_twin():
         theirs = twin.train().loss(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(label_map))
     ours, _ = jax.jit(lambda variables: pixel_loss(model.apply, variables, images, label_map))(variables)
     assert float(ours) == pytest.approx(float(theirs), rel=2e-6)
+
+
+def test_the_detector_in_pytorch_finds_what_the_original_finds(goldens):
+    """As ours does, whose tolerances these are: both are compared with one file."""
+    from unireplknet_jax.benchmark.torch_cascade import CascadeRCNN as Twin
+
+    checkpoint, golden = open_checkpoint(goldens / "dense/det_tiny.pth"), np.load(goldens / "dense/det_tiny.npz")
+    counts = int(golden["rpn_nms_pre"]), int(golden["rpn_max_per_img"])
+    params, stats = (jax.tree.map(np.asarray, checkpoint.variables[name]) for name in ("params", "batch_stats"))
+    arrays = [*tensors(params["backbone"], stats["backbone"]), *tensors_of_detector(params, stats)]
+    twin = loaded(Twin(checkpoint.module.clone(test_proposals=counts)), arrays)
+    with torch.inference_mode():
+        ((boxes, scores, labels, masks),) = twin(torch.from_numpy(golden["input_nchw"]), golden["img_hw"].tolist())
+    assert labels.tolist() == golden["det_img_labels"].tolist()
+    np.testing.assert_allclose(boxes, golden["det_img_boxes"], atol=2e-3)
+    np.testing.assert_allclose(scores, golden["det_img_scores"], atol=5e-5)
+    np.testing.assert_allclose(masks, golden["mask_prob_mean_at_label"], atol=1e-4)

@@ -140,7 +140,12 @@ def test_a_chip_that_cannot_be_counted_is_one_line(capsys):
             ["model", "--task", "segmentation", "--against", "torch,openvino"],
             "--against openvino takes classifiers alone; leave it or --task segmentation out.",
         ),
-        (["model", "--task", "nope"], "--task 'nope' cannot be timed; it takes classification or segmentation."),
+        (
+            ["model", "--task", "nope"],
+            "--task 'nope' cannot be timed; it takes one of classification, segmentation, detection.",
+        ),
+        (["model", "--task", "detection", "--static", "v5e"], "--task detection is timed by `benchmark model` alone"),
+        (["train", "--task", "detection"], "--task detection is timed by `benchmark model` alone, without --static"),
         (
             ["model", "--task", "segmentation", "--static", "h100"],
             "--static h100 counts classifiers alone; leave it or --task segmentation out.",

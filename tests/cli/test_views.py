@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
+from small_tasks import make_task
 
 from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli.form import views_of
+from unireplknet_jax.cli.parser import parse
 from unireplknet_jax.tasks import predict
 from unireplknet_jax.tasks.segmentation import Segmentation
 from unireplknet_jax.train import evaluate
@@ -87,3 +90,11 @@ def test_a_task_that_has_no_such_views_says_so(name, option, words, small, stree
     assert main([*command(name, small, street), f"--{option}", *words]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"the task classification has no option {option} to change; leave out --{option}.")
+
+
+def test_who_computes_the_metrics_of_objects_is_an_option_of_the_task(small, street, capsys):
+    args = parse(["evaluate", small, "--evaluator", "faster-coco-eval"])
+    assert views_of(args) == {"evaluator": "faster_coco_eval"}
+    assert make_task("detection", **views_of(args)).evaluator == "faster_coco_eval"
+    assert main([*command("evaluate", small, street), "--evaluator", "pycocotools"]) == 1
+    assert "classification has no option evaluator to change; leave out --evaluator." in capsys.readouterr().err

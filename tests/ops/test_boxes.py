@@ -153,6 +153,8 @@ def test_labels_are_shifted_in_float32_as_mmcv_does():
     labels = np.arange(200) % 80
     expected = boxes + (labels.astype(np.float32) * (boxes.max() + np.float32(1)))[:, None]
     np.testing.assert_array_equal(jax.jit(shifted)(boxes, labels), expected)
+    # Where one column is wanted a compiler would round the product together with the sum.
+    np.testing.assert_array_equal(jax.jit(lambda *given: shifted(*given)[:, 0])(boxes, labels), expected[:, 0])
     assert np.abs(expected - boxes - labels[:, None] * (boxes.max() + 1.0)).max() > 0.003
     masked = jax.jit(shifted)(np.where(labels[:, None] < 79, boxes, 1e6), labels, labels < 79)
     largest = boxes[labels < 79].max() + np.float32(1)

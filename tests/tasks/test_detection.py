@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import box_files
 import jax
@@ -13,6 +14,7 @@ from splits import examples_of, fitted_to
 
 from unireplknet_jax.data.pictures import instance_masks
 from unireplknet_jax.data.pipeline import train_batches
+from unireplknet_jax.tasks import box_metrics
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.canvases import Way
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
@@ -261,6 +263,18 @@ def test_measured_and_written_as_coco_does(folder):
     json.dumps(rows)
 
 
+def test_another_program_may_compute_the_metrics(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(box_metrics, "metrics", lambda *given: asked.append(given[3:]) or {"box_ap": 1.0})
+    task = make_task(evaluator="faster_coco_eval")
+    assert task.metrics({"count": np.int64(2)}, []) == {"box_ap": 1.0, "count": 2.0}
+    assert asked == [("faster_coco_eval",)]
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match="pip install faster-coco-eval"):  # before anything is computed
+        task.open(data_of(folder), "val")
+    assert len(task.open(data_of(folder), "train", train=True).source)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -270,6 +284,7 @@ def test_measured_and_written_as_coco_does(folder):
         ({"buckets": ((64, 60),)}, "must be .rows, columns., multiples of 32"),
         ({"buckets": ((32, 64),)}, "none of the canvases .* holds a picture of 40 rows and 64 columns"),
         ({"score": 1.5}, "score=1.5 must be"),
+        ({"evaluator": "cocoapi"}, "no evaluator 'cocoapi'; expected pycocotools or faster_coco_eval"),
         ({"objects": 0}, "objects=0 must be"),
         ({"std": (1, 1, 0)}, "std=0 must be"),
         ({"category_ids": (1,)}, "1 category_ids do not fit 2 classes"),

@@ -46,7 +46,7 @@ def test_an_error_says_whose_it_is_once():
 
 
 def test_a_chunk_ends_as_soon_as_it_fills_a_batch():
-    task = SimpleNamespace(read=lambda source: [{"id": source}] * int(source))
+    task = SimpleNamespace(read_parts=lambda source: iter([[{"id": source}] * int(source)]))
     chunks = list(in_chunks(task, ["1", "1", "x", "3", "1"], size=2))
     assert [[reading.source for reading in chunk] for chunk in chunks] == [["1", "1"], ["x", "3"], ["1"]]
     assert [reading.source for chunk in chunks for reading in chunk if reading.error] == ["x"]
@@ -54,12 +54,12 @@ def test_a_chunk_ends_as_soon_as_it_fills_a_batch():
 
 def test_a_chunk_ends_before_its_examples_fill_the_memory(monkeypatch):
     monkeypatch.setattr(sources, "_MOST_BYTES", 100)
-    task = SimpleNamespace(read=lambda source: [{"id": source, "x": np.zeros(int(source), np.uint8)}])
+    task = SimpleNamespace(read_parts=lambda source: iter([[{"id": source, "x": np.zeros(int(source), np.uint8)}]]))
     chunks = list(in_chunks(task, ["60", "30", "10", "200", "1"], size=4))
     assert [[reading.source for reading in chunk] for chunk in chunks] == [["60", "30", "10"], ["200"], ["1"]]
 
 
-PICTURES = SimpleNamespace(name="pictures", suffixes=(".png", ".jpg"))
+PICTURES = SimpleNamespace(name="pictures", suffixes=(".png", ".jpg"), part_suffixes=())
 
 
 @pytest.fixture

@@ -134,20 +134,35 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path, programs, name, train)
     assert_same(tmp_path / "run", runs(name))
 
 
+# Of the recipes for pictures with masks and with boxes: what is smaller than in `:runlocal`.
+PICTURES = {
+    "ade20k": {"model": {"channels": 8, "auxiliary_channels": 4}, "crop": 32, "stride": 32},
+    "coco": {
+        "model": {
+            **{"channels": 8, "box_channels": 4, "box_features": 8, "mask_channels": 4, "anchor_counts": (32, 16)},
+            **{"train_proposals": (30, 20), "region_counts": (16, 8), "masks": False},  # nothing is drawn of masks
+        },
+        **{"short_sides": (32, 48), "longest": 64, "crop_sides": (40,), "crop": (24, 40)},
+    },
+}
+
+
 @pytest.mark.slow
-def test_a_killed_run_on_masks_goes_on_bit_for_bit(tmp_path, programs):
-    """Scales, crops and colours of its pictures, and the channels that its heads drop, are drawn as if nothing was."""
+@pytest.mark.parametrize("recipe", PICTURES)
+def test_a_killed_run_on_pictures_goes_on_bit_for_bit(recipe, tmp_path, programs):
+    """Scales, crops and colours, the channels that heads drop, anchors and regions are drawn as if nothing was."""
     for split in ("train", "t10k"):
         write_fashion(tmp_path, 40, split)
     trunk = {"depths": (1, 1, 0, 0), "dims": (4, 8, 12, 16), "kernel_sizes": ((3,), (7,), (), ())}
-    model = trunk | {"drop_path_rate": 0.2, "channels": 8, "auxiliary_channels": 4}
+    options = PICTURES[recipe]
+    model = trunk | {"drop_path_rate": 0.2} | options["model"]
     fields = {
-        **{"task": {"options": {"model": model, "crop": 32, "stride": 32}}},
+        **{"task": {"options": options | {"model": model}}},
         **{"data": {"dir": str(tmp_path), "eval_split": ""}, "ema": {"decay": 0.5}, "checkpoint": {"every_steps": 1}},
         **{"batch_size": 8, "recalibrate": 0, "epochs": 0.0, "steps": 4},
         "optim": {"warmup_epochs": 0.0, "warmup_steps": 2},
     }
-    wishes = {"recipe": "ade20k.py:runlocal", "fields": fields}
+    wishes = {"recipe": f"{recipe}.py:runlocal", "fields": fields}
     in_one(tmp_path / "whole", programs, **wishes)
     in_one(tmp_path / "run", programs, expected=-signal.SIGKILL, kill_at=1, **wishes)
     in_one(tmp_path / "run", programs, **wishes)

@@ -10,7 +10,7 @@ import pytest
 from linear import Linear
 
 from unireplknet_jax.nn.layers import BatchNorm
-from unireplknet_jax.tasks.base import apply_training
+from unireplknet_jax.tasks.training import apply_training
 from unireplknet_jax.train import recalibrate as module
 from unireplknet_jax.train.recalibrate import Recalibration, make_statistics_step, recalibrate
 from unireplknet_jax.train.sharding import make_mesh

@@ -8,26 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from unireplknet_jax.benchmark import runtimes
+from unireplknet_jax.benchmark import detector, runtimes
 from unireplknet_jax.benchmark.timing import jax_program, measure, torch_and_device, torch_program
 from unireplknet_jax.models.prepare import prepare
 from unireplknet_jax.models.program import compile_program
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import trunk_of, with_trunk
 from unireplknet_jax.nn.block import DepthwiseConv, DilatedReparamBlock
+from unireplknet_jax.nn.cascade import CascadeRCNN
 from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.tasks.base import get_task
 
 # The task whose networks are timed -> the side of its pictures and the classes of the published ones.
-TASKS = {"classification": (224, 1000), "segmentation": (512, 150)}
+TASKS = {"classification": (224, 1000), "segmentation": (512, 150), "detection": (800, 80)}
 _UNMERGED = "training form"  # how the names of what is timed end, where it is not merged
 
 
 def network_of(task, name, dtype="float32"):
     """The module of a published size in a task; ValueError for a task whose networks are not timed."""
     if task not in TASKS:
-        raise ValueError(f"--task {task!r} cannot be timed; it takes {' or '.join(TASKS)}.")
+        raise ValueError(f"--task {task!r} cannot be timed; it takes one of {', '.join(TASKS)}.")
     model = {"name": name, "num_classes": TASKS[task][1], "dtype": jnp.dtype(dtype).name}
     return get_task(task, model=model).module()
 
@@ -37,7 +38,8 @@ def measure_inference(
 ):
     """Rows {"model", "batch", "form", "seconds", ..., "times NAME"} of the merged model on (batch, size, size, 3).
 
-    Of a network around a trunk the training form is timed, too, and compared with other runtimes' training form.
+    Of a network around a trunk the training form is timed, too, and compared with other runtimes' training form; of a
+    detector also its parts between the layers (`detector.part_rows`).
     against: what else is timed, of "torch" and `runtimes.NAMES`; None: "torch" where it is installed and does the same
     work. Raises ValueError or ImportError for what is named and cannot be timed.
     """
@@ -47,6 +49,7 @@ def measure_inference(
         raise ValueError(f"--against {','.join(others)} compares float32 on a CPU; leave it out for anything else.")
     training_form = network_of(task, name, dtype)
     around = trunk_of(training_form) is not training_form
+    detects = isinstance(training_form, CascadeRCNN)
     if others and around:
         raise ValueError(f"--against {','.join(others)} takes classifiers alone; leave it or --task {task} out.")
     runtimes.check(named)
@@ -56,6 +59,7 @@ def measure_inference(
 
     def draw():
         variables = training_form.init(jax.random.key(0), images)
+        variables = detector.surer(variables) if detects else variables
         return variables, reparameterize(variables)
 
     variables, merged = compile_program(jax.jit(draw), what=f"the initialization of {name}", quick=True)()
@@ -79,7 +83,8 @@ def measure_inference(
     if "torch" in against:
         programs |= _torch_programs(model, images, work)
         programs |= _torch_programs(training_form, images, work, f", {_UNMERGED}") if around else {}
-    return _rows(name, batch, programs, rounds, against)
+    rows = _rows(name, batch, programs, rounds, against)
+    return rows + (detector.part_rows(name, model, size, rounds, "torch" in against) if detects else [])
 
 
 def measure_training(name, batch, size=224, dtype="float32", rounds=5, with_xla=False, task="classification"):
@@ -203,8 +208,10 @@ def _torch_programs(model, images, work, ending=""):
 
 def _torch_network(model):
     """The network in PyTorch that does the work of a module."""
-    from unireplknet_jax.benchmark import torch_network, torch_upernet
+    from unireplknet_jax.benchmark import torch_cascade, torch_network, torch_upernet
 
+    if isinstance(model, CascadeRCNN):
+        return torch_cascade.CascadeRCNN(model, detector.SURE)
     trunk = trunk_of(model)
     fields = trunk.depths, trunk.dims, trunk.kernel_sizes, model.num_classes, model.in_chans, trunk.deploy
     if trunk is model:

@@ -20,6 +20,7 @@ EXAMPLES = (
     "benchmark block --static v5e",
     "benchmark model unireplknet_t --batch 8",
     "benchmark model unireplknet_t --task segmentation",
+    "benchmark model unireplknet_t --task detection --rounds 3",
     "benchmark model --against openvino,onnxruntime",
     "benchmark train --dtype bfloat16 --json",
 )
@@ -54,6 +55,8 @@ def _check_static(args):
         raise ValueError(f"--static counts, so --{without[0]} has no meaning with it; leave one of the two out.")
     if args.static == "h100" and getattr(args, "task", _TASK) != _TASK:
         raise ValueError(f"--static h100 counts classifiers alone; leave it or --task {args.task} out.")
+    if getattr(args, "task", _TASK) == "detection" and (args.static is not None or args.part == "train"):
+        raise ValueError("--task detection is timed by `benchmark model` alone, without --static; leave it out.")
     if args.static in (None, "h100") and getattr(args, "only", None) is not None:
         raise ValueError("--only chooses among the parts that --static v5e counts; leave it out for anything else.")
 
@@ -128,10 +131,12 @@ def _add_network_arguments(parser):
         action="append",
         type=int,
         metavar="N",
-        help="default: 1 and 8, in training 8; of segmentation 1 and 2",
+        help="default: 1 and 8, in training 8; of segmentation 1 and 2; of detection 1",
     )
-    parser.add_argument("--task", default=_TASK, metavar="NAME", help=f"{_TASK} (default) or segmentation")
-    parser.add_argument("--size", type=int, metavar="S", help="pixels (default: 224, of segmentation 512)")
+    parser.add_argument("--task", default=_TASK, metavar="NAME", help=f"{_TASK} (default), segmentation or detection")
+    parser.add_argument(
+        "--size", type=int, metavar="S", help="pixels (default: 224, of segmentation 512, of detection 800)"
+    )
     parser.add_argument("--xla", action="store_true", help="time XLA's own convolution, too (slow on CPU)")
     parser.add_argument(
         "--only", metavar="TEXT", help='with --static: the parts whose name holds this, as in "block 2 k13"'

@@ -36,6 +36,12 @@ def add_arguments(parser):
     )
     parser.add_argument("--json", action="store_true", help="print a JSON document instead of a table")
     add_views_arguments(parser)
+    parser.add_argument(
+        "--evaluator",
+        type=lambda name: name.replace("-", "_"),
+        metavar="NAME",
+        help="of objects: who computes COCO's metrics, pycocotools (default) or faster-coco-eval, with equal numbers",
+    )
     add_form_argument(parser)
 
 

@@ -40,8 +40,9 @@ def add_objects_arguments(parser):
 
 
 def views_of(args):
-    """{option of a task: value} of those flags of `add_views_arguments` and `add_objects_arguments` that are given."""
-    given = {name: getattr(args, name, None) for name in ("scales", "mirror", "mode", "tile", "score", "only")}
+    """{option of a task: value} of those flags that are given that say how inputs are seen, shown and measured."""
+    names = ("scales", "mirror", "mode", "tile", "score", "only", "evaluator")
+    given = {name: getattr(args, name, None) for name in names}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -73,7 +73,7 @@ def shown(value):
 
 
 class Progress:
-    """A line on stderr every few seconds; called with how many of `total` are done."""
+    """A line on stderr every few seconds; called with how many of `total` are done, None: nobody knows of how many."""
 
     def __init__(self, total, what, seconds=10.0):
         self.total, self.what, self.seconds = total, what, seconds
@@ -84,11 +84,11 @@ class Progress:
         if now - self.last >= self.seconds:
             self.last = now
             rate = done / (now - self.start)
-            left = (self.total - done) / rate
-            print(
-                f"{done:,} of {self.total:,} {self.what}, {rate:,.0f} per second, {left / 60:,.0f} minutes left",
-                file=sys.stderr,
-            )
+            told = f"{done:,} {self.what}, {rate:,.3g} per second"
+            if self.total is not None:
+                left = (self.total - done) / rate
+                told = f"{done:,} of {self.total:,} {self.what}, {rate:,.0f} per second, {left / 60:,.0f} minutes left"
+            print(told, file=sys.stderr)
 
 
 def print_notes(notes):

@@ -149,7 +149,7 @@ def nms(
         boxes = shifted(boxes, labels, valid)
     # Comparing all pairs has fewer steps; the rounds need memory for one row of them alone.
     few = 5 * max_out < len(scores)
-    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf))
+    order = jnp.argsort(-scores)
     form = _by_rounds if few or len(scores) > _MATRIX else _by_matrix
     places, found = form(boxes[order], valid[order], threshold, max_out)
     return jnp.where(found, order[places], 0).astype(jnp.int32), found

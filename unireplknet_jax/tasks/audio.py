@@ -24,9 +24,10 @@ from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.sounds import waveforms as sounds
 from unireplknet_jax.data.sounds.sets import open_sounds
 from unireplknet_jax.nn.pooled_head import PooledClassifier
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Seen, Spec, Split, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Seen, Spec, Split
 from unireplknet_jax.tasks.drawing import WIDE, Axes, captioned, coloured, draw_map
 from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
+from unireplknet_jax.tasks.training import apply_training
 
 _KILOHERTZ = ("0.1", "0.2", "0.5", "1", "2", "4", "8", "16", "32")
 LARGEST_AUC = 1 - 1e-7  # d' is infinite at 1

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import flax.linen as nn
@@ -95,6 +95,7 @@ class Task:
     together: ClassVar[int] = 32  # examples on a device in one batch of an evaluation, where nobody says how many
     sample: ClassVar[str] = "file"  # what a user's file may be called
     suffixes: ClassVar[tuple[str, ...]] = ("",)  # how the names of files end that `read` takes, of those in a folder
+    part_suffixes: ClassVar[tuple[str, ...]] = ()  # and those of files that are too long for it, which have parts
     hub_task: ClassVar[str] = ""  # the task as the Hugging Face hub calls it
     retired: ClassVar[Mapping[str, Any]] = {}  # options of older checkpoints, and the one value that they may have
 
@@ -228,6 +229,13 @@ class Task:
         sentence, for what cannot be read.
         """
         raise NotImplementedError
+
+    def read_parts(self, source: Any) -> Iterator[list[Example]]:
+        """As `read`, of a file of `part_suffixes` one part after the other, each of which has a prediction of its own.
+
+        The example and the record of a part have its number, "frame", and its "time" in seconds.
+        """
+        yield self.read(source)
 
     # ---- device, pure, inside jit
 
@@ -386,15 +394,3 @@ def task_class(name: str) -> type[Task]:
         raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}.")
     module, attribute = TASKS[name].split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def apply_training(
-    apply: Apply, variables: Mapping[str, Any], inputs: Sequence[jax.Array], rng: jax.Array, method: str | None = None
-) -> tuple[Any, Any]:
-    """(output, new batch statistics) of a network in training, for `Task.loss`.
-
-    method: of the network, which is called in place of itself.
-    """
-    named = {} if method is None else {"method": method}
-    output, updates = apply(variables, *inputs, train=True, rngs={"dropout": rng}, mutable=["batch_stats"], **named)
-    return output, updates.get("batch_stats", {})

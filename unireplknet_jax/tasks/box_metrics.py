@@ -91,7 +91,7 @@ def metrics(
     object with the id 0 for none.
     Raises ValueError where there is no object at all, and ImportError where the evaluator is missing.
     """
-    data_class, evaluation_class = _classes(evaluator)
+    data_class, evaluation_class = evaluator_classes(evaluator)
     if not any(record["truth"] for record in records):
         raise ValueError("there is nothing to evaluate: no picture of the data set has an object.")
     records = sorted(records, key=lambda record: (isinstance(record["id"], str), record["id"]))
@@ -109,9 +109,15 @@ def metrics(
     return found
 
 
-def _classes(evaluator: str) -> tuple[Any, Any]:
-    if evaluator not in EVALUATORS:
-        raise ValueError(f"there is no evaluator {evaluator!r}; expected {' or '.join(EVALUATORS)}.")
+def check_evaluator(name: str) -> None:
+    """Raise ValueError for a name that is none of EVALUATORS."""
+    if name not in EVALUATORS:
+        raise ValueError(f"there is no evaluator {name!r}; expected {' or '.join(EVALUATORS)}.")
+
+
+def evaluator_classes(evaluator: str) -> tuple[Any, Any]:
+    """The classes of the data and of the evaluation; ImportError where the evaluator is missing."""
+    check_evaluator(evaluator)
     try:
         data_class, evaluation_class = (
             getattr(importlib.import_module(place.split(":")[0]), place.split(":")[1])

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unireplknet_jax.data.clips import lists
+from unireplknet_jax.data.clips.frames import each_frame
 from unireplknet_jax.data.files import source_name
 from unireplknet_jax.data.pictures.decode import SUFFIXES, picture_of
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR
 from unireplknet_jax.ops.valid import only_valid, valid_mask
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Spec, Split
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
+from unireplknet_jax.tasks.drawing import WIDE
 from unireplknet_jax.tasks.labelled import Labelled
 from unireplknet_jax.tasks.options import check_number
+from unireplknet_jax.tasks.sources import has_parts
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]
@@ -50,6 +54,7 @@ class OnCanvases(Labelled):
     white: int = 0
 
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    part_suffixes: ClassVar[tuple[str, ...]] = tuple(name for name in lists.SUFFIXES if name not in SUFFIXES)
     makes_records: ClassVar[bool] = True
     ranked: ClassVar[bool] = False
     unset: ClassVar[str] = "that of the picture"
@@ -97,9 +102,18 @@ class OnCanvases(Labelled):
     # ---- host
 
     def read(self, source: Any) -> list[Example]:
-        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8."""
+        """A file, a PIL image, or an array (h, w, 1, 3 or 4) or (h, w), uint8; a video is for `read_parts`."""
         picture = np.asarray(picture_of(source, self.white).convert("RGB"))
         return [{**self.views(picture), "picture": picture, "id": source_name(source)}]
+
+    def read_parts(self, source: Any) -> Iterator[list[Example]]:
+        """The frames of a video, each an example by itself; of any other source its picture."""
+        if not has_parts(self, source):
+            yield self.read(source)
+            return
+        for number, (time, picture) in enumerate(each_frame(source)):
+            place = {"id": source_name(source), "frame": number, "time": time}
+            yield [{**self.views(picture), "picture": picture, **place}]
 
     def views(self, picture: np.ndarray) -> dict[str, Any]:
         """What the network gets of a picture (h, w, 3), `Windows` and their sizes, and how they lie in it."""
@@ -164,6 +178,14 @@ class OnCanvases(Labelled):
     def label(self, index: int) -> str:
         """The name of a class, or what stands for one."""
         return self.labels[index] if self.labels else f"class {index}"
+
+    def place_of(self, example: Example) -> Record:
+        """What a record says of where its picture comes from: its "id" and, of a frame, its number and its time."""
+        return {name: example[name] for name in ("id", "frame", "time") if name in example}
+
+    def drawn_size(self, example: Example) -> int:
+        """The longer side of a picture as it is drawn: frames keep theirs, of pictures two stand side by side."""
+        return max(example["original"]) if "frame" in example else WIDE
 
 
 def are_whole(values: tuple[Any, ...], count: int, low: int, high: float = math.inf) -> bool:

@@ -61,6 +61,7 @@ class Detection(OnCanvases):
     score: what the score of an object that is shown to a user exceeds, and only: the classes that are shown, () all. An
         evaluation counts all that the network finds.
     white: of pictures deeper than 8 bits, the value that becomes 255; 0: what their files say.
+    evaluator: who computes COCO's metrics, one of `box_metrics.EVALUATORS`, which give the same numbers.
     """
 
     category_ids: tuple[int, ...] = ()
@@ -76,6 +77,7 @@ class Detection(OnCanvases):
     buckets: tuple[tuple[int, int], ...] = box_transforms.CANVASES
     score: float = 0.3
     only: tuple[str, ...] = ()
+    evaluator: str = "pycocotools"
 
     name: ClassVar[str] = "detection"
     sample: ClassVar[str] = "street.jpg"
@@ -101,6 +103,7 @@ class Detection(OnCanvases):
             raise ValueError("balance draws examples of one class, and pictures have objects of several; leave it.")
         if self.category_ids and self.labels and len(self.category_ids) != len(self.labels):
             raise ValueError(f"{len(self.category_ids)} category_ids do not fit {len(self.labels)} classes.")
+        box_metrics.check_evaluator(self.evaluator)
         _train_transform(self)  # which checks its own options
         if self.only and not self.waits:
             self._shown_classes  # noqa: B018 (an unknown name is said before anything is computed)
@@ -160,7 +163,8 @@ class Detection(OnCanvases):
     def open(self, data: Mapping[str, Any], split: str, train: bool = False) -> Split:
         """As `Labelled.open`; training leaves out what `box_sets.for_training` says."""
         if not train:
-            instance_masks.coco_masks()  # which measures: better missed now than after the training
+            instance_masks.coco_masks()  # what measures: better missed now than after the training
+            box_metrics.evaluator_classes(self.evaluator)
         found = super().open(data, split, train)
         return found._replace(source=box_sets.for_training(found.source, data)) if train else found
 
@@ -246,10 +250,10 @@ class Detection(OnCanvases):
         pieces = [pasted(mask, box, original) for mask, box in zip(masks, found.boxes, strict=False)]
         if "truth" in example:
             rows = _rows(found, [box_metrics.packed_piece(piece, original) for piece in pieces])
-            return {"id": example["id"], "size": [*original], "truth": example["truth"], "found": rows}
+            return {**self.place_of(example), "size": [*original], "truth": example["truth"], "found": rows}
         rows = _rows(found, [instance_masks.piece_runs(piece, original) for piece in pieces])
         named = [{"index": row["label"], **row, "label": self.label(row["label"])} for row in rows]
-        return {"id": example["id"], "size": [*original], "objects": named}
+        return {**self.place_of(example), "size": [*original], "objects": named}
 
     @property
     def _most(self) -> int:
@@ -274,7 +278,8 @@ class Detection(OnCanvases):
         return [(each["label"], each["score"], *each["box"]) for record in records for each in record["objects"]]
 
     def metrics(self, totals: Mapping[str, np.ndarray], records: list[Record]) -> dict[str, float]:
-        return {**box_metrics.metrics(records, self.labels, self.masks), "count": float(totals["count"])}
+        found = box_metrics.metrics(records, self.labels, self.masks, self.evaluator)
+        return {**found, "count": float(totals["count"])}
 
     @property
     def has_outcomes(self) -> bool:
@@ -298,7 +303,8 @@ class Detection(OnCanvases):
         labels = [each["index"] for each in objects]
         texts = [f"{each['label']} {each['score']:.2f}" for each in objects]
         masks = box_drawing.pieces_of(record)
-        return box_drawing.with_objects(example["picture"], boxes, labels, texts, example["id"], masks)
+        size = self.drawn_size(example)
+        return box_drawing.with_objects(example["picture"], boxes, labels, texts, example["id"], masks, size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,9 +61,9 @@ def embed_files(
     network, count = network or embedder(checkpoint, batch_size), len(sources)
     for chunk in in_chunks(checkpoint.task, sources, batch_size, broken):
         found = iter(network([example for reading in chunk for example in reading.examples], count))
-        for source, examples, error in chunk:
-            vectors = [next(found)["features"] for _ in examples]
-            yield Embedding(source_name(source), np.mean(vectors, axis=0) if vectors else None, error)
+        for reading in chunk:
+            vectors = [next(found)["features"] for _ in reading.examples]
+            yield Embedding(source_name(reading.source), np.mean(vectors, axis=0) if vectors else None, reading.error)
 
 
 def embedder(checkpoint: Checkpoint, batch_size: int = 8) -> Network:

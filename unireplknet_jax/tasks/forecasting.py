@@ -26,8 +26,9 @@ from unireplknet_jax.data.series.windows import Series, Windows, check_measured,
 from unireplknet_jax.data.tables import AUTO
 from unireplknet_jax.nn.corrformer import Corrformer
 from unireplknet_jax.tasks import forecast_errors, forecast_records
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, Task
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
+from unireplknet_jax.tasks.training import apply_training
 
 if TYPE_CHECKING:
     import grain

@@ -104,7 +104,10 @@ class Labelled(Task):
         """
         found = split.source.labels
         if not self.labels and len(found) != self.classes:
-            raise ValueError(f"{split.data} has {len(found)} classes, but the model has {self.classes}.")
+            raise ValueError(
+                f"{split.data} has {len(found)} classes, but the model has {self.classes}; give it data of its own "
+                "classes, or train one with as many as these."
+            )
         return split._replace(source=in_order_of(self.labels, split.source, split.data))
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset:

@@ -28,13 +28,20 @@ _HALF = 0.5  # of the picture is seen through the colours
 
 
 def overlay(
-    picture: np.ndarray, class_map: np.ndarray, labels: Sequence[str], colours: Colours, name: Any, size: int = WIDE
+    picture: np.ndarray,
+    class_map: np.ndarray,
+    labels: Sequence[str],
+    colours: Colours,
+    name: Any,
+    size: int = WIDE,
+    room: int = 0,
 ) -> Image.Image:
     """A picture under the colours of its classes, brought to `size` pixels, above its file's name and a legend.
 
     picture: (h, w, 1 or 3) uint8; class_map: (h, w) class indices, below 0 where the picture is to be seen as it is.
     labels, colours: of all classes; without labels they are numbered. The legend has the classes that are found,
-    the most frequent first, each with its share of the pixels; of more than ten the last entry tells how many.
+    the most frequent first, each with its share of the pixels; of more than ten the last entry tells how many. room:
+    of how many classes it has room at least, so that the frames of a video become equally large.
     """
     shown = fitted(Image.fromarray(in_colour(picture)), size)
     rows, columns = (
@@ -50,7 +57,7 @@ def overlay(
     names = labels or [f"class {index}" for index in range(len(counts))]
     entries = _entries(counts, names, table.astype(int).tolist())
     across = max(1, size // _ENTRY)
-    lines = -(-len(entries) // across)
+    lines = -(-max(len(entries), min(room, _MOST + 1)) // across)
     canvas = Image.new("RGB", (size, shown.height + LINE * (1 + lines) + 10), "white")
     canvas.paste(Image.fromarray(pixels), ((size - shown.width) // 2, 0))
     draw = ImageDraw.Draw(canvas)

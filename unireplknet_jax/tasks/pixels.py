@@ -13,9 +13,10 @@ from PIL import Image
 from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.ops.augment import mix_batch, random_erasing
-from unireplknet_jax.tasks.base import Apply, Batch, Record, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Record
 from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
 from unireplknet_jax.tasks.options import check_number
+from unireplknet_jax.tasks.training import apply_training
 
 
 @dataclasses.dataclass(frozen=True)

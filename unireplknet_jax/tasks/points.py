@@ -22,9 +22,10 @@ from unireplknet_jax.models.zoo import IMAGENET_MEAN, IMAGENET_STD
 from unireplknet_jax.nn.projection import DISTINCT, PATCH, ProjectionClassifier, RenderingEncoder, view_table
 from unireplknet_jax.ops.farthest_point import farthest_points
 from unireplknet_jax.ops.projection import flat_pixels, pixels_of, transformed, view_points
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec
 from unireplknet_jax.tasks.drawing import NARROW, captioned
 from unireplknet_jax.tasks.labelled import Labelled, counted, masked_sum, misses
+from unireplknet_jax.tasks.training import apply_training
 
 _ENCODER = ("trans_dim", "graph_dim", "fusion")
 _HEAD = ("num_classes", "head_init_scale")

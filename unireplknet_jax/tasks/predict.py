@@ -30,11 +30,15 @@ _NAMES_BY_CLASSES: dict[Any, tuple[str | None, str | None]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The records of one source and the examples they are of, or why it could not be read."""
+    """The records of one source, or of a part of it, and the examples they are of, or why it could not be read.
+
+    place: the number of the source among all.
+    """
 
     source: str
     records: list[dict[str, Any]]
     examples: list[dict[str, Any]]
+    place: int
     error: str | None = None
 
 
@@ -114,25 +118,28 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """Yield a `Prediction` for every source, in order: what `Task.read` takes, a path, say, or bytes with a name.
 
+    A source with parts (`Task.read_parts`) has a prediction for each, and where it breaks off, one that says why.
     Examples of the same shapes go through the network together, padded to full batches, so that few programs are
     compiled; it runs in the form of the checkpoint. network: of `predictor`, where it is at hand. broken: "refuse"
     raises ValueError for the first source without a prediction. Raises ValueError for a checkpoint without classifier.
     """
     require_classifier(checkpoint)
     task, network = checkpoint.task, network or predictor(checkpoint, batch_size)
-    count, index = len(sources) if isinstance(sources, Sized) else 0, 0
+    count = len(sources) if isinstance(sources, Sized) else 0
+    done = 0
     for chunk in in_chunks(task, sources, batch_size, broken):
-        preds = collections.deque(network([example for reading in chunk for example in reading.examples], count))
-        for source, examples, error in chunk:
+        examples_of_all = [example for reading in chunk for example in reading.examples]
+        done += len(examples_of_all)
+        preds = collections.deque(network(examples_of_all, max(count, done)))
+        for source, examples, place, error in chunk:
             records, own = [], [preds.popleft() for _ in examples]
             try:
                 records = _records(task, own, examples)
             except ValueError as failure:
                 if broken == "refuse":
-                    raise ValueError(named(source, index, str(failure))) from failure
+                    raise ValueError(named(source, place, str(failure))) from failure
                 records, error = [], str(failure)
-            yield Prediction(source_name(source), records, examples, error)
-            index += 1
+            yield Prediction(source_name(source), records, examples, place, error)
 
 
 def _records(task: Task, preds: list[dict[str, Any]], examples: Sequence[Example]) -> list[Record]:
@@ -180,6 +187,7 @@ def predict(
     checkpoint: as `open_checkpoint` gives it. inputs: one or several of: the path of a file, its bytes (`EncodedFile`
     gives them a name), or what the file would hold: a PIL image, an array of a picture (h, w, c) or of all frames of a
     video (t, h, w, 3), both uint8, a waveform (samples,) of floats at the checkpoint's rate, points (N, 3).
+    Networks that look at pictures take the files of videos, too, of which every frame has a record.
     top: how many entries lists show that are best first; None: all. batch_size: examples at a time.
     broken: "refuse" raises ValueError for the first input that cannot be read; "skip" logs it and gives no records.
 
@@ -193,10 +201,10 @@ def predict(
         _warn(notes)
     key = "predict", batch_size
     network = merged.cache[key] = merged.cache.get(key) or predictor(merged, batch_size)
-    found = []
-    for index, prediction in enumerate(predict_files(merged.cache["named"], sources, batch_size, network, broken)):
-        log_skipped(sources[index], index, prediction.error)
-        found.append(shown(merged.task, prediction.records, top))
+    found: list[list[Record]] = [[] for _ in sources]
+    for prediction in predict_files(merged.cache["named"], sources, batch_size, network, broken):
+        log_skipped(sources[prediction.place], prediction.place, prediction.error)
+        found[prediction.place] += shown(merged.task, prediction.records, top)
     return found
 
 

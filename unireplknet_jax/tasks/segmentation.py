@@ -23,9 +23,10 @@ from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.nn.upernet import AUXILIARY_WEIGHT, UPerNet
 from unireplknet_jax.ops.segmentation import pixel_losses
 from unireplknet_jax.tasks import mask_drawing, mask_metrics
-from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split, apply_training
+from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, way_of
 from unireplknet_jax.tasks.mask_assembly import class_map, views_of
+from unireplknet_jax.tasks.training import apply_training
 
 _HEADS = {"channels": 512, "auxiliary_channels": 256, "head_dropout": 0.1}
 _OF_CLASSES = ("colours", "values")  # what else than a name each class has
@@ -224,7 +225,7 @@ class Segmentation(OnCanvases):
             {"index": int(i), "label": self.label(int(i)), "pixels": int(n), "share": float(n / found.size)}
             for i, n in zip(numbers[order], counts[order], strict=True)
         ]
-        return {"id": example["id"], "size": list(found.shape), "classes": classes, "class_map": found}
+        return {**self.place_of(example), "size": list(found.shape), "classes": classes, "class_map": found}
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         ranks = range(2, min(top, self.classes) + 1)
@@ -256,7 +257,9 @@ class Segmentation(OnCanvases):
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
-        return mask_drawing.overlay(example["picture"], record["class_map"], self.labels, self._palette, example["id"])
+        size, entries = self.drawn_size(example), self.classes if "frame" in example else 0
+        shown = example["picture"], record["class_map"], self.labels, self._palette, example["id"]
+        return mask_drawing.overlay(*shown, size, entries)
 
 
 @functools.lru_cache(maxsize=4)

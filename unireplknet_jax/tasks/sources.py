@@ -23,10 +23,11 @@ _MOST_BYTES = 2**28  # of examples at a time
 
 
 class Reading(NamedTuple):
-    """A source and its examples, or why it could not be read."""
+    """A source, or a part of it, and its examples, or why it could not be read; place: the number of the source."""
 
     source: Any
     examples: list[Example]
+    place: int
     error: str | None = None
 
 
@@ -55,7 +56,8 @@ def files_of(task: Task, given: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the files that paths stand for, notes on what was passed over).
 
     given: files, which are taken as they are; folders, with all that is below them; and patterns such as "**/*.jpg".
-    Of folders and patterns those files are taken that the task reads (`Task.suffixes`), each once, 2 before 10.
+    Of folders and patterns those files are taken that the task reads (`Task.suffixes`, `Task.part_suffixes`), each
+    once, 2 before 10.
     Raises ValueError where a folder or a pattern holds none.
     """
     files: list[str] = []
@@ -70,7 +72,7 @@ def files_of(task: Task, given: Sequence[str]) -> tuple[list[str], list[str]]:
             what = "folder" if os.path.isdir(text) else "pattern"
             raise ValueError(
                 f"the {what} {text} holds no file that the task {task.name} reads"
-                f"{f', but {listed(others)}' if others else ''}; expected names that end in {listed(task.suffixes)}."
+                f"{f', but {listed(others)}' if others else ''}; expected names that end in {listed(_suffixes(task))}."
             )
         files += [file for file in sorted(found, key=natural_key) if os.path.normpath(file) not in seen]
         seen |= {os.path.normpath(file) for file in found}
@@ -79,9 +81,19 @@ def files_of(task: Task, given: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, notes
 
 
+def _suffixes(task: Task) -> tuple[str, ...]:
+    return (*task.suffixes, *task.part_suffixes)
+
+
+def has_parts(task: Task, source: Any) -> bool:
+    """Whether a source is a file whose parts a task predicts one by one, by its name."""
+    is_file = isinstance(source, str | os.PathLike | EncodedFile)
+    return is_file and source_name(source).lower().endswith(task.part_suffixes)
+
+
 def _below(task: Task, folder: str) -> tuple[list[str], list[str]]:
     """The files below a folder that a task reads, and all else."""
-    found, others = sorted_out(folder, task.suffixes)
+    found, others = sorted_out(folder, _suffixes(task))
     return [os.path.join(folder, name) for name in found], [os.path.join(folder, name) for name in others]
 
 
@@ -91,7 +103,7 @@ def _matching(task: Task, pattern: str) -> tuple[list[str], list[str]]:
     others: list[str] = []
     for path in glob.glob(os.path.expanduser(pattern), recursive=True):
         if not os.path.isdir(path):
-            reads = path.lower().endswith(task.suffixes) and not is_left_behind(os.path.basename(path))
+            reads = path.lower().endswith(_suffixes(task)) and not is_left_behind(os.path.basename(path))
             (found if reads else others).append(path)
         elif not pattern.endswith("**"):  # which matches what is in the folders, too
             more, strays = _below(task, path)
@@ -110,23 +122,31 @@ def named(source: Any, index: int, error: str) -> str:
 def in_chunks(task: Task, sources: Iterable[Any], size: int, broken: str = "skip") -> Iterator[list[Reading]]:
     """Yield the readings of sources in lists with at least `size` examples, or 256 MB of them, while there are any.
 
+    A source has a reading for each of its parts (`Task.read_parts`), which are read when they are needed.
     broken: "refuse" raises ValueError for a source that cannot be read, before any is computed with in its list.
     """
     chunk = []
     for index, source in enumerate(sources):
-        try:
-            chunk.append(Reading(source, task.read(source)))
-        except (ValueError, OSError) as error:
-            if broken == "refuse":
-                raise ValueError(named(source, index, str(error))) from error
-            chunk.append(Reading(source, [], str(error)))
-        examples = [example for reading in chunk for example in reading.examples]
-        if len(examples) >= size or sum(map(_bytes, examples)) >= _MOST_BYTES:
-            yield chunk
-            chunk = []
+        for reading in _readings(task, source, index, broken):
+            chunk.append(reading)
+            examples = [example for each in chunk for example in each.examples]
+            if len(examples) >= size or sum(map(_bytes, examples)) >= _MOST_BYTES:
+                yield chunk
+                chunk = []
     if chunk:
         yield chunk
 
 
 def _bytes(example: Example) -> int:
     return sum(getattr(value, "nbytes", 0) for value in example.values())
+
+
+def _readings(task: Task, source: Any, place: int, broken: str) -> Iterator[Reading]:
+    """The readings of one source; of one that breaks off the last says why."""
+    try:
+        for examples in task.read_parts(source):
+            yield Reading(source, examples, place)
+    except (ValueError, OSError) as error:
+        if broken == "refuse":
+            raise ValueError(named(source, place, str(error))) from error
+        yield Reading(source, [], place, str(error))

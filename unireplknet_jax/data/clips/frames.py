@@ -6,11 +6,12 @@ Source of the rules: the original's Video/dataset (datasets.py, video_transforms
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image
@@ -89,33 +90,33 @@ def read_frames(
                 f"an array of {source.dtype} {source.shape} is not a video; expected uint8 (t, h, w, 3) from 0 to 255"
             )
         return source[np.asarray(choose(len(source)))]
-    av, name = _pyav(), file_name(source, "a video file")
-    try:
-        with opened(source) as file:
-            what = misplaced(file.read(512))
-            if what:
-                raise ValueError(f"{name} is {what}; expected a video file, for example an MP4")
-            file.seek(0)
-            # An open file and no protocol: a playlist cannot make FFmpeg fetch other files.
-            options = {"metadata_errors": "ignore", "options": {"protocol_whitelist": "none"}}
-            with av.open(file, **options) as container:
-                count = _count_frames(container, name)
-            file.seek(0)
-            with av.open(file, **options) as container:
-                wanted = np.asarray(choose(count))
-                found = _decode(container, name, {*wanted.tolist()}, count)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ValueError(f"cannot read {name} ({error.strerror}); expected the path of a video file") from error
-    except (av.error.FFmpegError, OSError) as error:
-        if error.errno in _OF_THE_MACHINE:
-            raise OSError(error.errno, f"cannot read {name} now: {error.strerror.lower()}") from error
-        # FFmpeg jumps to where a damaged file sends it, which is an invalid argument of the open file's own `seek`.
-        if not isinstance(error, av.error.FFmpegError) and error.errno != errno.EINVAL:
-            raise
-        raise ValueError(
-            f"{name} is not a video that FFmpeg can read, or is damaged; replace it with a whole one"
-        ) from error
+    name = file_name(source, "a video file")
+    with _container(source, name) as container:
+        count = _count_frames(container, name)
+    wanted = np.asarray(choose(count))
+    with _container(source, name) as container:
+        found = _decode(container, name, {*wanted.tolist()}, count)
     return np.stack([found[index] for index in wanted.tolist()])
+
+
+def each_frame(source: str | os.PathLike | EncodedFile) -> Iterator[tuple[float, np.ndarray]]:
+    """Every frame of a video in order, as soon as it is decoded: (seconds since the first one, (h, w, 3) uint8).
+
+    source: the path of the file, or its bytes with a name. All frames have the size of the first one.
+    Raises as `read_frames`, of damage that only decoding finds after the frames before it.
+    """
+    name = file_name(source, "a video file")
+    with _container(source, name) as container:
+        count = _count_frames(container, name)
+    decoded, start, size = 0, 0.0, {}
+    with _container(source, name) as container:
+        stream = _stream(container, name)
+        for frame in container.decode(stream):
+            time = float(decoded / stream.guessed_rate) if frame.time is None else frame.time
+            start, size = (start, size) if decoded else (time, {"width": frame.width, "height": frame.height})
+            decoded += 1
+            yield round(time - start, 6), _upright(frame, size)
+    _check_decoded(decoded, count, name)
 
 
 def why_broken(example: dict) -> str | None:
@@ -127,12 +128,38 @@ def why_broken(example: dict) -> str | None:
     return None
 
 
-def _pyav():
+def require_pyav():
     try:
         import av
     except ImportError as error:
         raise ImportError("videos are read with PyAV, which is missing: pip install av") from error
     return av
+
+
+@contextlib.contextmanager
+def _container(source, name):
+    """A video file, opened by FFmpeg; what fails while it is in use is told in one sentence with its name."""
+    av = require_pyav()
+    try:
+        with opened(source) as file:
+            what = misplaced(file.read(512))
+            if what:
+                raise ValueError(f"{name} is {what}; expected a video file, for example an MP4")
+            file.seek(0)
+            # An open file and no protocol: a playlist cannot make FFmpeg fetch other files.
+            with av.open(file, metadata_errors="ignore", options={"protocol_whitelist": "none"}) as container:
+                yield container
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ValueError(f"cannot read {name} ({error.strerror}); expected the path of a video file") from error
+    except (av.error.FFmpegError, OSError) as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise OSError(error.errno, f"cannot read {name} now: {error.strerror.lower()}") from error
+        # FFmpeg jumps to where a damaged file sends it, which is an invalid argument of the open file's own `seek`.
+        if not isinstance(error, av.error.FFmpegError) and error.errno != errno.EINVAL:
+            raise
+        raise ValueError(
+            f"{name} is not a video that FFmpeg can read, or is damaged; replace it with a whole one"
+        ) from error
 
 
 def _stream(container, name):
@@ -186,11 +213,15 @@ def _decode(container, name, wanted, count):
         decoded += 1
         if decoded > last:
             return found
+    _check_decoded(decoded, count, name)
+    return found | dict.fromkeys(wanted - {*found}, _upright(frame, size))
+
+
+def _check_decoded(decoded, count, name):
     if decoded < _LEAST_DECODED * count:
         raise ValueError(
             f"{name} is damaged: {decoded} of its {count} frames can be decoded; replace it with a whole one"
         )
-    return found | dict.fromkeys(wanted - {*found}, _upright(frame, size))
 
 
 def _upright(frame, size):

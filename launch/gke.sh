@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes the manifest of a training run on TPU slices of a GKE cluster, a JobSet, for `kubectl apply --filename -`.
+# Writes the manifest of a training run on TPU slices of a GKE cluster, a JobSet, for `kubectl apply -f`.
 #   launch/gke.sh --name s1 --type v5e --topology 4x4 --image REGION-docker.pkg.dev/P/R/unireplknet:1 [OPTIONS] -- \
 #     train --config imagenet1k.py:s --workdir gs://B/s1
 # Options: --slices N (1); --spot: cheaper, may be taken away; --chips N: on a machine, if not 4; --queue NAME: of Kueue;

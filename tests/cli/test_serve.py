@@ -9,8 +9,6 @@ import pytest
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.cli.serve import _examples, _named
 
-pytest.importorskip("starlette", reason='serving needs the extra: pip install "unireplknet_jax[serve]"')
-
 
 @pytest.fixture
 def started(monkeypatch):

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-import jax
 import pytest
-
-pytest.importorskip("starlette", reason='serving needs the extra: pip install "unireplknet_jax[serve]"')
-
 from small_tasks import make_checkpoint, write_files
 from starlette.testclient import TestClient
 
 from unireplknet_jax.serve.app import Server
 from unireplknet_jax.serve.settings import Settings
 from unireplknet_jax.tasks.predict import predict
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_quick_compilation(quick_compilation):
+    """Compiling takes most of the time here, and the network is too small to gain from optimization."""
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +36,9 @@ def expected(checkpoint, files):
 
 @pytest.fixture(scope="session")
 def server(checkpoint):
-    """Warm: batches of 1, 2 and 4."""
-    made = Server({"tiny": checkpoint}, Settings(batch=4, body=2**20, pixels=300_000, queue=8, time=20))
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Warm: batches of 1 and 2."""
+    made = Server({"tiny": checkpoint}, Settings(batch=2, body=2**20, pixels=300_000, queue=8, time=20))
     made.warm()
-    jax.config.update("jax_disable_most_optimizations", False)
     return made
 
 

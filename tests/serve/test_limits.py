@@ -17,7 +17,7 @@ def running(server):
     clients = []
 
     def start(**settings):
-        made = Server({"tiny": server.models["tiny"].checkpoint}, Settings(**{"batch": 4} | settings))
+        made = Server({"tiny": server.models["tiny"].checkpoint}, Settings(**{"batch": 2} | settings))
         model = made.models["tiny"]
         model.programs = model.batcher.programs = server.models["tiny"].programs
         model.ready = True

@@ -81,4 +81,5 @@ class Process:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)
         self._reader.join(10)
+        self.process.stderr.close()
         return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import importlib.resources
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -54,7 +55,7 @@ class Server:
         self.gate = Gate(settings, self.metrics)
         self.pool = concurrent.futures.ThreadPoolExecutor(settings.threads, "files")
         self.models = {
-            name: Model(name, checkpoint, settings, self.pool, lambda count, name=name: self.metrics.batch(name, count))
+            name: Model(name, checkpoint, settings, self.pool, functools.partial(self.metrics.batch, name))
             for name, checkpoint in checkpoints.items()
         }
         self._examples = [*examples]
@@ -138,10 +139,10 @@ class Server:
         self.metrics.files(model.name, len(results))
         document = {"model": model.name, "task": model.task.name, "results": results, "errors": []}
         document["seconds"] = round(time.perf_counter() - began, 4)
-        failed = [(index, each) for index, each in enumerate(found) if isinstance(each, BaseException)]
-        for _, failure in failed:
-            if not isinstance(failure, Refusal):
-                raise failure
+        for each in found:
+            if isinstance(each, BaseException) and not isinstance(each, Refusal):
+                raise each
+        failed = [(index, each) for index, each in enumerate(found) if isinstance(each, Refusal)]
         if failed:
             names = [getattr(source, "name", f"input {index}") for index, source in enumerate(inputs)]
             document["errors"] = [{"file": names[index], "error": str(each)} for index, each in failed]

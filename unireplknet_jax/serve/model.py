@@ -136,8 +136,8 @@ class Model:
 
         with limited(self._limits), _refused(source, index):
             (sight,) = see_files(self.checkpoint, [source], network=self._looker)
-        if sight.error:
-            raise Refusal(400, f"{named(source, index, sight.error)}")
+        if sight.error or sight.seen is None or sight.contribution is None:
+            raise Refusal(400, named(source, index, sight.error or "there is nothing in it to look at"))
         evidence = None if sight.activation is None else overlay(sight.seen.picture, sight.activation)
         return {
             **{"class": sight.label, "index": sight.index, "score": sight.score},

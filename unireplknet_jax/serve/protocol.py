@@ -85,10 +85,10 @@ def _arrays(inputs: list[Any], blobs: bytes, model: Model) -> Iterator[tuple[str
     start = 0
     for given in inputs:
         name = given.get("name") if isinstance(given, dict) else None
-        leaf = model.programs.inputs.get(name) if isinstance(name, str) else None
-        if leaf is None:
+        if not isinstance(name, str) or name not in model.programs.inputs:
             expected = ", ".join(model.programs.inputs)
             raise Refusal(400, f"the model {model.name} has no input {name!r}; expected {expected}.")
+        leaf = model.programs.inputs[name]
         shape, parameters = given.get("shape"), given.get("parameters") or {}
         dtype = np.dtype(leaf.dtype)
         if given.get("datatype") != _type_of(dtype):
@@ -160,7 +160,8 @@ def _wanted(document: Mapping[str, Any], model: Model) -> dict[str, bool]:
 
 def write_answer(call: Call, predictions: list[dict[str, np.ndarray]], model: Model) -> tuple[bytes, dict[str, str]]:
     """(the body of the answer, its headers)."""
-    outputs, blobs = [], []
+    outputs: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
     for name, binary in call.outputs.items():
         array = np.stack([pred[name] for pred in predictions])
         if array.dtype.name not in _TYPES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
@@ -24,9 +25,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or error
+        reason = os.strerror(error.errno) if error.errno else error
         raise OSError(
-            f"cannot listen on {host}, port {port}: {reason}; choose another with --host and --port."
+            f"cannot listen on {host}, port {port} ({reason}); choose another with --host and --port."
         ) from error
 
 
@@ -73,7 +74,7 @@ def run(server: Server, listening: socket.socket) -> None:
     _log.info("drained")
 
 
-class _Draining(uvicorn.Server):
+class _Draining(uvicorn.Server):  # type: ignore[misc]  # where uvicorn is not installed it is Any
     """A server that, told to end, first answers what comes on the connections that it has accepted."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:

@@ -111,11 +111,13 @@ def test_nobody_waits_for_others_who_are_not_on_their_way(programs):
 
 def test_what_nobody_waits_for_any_more_is_not_computed(programs, batcher):
     hold(programs, batcher)
-    given_up, kept = batcher.submit(ones(1)), batcher.submit(ones(1, 2))
+    given_up, kept = batcher.submit(ones(5)), [batcher.submit(ones(1)) for _ in range(4)]
+    alone = batcher.submit(ones(1, 2))
     assert given_up.cancel()
+    assert alone.cancel()
     programs.gate.set()
-    kept.result(5)
-    assert [shape for shape, _, _ in programs.batches] == [(3,), (2,)]
+    [answer.result(5) for answer in kept]
+    assert programs.batches == [((3,), 1, 1), ((1,), 4, 4)]  # nor does it take anybody's place in a batch
     assert batcher.waiting() == 0
 
 

@@ -1,14 +1,26 @@
 """What a server refuses: too much, too many, too long, and those without the token."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 from asked import form, png
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from unireplknet_jax.serve.app import Server
+from unireplknet_jax.serve.bodies import whole_body
+from unireplknet_jax.serve.refusal import Refusal
 from unireplknet_jax.serve.settings import Settings
+
+
+def wait_until(there):
+    """Until something is so, and no longer than ten seconds."""
+    end = time.monotonic() + 10
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -56,6 +68,15 @@ def test_a_body_of_more_bytes_is_refused_by_what_it_says_and_by_what_it_has(clie
         assert answer.status_code == 413
 
 
+def test_a_length_that_is_stated_is_refused_before_anything_is_read():
+    async def receive():
+        pytest.fail("the body is read")
+
+    request = Request({"type": "http", "headers": [(b"content-length", b"11")]}, receive)
+    with pytest.raises(Refusal, match="more than 10 bytes"):
+        asyncio.run(whole_body(request, 10))
+
+
 def test_a_picture_of_more_pixels_is_refused_in_the_words_of_the_reader(client):
     answer = client.post("/predict", files=form(("a.png", png(1000, 301))))
     assert answer.status_code == 400
@@ -72,8 +93,7 @@ def test_a_full_queue_is_said_at_once_and_with_when_to_come_again(running, held,
     ]
     for thread in threads:
         thread.start()
-    while made.gate.busy < 2:
-        time.sleep(0.005)
+    wait_until(lambda: made.gate.busy == 2)
     began = time.perf_counter()
     refused = client.post("/predict", files=form(files[0]))
     assert time.perf_counter() - began < 0.1
@@ -92,8 +112,7 @@ def test_the_files_of_one_request_count_each(running, held, files):
     answers = []
     thread = threading.Thread(target=lambda: answers.append(client.post("/predict", files=form(*files))))
     thread.start()
-    while made.gate.busy < 2:
-        time.sleep(0.005)
+    wait_until(lambda: made.gate.busy == 2)
     assert client.post("/predict", files=form(*files)).status_code == 503
     held.set()
     thread.join()

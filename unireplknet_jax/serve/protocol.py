@@ -166,7 +166,7 @@ def write_answer(call: Call, predictions: list[dict[str, np.ndarray]], model: Mo
         array = np.stack([pred[name] for pred in predictions])
         if array.dtype.name not in _TYPES:
             array = array.astype(np.float32)
-        row = {"name": name, "datatype": _type_of(array.dtype), "shape": [*array.shape]}
+        row: dict[str, Any] = {"name": name, "datatype": _type_of(array.dtype), "shape": [*array.shape]}
         if binary:
             blobs.append(np.ascontiguousarray(array).tobytes())
             row["parameters"] = {"binary_data_size": len(blobs[-1])}

@@ -41,7 +41,7 @@ def test_sizes_double_up_to_the_largest():
 def test_every_size_is_compiled_and_run_before_it_is_needed(networks):
     made = Programs(make_checkpoint("classification").in_merged_form(), 4)
     made.warm()
-    assert [(size, batches) for _, size, batches in networks] == [(1, [1, 1]), (2, [2, 2]), (4, [4, 4])]
+    assert [(size, batches) for _, size, batches in networks] == [(1, [1] * 6), (2, [2] * 6), (4, [4] * 6)]
     assert all("prepared" in variables for variables, _, _ in networks)
     assert made.outputs == {"scores": ((3,), np.float32)}
     assert made.compiled == 3

@@ -13,7 +13,7 @@ from unireplknet_jax.cli.train import load_config
 
 IDS = [path.relative_to(ROOT).as_posix() for path in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=IDS)
-FOLDERS = ("ops", "nn", "models", "tasks", "train", "benchmark", "cli", "data", "unireplknet_jax")
+FOLDERS = ("ops", "nn", "models", "tasks", "train", "benchmark", "serve", "cli", "data", "unireplknet_jax")
 FOLDERS += ("configs", "tests", "launch", "docs", r"\.ci", r"\.github")
 
 

@@ -12,9 +12,10 @@ import pytest
 
 NAME = "unireplknet_jax"
 PACKAGE = Path(__file__).parents[1] / NAME
-FLOORS = ("ops", "nn", "models", "tasks", "train", "benchmark", "cli")
+FLOORS = ("ops", "nn", "models", "tasks", "train", "benchmark", "serve", "cli")
 MAY_IMPORT = {floor: {*FLOORS[: height + 1]} for height, floor in enumerate(FLOORS)} | {"data": {"data"}}
-for _floor in ("tasks", "train", "benchmark", "cli"):
+MAY_IMPORT["serve"] -= {"benchmark"}
+for _floor in ("tasks", "train", "benchmark", "serve", "cli"):
     MAY_IMPORT[_floor].add("data")
 ROOMS = {
     "pictures": set(),

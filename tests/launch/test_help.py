@@ -11,6 +11,7 @@ USAGE = {
     "quickstart.sh": "launch/quickstart.sh [WORKDIR] [-- TRAIN_FLAGS] ",
     "local.sh": "launch/local.sh -n 2 [--devices 4] -- train ",
     "tpu.sh": "launch/tpu.sh status|delete --name N --zone Z [--queued]",
+    "gke.sh": "launch/gke.sh --name s1 --type v5e --topology 4x4 ",
     "tpu_worker.sh": "not meant to be called by hand",
 }
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import os
 import pathlib
 import tempfile
 
@@ -23,6 +24,7 @@ EXAMPLES = (
     "benchmark model unireplknet_t --task detection --rounds 3",
     "benchmark model --against openvino,onnxruntime",
     "benchmark train --dtype bfloat16 --json",
+    "benchmark serve http://127.0.0.1:8000 rose.jpg --clients 1,8",
 )
 
 
@@ -295,6 +297,32 @@ def _run_startup(args):
     )
 
 
+# ---- serve
+
+
+def _add_serve_arguments(parser):
+    parser.add_argument("address", metavar="ADDRESS", help="of a server that runs, as http://127.0.0.1:8000")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="what its clients send, one after the other")
+    parser.add_argument("--clients", default="1,8", metavar="N,...", help="at once (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=200, metavar="N", help="requests of each row (default: 200)")
+
+
+def _run_serve(args):
+    from unireplknet_jax.benchmark.requests import measure_clients
+
+    counts = args.clients.split(",")
+    if not all(count.isdecimal() and int(count) > 0 for count in counts):
+        raise argparse.ArgumentError(None, f"--clients is {args.clients}; expected numbers of 1 and more, as in 1,8.")
+    token = os.environ.get("UNIREPLKNET_TOKEN")
+    rows = [measure_clients(args.address, args.files, int(count), args.rounds, token) for count in counts]
+    if args.json:
+        print_json({"address": args.address, "rows": rows})
+        return
+    print_table(
+        list(rows[0]), [[f"{cell:.1f}" if isinstance(cell, float) else cell for cell in row.values()] for row in rows]
+    )
+
+
 # What can be measured: name -> (summary, its arguments, its run).
 PARTS = {
     "input": ("the pictures that one core prepares for training in a second", _add_input_arguments, _run_input),
@@ -303,4 +331,5 @@ PARTS = {
     "block": ("a training block beside one large kernel", _add_block_arguments, _run_block),
     "model": ("merged inference beside equal networks of other runtimes", _add_model_arguments, _run_model),
     "train": ("a training step beside an equal PyTorch network", _add_network_arguments, _run_train),
+    "serve": ("the answers of a server to several clients at once", _add_serve_arguments, _run_serve),
 }

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -105,12 +104,6 @@ def print_file_error(command, result):
 
 def print_json(document):
     """Print one JSON document; what JSON has no word for (NaN, infinity) becomes null."""
-    print(json.dumps(_finite(document), indent=2))
+    from unireplknet_jax.data.base import finite
 
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite(document), indent=2))

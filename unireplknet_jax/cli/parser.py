@@ -17,6 +17,7 @@ COMMANDS = {
     "predict": "apply a checkpoint to files",
     "embed": "write the pooled features of files, before the classifier",
     "see": "draw what a checkpoint looks at in files: its receptive field, and what speaks for a class",
+    "serve": "answer requests with what checkpoints see in files, and show a page to try them",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
     "reparameterize": "merge a checkpoint into its inference form",
     "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",

@@ -20,6 +20,7 @@ from PIL import Image
 from unireplknet_jax.data.broken import AugmentedExamples
 from unireplknet_jax.data.classes import number_of, places_among
 from unireplknet_jax.data.pictures import box_sets, box_transforms, instance_masks
+from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
 from unireplknet_jax.data.pictures.mask_transforms import DIVISOR, canvas_of, kept_ratio, resize_to
 from unireplknet_jax.data.pipeline import ShapedStream
@@ -119,6 +120,11 @@ class Detection(OnCanvases):
     @property
     def torch_meta(self) -> dict[str, Any]:
         return {"CLASSES": self.labels} if self.labels else {}
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The colours in which objects of each class are drawn."""
+        return distinct_colours(self.classes)
 
     @property
     def masks(self) -> bool:

@@ -68,11 +68,11 @@ def overlay(
     return canvas
 
 
-def save_mask(path: str | os.PathLike[str], class_map: np.ndarray, values: Sequence[int], colours: Colours) -> None:
-    """Write a map of classes (h, w) as a PNG of the data's own values, whole or not at all.
+def mask_picture(class_map: np.ndarray, values: Sequence[int], colours: Colours) -> Image.Image:
+    """A map of classes (h, w) as a picture of the data's own values, as `save_mask` writes it.
 
-    values: the value in a file for each class. colours: of each class. The file has a palette, of which the values are
-    the indices; where values pass 255 it is 16-bit grey without colours.
+    values: the value in a file for each class. colours: of each class. The picture has a palette, of which the values
+    are the indices; where values pass 255 it is 16-bit grey without colours.
     Raises ValueError, one sentence, for a class that has no value and for values that no such file holds.
     """
     if class_map.min() < 0 or class_map.max() >= len(values):
@@ -87,6 +87,12 @@ def save_mask(path: str | os.PathLike[str], class_map: np.ndarray, values: Seque
         palette = np.zeros((256, 3), np.uint8)
         palette[list(values)] = colours
         picture.putpalette(palette.tobytes())
+    return picture
+
+
+def save_mask(path: str | os.PathLike[str], class_map: np.ndarray, values: Sequence[int], colours: Colours) -> None:
+    """Write `mask_picture` as a PNG, whole or not at all."""
+    picture = mask_picture(class_map, values, colours)
     with whole_file(path) as part:
         picture.save(part, format="PNG")
 

@@ -112,10 +112,10 @@ class Segmentation(OnCanvases):
 
     @property
     def torch_meta(self) -> dict[str, Any]:
-        return {"CLASSES": self.labels, "PALETTE": self._palette} if self.labels else {}
+        return {"CLASSES": self.labels, "PALETTE": self.palette} if self.labels else {}
 
     @property
-    def _palette(self) -> tuple[tuple[int, int, int], ...]:
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
         """The colours of the classes, made where nobody gave any."""
         return self.colours or distinct_colours(self.classes)
 
@@ -252,13 +252,22 @@ class Segmentation(OnCanvases):
     def has_masks(self) -> bool:
         return True
 
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        """What stands for each class in files of masks."""
+        return self.values or tuple(range(self.classes))
+
+    def mask(self, record: Record) -> Image.Image:
+        """The mask of a record as the picture that `save_mask` writes."""
+        return mask_drawing.mask_picture(record["class_map"], self._numbers, self.palette)
+
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
-        mask_drawing.save_mask(path, record["class_map"], self.values or tuple(range(self.classes)), self._palette)
+        mask_drawing.save_mask(path, record["class_map"], self._numbers, self.palette)
 
     def draw(self, examples: list[Example], records: list[Record]) -> Image.Image:
         (example,), (record,) = examples, records
         size, entries = self.drawn_size(example), self.classes if "frame" in example else 0
-        shown = example["picture"], record["class_map"], self.labels, self._palette, example["id"]
+        shown = example["picture"], record["class_map"], self.labels, self.palette, example["id"]
         return mask_drawing.overlay(*shown, size, entries)
 
 

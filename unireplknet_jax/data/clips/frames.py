@@ -17,11 +17,13 @@ import numpy as np
 from PIL import Image
 
 from unireplknet_jax.data.files import EncodedFile, file_name, misplaced, opened
+from unireplknet_jax.data.limits import check_pixels, check_seconds
 from unireplknet_jax.data.pictures.randaugment import RandAugment
 from unireplknet_jax.data.pictures.transforms import random_resized_crop, shorter_side_to
 
 SAMPLINGS = ("dense", "uniform")
 GREY = (128, 128, 128)
+_MOST_A_SECOND = 1000  # frames of a clip, however short it says it is
 _LEAST_DECODED = 0.8  # of the frames of a file that is not taken for damaged
 _OF_THE_MACHINE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO)  # not of the file
 _PICTURE_FORMATS = ("image2", "tty")  # with *_pipe what FFmpeg calls pictures, and texts that it would draw
@@ -173,6 +175,7 @@ def _stream(container, name):
     if not streams:
         found = sorted({str(stream.type) for stream in container.streams})
         raise ValueError(f"{name} has no video stream (it has {', '.join(found) or 'none at all'}); expected a video")
+    check_pixels(streams[0].width, streams[0].height, name, frame=True)
     streams[0].codec_context.thread_count = 1  # clips are decoded side by side
     return streams[0]
 
@@ -184,6 +187,7 @@ def _count_frames(container, name):
     for packet in container.demux(stream):
         if packet.size:
             count += not packet.is_discard
+            check_seconds(max(end, count / _MOST_A_SECOND), name)
             if packet.pts is not None:
                 end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
     if not count:
@@ -208,6 +212,7 @@ def _decode(container, name, wanted, count):
     found, size, decoded, last = {}, {}, 0, max(wanted)
     for frame in container.decode(_stream(container, name)):
         size = size or {"width": frame.width, "height": frame.height}
+        check_pixels(frame.width, frame.height, name, frame=True)
         if decoded in wanted:
             found[decoded] = _upright(frame, size)
         decoded += 1

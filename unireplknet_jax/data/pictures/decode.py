@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from unireplknet_jax.data.broken import name_of
 from unireplknet_jax.data.files import misplaced, read_file
+from unireplknet_jax.data.limits import TooLargeError, check_pixels
 from unireplknet_jax.data.pictures import deep, headers
 
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
@@ -62,6 +63,8 @@ def decoded(data: bytes, name: str, finish: Callable[[Image.Image], T]) -> T:
         raise ValueError(f"{name} is {what}; expected for example a JPEG or PNG")
     try:
         return _decoded(lambda: Image.open(io.BytesIO(data)), name, finish)
+    except TooLargeError:
+        raise
     except ValueError:
         what = headers.other_kind(data)
         if what:
@@ -121,7 +124,11 @@ def stored_size(data: bytes) -> tuple[tuple[int, int], int]:
 
 def _decoded(open_image: Callable[[], Image.Image], name: str, finish: Callable[[Image.Image], T]) -> T:
     try:
-        return finish(open_image())
+        image = open_image()
+        check_pixels(*image.size, name)
+        return finish(image)
+    except TooLargeError:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that Pillow can read; expected for example a JPEG or PNG") from error
     except Image.DecompressionBombError as error:

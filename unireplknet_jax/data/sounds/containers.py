@@ -175,12 +175,12 @@ def _samples_of_wav(data: bytes) -> int:
 
 
 def decoded_by_ffmpeg(
-    data: bytes, joined: Callable[[Iterator[np.ndarray]], np.ndarray]
+    data: bytes, joined: Callable[[Iterator[np.ndarray], int], np.ndarray]
 ) -> tuple[np.ndarray, int, int] | None:
     """((samples, channels) float64, samples a second, how many its container tells) of the first sound in a file.
 
-    joined: of blocks (n, channels) the array of all. None where FFmpeg finds no sound in it. Raises ImportError without
-    PyAV.
+    joined: of blocks (n, channels) and the samples a second that the file states the array of all. None where FFmpeg
+    finds no sound in it. Raises ImportError without PyAV.
     """
     import av
 
@@ -198,7 +198,7 @@ def decoded_by_ffmpeg(
                     for part in resampler.resample(frame):
                         yield part.to_ndarray().T
 
-            samples = joined(blocks())
+            samples = joined(blocks(), stream.rate or 0)
             if not rates:
                 return None
             told = stream.duration * stream.time_base if stream.duration else None

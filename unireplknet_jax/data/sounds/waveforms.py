@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from unireplknet_jax.data.files import EncodedFile, misplaced, read_file
+from unireplknet_jax.data.limits import check_seconds
 from unireplknet_jax.data.sounds.containers import (
     decoded_by_ffmpeg,
     is_estimated,
@@ -35,7 +36,7 @@ RATES = (100, 1_000_000)  # samples a second of a file; resampling others would 
 
 LOUDEST = 16.0  # of a waveform: beyond what clips, and far below 16-bit numbers that nobody divided
 CHANNELS = ("mean", "first", "loudest")
-_BLOCK = 1 << 20  # frames that are decoded at a time
+_BLOCK = 1 << 20  # numbers that are decoded at a time
 _MOST_BYTES, _MOST_BYTES_A_BYTE = 1 << 27, 256  # of decoded sound: silence can be packed a million to one
 CANCELLED = 0.05  # of the loudest channel: what the mean of channels of opposite polarity falls below
 _EXPECTED = "a WAV, FLAC, Ogg or MP3 file, or with PyAV an M4A, AAC, WMA or WebM file"
@@ -96,7 +97,12 @@ def _decode(data: bytes, name: str, scale: float = 1.0) -> list[tuple[np.ndarray
     what = misplaced(data)
     if what:
         raise ValueError(f"{name} is {what}; expected {_EXPECTED}")
-    return [_decode_part(part, name, scale) for part in parts_of(data)]
+    found, seconds = [], 0.0
+    for part in parts_of(data):
+        found.append(_decode_part(part, name, scale))
+        seconds += len(found[-1][0]) / found[-1][1]
+        check_seconds(seconds, name)
+    return found
 
 
 def _decode_part(data: bytes, name: str, scale: float) -> tuple[np.ndarray, int]:
@@ -112,8 +118,9 @@ def _decode_part(data: bytes, name: str, scale: float) -> tuple[np.ndarray, int]
     try:
         with soundfile.SoundFile(_Bytes(data)) as file:
             expected, rate, of_floats = file.frames, file.samplerate, file.subtype in ("FLOAT", "DOUBLE")
-            blocks = (file.read(_BLOCK, dtype="float64", always_2d=True) for _ in itertools.count())
-            samples = _joined(blocks, len(data), name)
+            some = max(1, _BLOCK // file.channels)
+            blocks = (file.read(some, dtype="float64", always_2d=True) for _ in itertools.count())
+            samples = _joined(blocks, len(data), rate, name)
     except (soundfile.SoundFileError, TypeError) as error:
         samples, rate, expected = _decode_otherwise(data, name, error)
         of_floats = False
@@ -148,11 +155,16 @@ class _Bytes(io.BytesIO):
             return super().seek(0)
 
 
-def _joined(blocks: Iterable[np.ndarray], size: int, name: str) -> np.ndarray:
-    """Blocks (n, channels) as one array, up to an empty one; ValueError for more than a file of `size` bytes may be."""
+def _joined(blocks: Iterable[np.ndarray], size: int, rate: int, name: str) -> np.ndarray:
+    """Blocks (n, channels) of `rate` samples a second as one array, up to an empty one.
+
+    ValueError for more than a file of `size` bytes may be, and for more than `data.limits` allows.
+    """
     found, most = [], _MOST_BYTES + _MOST_BYTES_A_BYTE * size
+    samples = numbers = 0
     for block in blocks:
-        most -= block.nbytes
+        most, samples, numbers = most - block.nbytes, samples + len(block), numbers + block.size
+        check_seconds(samples / max(rate, RATES[0]), name, numbers)
         if most < 0:
             raise ValueError(f"{name} holds far more sound than a file of {size:,} bytes should; cut it into parts")
         found.append(block)
@@ -165,7 +177,7 @@ def _decode_otherwise(data: bytes, name: str, error: Exception) -> tuple[np.ndar
     """(samples, rate, how many were expected at least), by FFmpeg: what libsndfile refuses, such as AAC."""
     if name.lower().endswith(FFMPEG_SUFFIXES):
         try:
-            found = decoded_by_ffmpeg(data, lambda blocks: _joined(blocks, len(data), name))
+            found = decoded_by_ffmpeg(data, lambda blocks, rate: _joined(blocks, len(data), rate, name))
         except ImportError:
             raise ValueError(
                 f'{name} is read with PyAV, which is missing: pip install "unireplknet_jax[video]"'

@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": "write the pooled features of files, before the classifier",
     "see": "draw what a checkpoint looks at in files: its receptive field, and what speaks for a class",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
+    "export": "write a checkpoint as a file for another runtime: StableHLO, ONNX, OpenVINO, LiteRT",
     "reparameterize": "merge a checkpoint into its inference form",
     "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",
     "push": "upload a checkpoint to the Hugging Face hub",

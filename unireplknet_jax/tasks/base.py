@@ -119,6 +119,11 @@ class Task:
         return fields | {name: dict(fields[name]) for name in self.mappings if name in fields}
 
     @property
+    def preparation_rules(self) -> dict[str, Any]:
+        """{option: value} of `preparation`, for whoever prepares inputs without this package: no None to be guessed."""
+        return {name: self.options[name] for name in self.preparation}
+
+    @property
     def names(self) -> Names:
         """The original's names of this task's tensors."""
         return names_of_task(self.name)

@@ -50,6 +50,8 @@ def stand_ins(tmp_path_factory):
     (folder / "picture.jpg").rename(folder / "rose.jpg")
     shutil.copy(folder / "rose.jpg", folder / "street.jpg")
     shutil.copy(ROOT / "tests" / "goldens" / "dense" / "seg_tiny.pth", folder / SEGMENTING)
+    for ending in ("onnx", "stablehlo"):
+        shutil.copy(ROOT / "tests" / "goldens" / "export" / f"tiny.{ending}", folder / f"flowers.{ending}")
     return folder
 
 

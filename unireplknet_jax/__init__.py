@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which see no names in `_HOME
     from unireplknet_jax.tasks.checkpoint import open_checkpoint as open_checkpoint
     from unireplknet_jax.tasks.checkpoint import save_torch_checkpoint as save_torch_checkpoint
     from unireplknet_jax.tasks.embed import embed as embed
+    from unireplknet_jax.tasks.export import export as export
     from unireplknet_jax.tasks.predict import predict as predict
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOME = {
     "open_checkpoint": "tasks.checkpoint",
     "predict": "tasks.predict",
     "embed": "tasks.embed",
+    "export": "tasks.export",
     "EncodedFile": "data.files",
     "save_torch_checkpoint": "tasks.checkpoint",
 }

@@ -4,7 +4,9 @@ import importlib.util
 
 import numpy as np
 
-from unireplknet_jax.benchmark.timing import Program, usable_cores
+from unireplknet_jax.benchmark.timing import Program, measure, usable_cores
+from unireplknet_jax.tasks import made_up
+from unireplknet_jax.tasks.checkpoint import open_checkpoint
 
 _NEEDED = {"torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
 NAMES = ("openvino", "onnxruntime")  # of those that take the graph
@@ -35,8 +37,9 @@ def programs(names, model, params, images):
 
 
 def _openvino(graph, inputs):
-    import openvino
+    from unireplknet_jax.tasks.openvino_file import library
 
+    openvino = library()
     core = openvino.Core()
     options = {
         "INFERENCE_NUM_THREADS": usable_cores(),
@@ -54,3 +57,19 @@ def _onnxruntime(graph, inputs):
     options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"images": inputs})[0]
+
+
+def artefact_rows(path, batch, rounds=9):
+    """Rows as `benchmark.network.measure_inference` gives them of what `unireplknet export` wrote, in its own runtime.
+
+    ValueError for another file.
+    """
+    checkpoint = open_checkpoint(path)
+    if checkpoint.runtime is None:
+        raise ValueError(f"{path} was not written by `unireplknet export`; give what was, or the name of a size.")
+    examples = made_up.examples(checkpoint.task, 1)
+    names = checkpoint.task.specs(train=False)[0].inputs
+    inputs = {name: np.stack([examples[0][name]] * batch) for name in names}
+    program = Program(lambda: checkpoint.runtime(inputs), wait=lambda result: None)
+    timing = measure({"it": program}, rounds)["it"]
+    return [{"model": str(path), "batch": batch, "form": checkpoint.runtime.name, **timing._asdict()}]

@@ -23,6 +23,7 @@ EXAMPLES = (
     "benchmark model unireplknet_t --task segmentation",
     "benchmark model unireplknet_t --task detection --rounds 3",
     "benchmark model --against openvino,onnxruntime",
+    "benchmark model flowers.onnx --batch 1",
     "benchmark train --dtype bfloat16 --json",
     "benchmark serve http://127.0.0.1:8000 rose.jpg --clients 1,8",
 )
@@ -126,8 +127,11 @@ def _run_block(args):
 # ---- model, train
 
 
+models_help = "a size (default: unireplknet_a unireplknet_t), or with `model` what `export` wrote"
+
+
 def _add_network_arguments(parser):
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="default: unireplknet_a unireplknet_t")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=models_help)
     parser.add_argument(
         "--batch",
         action="append",
@@ -160,6 +164,11 @@ def _run_model(args):
     if args.static is not None:
         _run_static_network(args, train=False)
         return
+    from unireplknet_jax.tasks.artefact import format_of
+
+    if any(map(format_of, args.models)):
+        _run_artefacts(args)
+        return
     from unireplknet_jax.benchmark.network import measure_inference
 
     against = None if args.against is None else tuple(dict.fromkeys(map(str.strip, args.against.split(","))))
@@ -167,6 +176,22 @@ def _run_model(args):
     ratios = [f"times {name}" for name in against or ("torch",)]
     batches = (1, 8) if args.task == _TASK else (1,)
     _run_network(args, measure, batches, ("unireplknet_a", "unireplknet_t"), ratios)
+
+
+def _run_artefacts(args):
+    """Time what `export` wrote, each file in its own runtime; nothing but their batches can be chosen."""
+    from unireplknet_jax.benchmark.runtimes import artefact_rows
+
+    others = {"--against": args.against, "--xla": args.xla or None, "--size": args.size}
+    given = next((name for name, value in others.items() if value is not None), None)
+    if given or args.dtype != "float32":
+        raise ValueError(f"what was exported is timed as it is; leave out {given or '--dtype'}.")
+    for batch in args.batch or ():
+        check_least("--batch", batch, 1)
+    rows = [
+        row for path in args.models for batch in args.batch or (1, 8) for row in artefact_rows(path, batch, args.rounds)
+    ]
+    report(args, rows, ["model", "batch", "form"], [])
 
 
 def _run_train(args):

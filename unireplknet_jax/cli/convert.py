@@ -34,7 +34,7 @@ def _classes(text):
 
 def run(args):
     from unireplknet_jax.tasks import convert
-    from unireplknet_jax.tasks.checkpoint import open_checkpoint
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint, require_weights
 
     convert.check_destination(args.source, args.destination, args.overwrite)
     options = {}
@@ -43,6 +43,7 @@ def run(args):
     if args.in_chans is not None:
         options["in_chans"] = args.in_chans
     checkpoint = open_checkpoint(args.source, ema=args.ema, prefix=args.prefix, task=args.task, **options)
+    require_weights(checkpoint)
     if args.dtype:
         checkpoint = convert.cast(checkpoint, args.dtype)
     convert.write_checkpoint(args.destination, checkpoint, args.overwrite)

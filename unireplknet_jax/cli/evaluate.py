@@ -66,6 +66,8 @@ def run(args):
     from unireplknet_jax.train.confusion import Confusion
     from unireplknet_jax.train.distributed import join
     from unireplknet_jax.train.evaluate import evaluate
+    from unireplknet_jax.train.sharding import make_mesh
+    from unireplknet_jax.train.step import make_runtime_step
 
     join()
     checkpoint = open_checkpoint(args.checkpoint)
@@ -88,13 +90,18 @@ def run(args):
     checkpoint = in_form(checkpoint, args.form)  # once the data are there: it takes a while
     outcomes = [] if checkpoint.task.has_outcomes else None
     batch_size = checkpoint.task.together * jax.device_count() if args.batch_size is None else args.batch_size
+    mesh, step = make_mesh(), None
+    if checkpoint.runtime is not None:
+        step = make_runtime_step(checkpoint.task, mesh, checkpoint.runtime)
     with naming_remedy("--broken skip"):
         metrics = evaluate(
             checkpoint.task,
             checkpoint.variables,
             examples,
             batch_size,
+            mesh=mesh,
             deploy=checkpoint.merged,
+            eval_step=step,
             num_threads=threads_of(args),
             workers=args.workers,
             predictions=args.predictions,

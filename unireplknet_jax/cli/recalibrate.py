@@ -25,12 +25,13 @@ def run(args):
     check_least("--batches", args.batches, 1)
 
     from unireplknet_jax.tasks import convert
-    from unireplknet_jax.tasks.checkpoint import open_checkpoint
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint, require_weights
     from unireplknet_jax.tasks.predict import require_classifier, with_image_size
     from unireplknet_jax.train.recalibrate import recalibrate_checkpoint
 
     convert.check_destination(args.checkpoint, args.destination, args.overwrite)
     checkpoint = open_checkpoint(args.checkpoint)
+    require_weights(checkpoint)
     require_classifier(checkpoint)
     print_notes(with_image_size(checkpoint, checkpoint.path)[1])
     data = data_of(args, checkpoint.data, "train_split", "train")

@@ -23,10 +23,11 @@ def add_arguments(parser):
 
 def run(args):
     from unireplknet_jax.tasks import convert
-    from unireplknet_jax.tasks.checkpoint import open_checkpoint
+    from unireplknet_jax.tasks.checkpoint import open_checkpoint, require_weights
 
     convert.check_destination(args.source, args.destination, args.overwrite)
     checkpoint = open_checkpoint(args.source)
+    require_weights(checkpoint)
     merged, error = convert.merge(checkpoint, args.tolerance)
     convert.write_checkpoint(args.destination, merged, args.overwrite)
     before, after = (convert.describe(each)["parameters"] for each in (checkpoint, merged))

@@ -53,13 +53,17 @@ def natural_key(path: str) -> tuple[list[list[str | int]], str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write a file to, which takes its place at `path` if the block succeeds and vanishes if it does not."""
+def whole_file(path: str | os.PathLike[str], *beside: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write a file to, which takes its place at `path` if the block succeeds and vanishes if it does not.
+
+    beside: further files, of the same folder, that are written beside that path by their names, and come first.
+    """
     path = Path(path).absolute()
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
         part = Path(scratch) / path.name
         yield part
-        os.replace(part, path)
+        for other in (*beside, path):
+            os.replace(part.with_name(Path(other).name), other)
 
 
 def write_npz(path: str | os.PathLike[str], **arrays: np.ndarray) -> None:

@@ -122,7 +122,7 @@ class CascadeRCNN(nn.Module):
     def _initialized(self, maps: Sequence[jax.Array]) -> dict[str, jax.Array]:
         """Nothing is found, but each head has met maps or as many regions as in training, and has its variables."""
         self.rpn_head(maps)
-        n, c = len(maps[0]), maps[0].shape[-1]
+        n, c = maps[0].shape[0], maps[0].shape[-1]
         for boxes in self.bbox_head:
             boxes(jnp.zeros((n, self.region_counts[0], BOX_BINS, BOX_BINS, c)))
         most = self.region_counts[1]

@@ -59,7 +59,7 @@ class RPNHead(nn.Module):
             y = nn.relu(shared(x))
             logits, deltas = score(y), move(y)
             inside = jnp.ones(logits.shape, bool) if valid is None else jnp.broadcast_to(valid, logits.shape)
-            n = len(x)
+            n = x.shape[0]
             found.append(Scored(logits.reshape(n, -1), deltas.reshape(n, -1, 4), inside.reshape(n, -1)))
         return found
 

@@ -68,6 +68,7 @@ _BEST: Mapping[str, Mapping[str, tuple[_Row, ...]]] = types.MappingProxyType(
         },
     }
 )
+_WITHOUT_LAYOUTS = types.MappingProxyType({"toeplitz_tpu": "toeplitz"})
 # Up to this side of a map, a small kernel takes the form of the large one that convolves the same input, which then
 # computes once for all of them what depends on the input alone.
 _SHARED_MAP = types.MappingProxyType({"tpu": 16})
@@ -100,6 +101,7 @@ def laid_out_beside(x: jax.Array, kernel_size: int) -> jax.Array:
     On a TPU it is laid out in memory as these convolutions want it, where they share a form, so that it is turned once
     and not by each of them; what is computed elementwise beside it follows. Its cotangent is, too.
     """
+    _check_map_size(x)
     batch = x.shape[0] // batch_shards(x.shape[0])
     form = choose("tpu", "convolve", (kernel_size, kernel_size), x.shape[1:3], batch)
     if form != "toeplitz_tpu" or max(x.shape[1:3]) > _SHARED_MAP["tpu"]:
@@ -141,6 +143,7 @@ def prepared_conv2d(
 
     Raises ValueError if it was prepared for maps of another size.
     """
+    _check_map_size(x)
     ((name, array),) = prepared.items()
     return _convolve_prepared(x, array, name, tuple(kernel_shape), dilation)
 
@@ -248,15 +251,18 @@ def choose(
 ) -> str:
     """The name of the implementation that a platform takes for `batch` examples on a device.
 
+    A symbolic batch (`jax.export.symbolic_shape`) counts as many examples: its program has to serve these, too, and
+    pins no layouts, which `jax.export` does not write.
     use: "convolve", "kernel_gradient" or "prepared"; `beside` as in `depthwise_conv2d`.
     """
     side, size = max(map_size), max(kernel_shape[:2])
     if side <= _SHARED_MAP.get(platform, 0):
         size = max(size, beside)
-    values = (size, side, batch, dilation)
+    symbolic = not isinstance(batch, int | float)
+    values = (size, side, math.inf if symbolic else batch, dilation)
     for *limits, name in _BEST.get(PLATFORMS.get(platform, platform), {}).get(use, ()):
         if all(limit is None or value <= limit for value, limit in zip(values, limits, strict=True)):
-            return name
+            return _WITHOUT_LAYOUTS.get(name, name) if symbolic else name
     return "xla"
 
 
@@ -270,9 +276,19 @@ def _check(x: jax.Array, kernel: jax.Array, dilation: int, impl: str) -> None:
         raise ValueError(f'"same" padding is defined for odd kernel sizes only, but the kernel is {kernel.shape[:2]}.')
     if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x and kernel must share one floating-point dtype, but are {x.dtype} and {kernel.dtype}.")
+    _check_map_size(x)
     if 0 in x.shape:
         raise ValueError(f"x is empty: its shape is {x.shape}.")
     if not isinstance(dilation, int) or dilation < 1:
         raise ValueError(f"dilation must be a positive integer, but is {dilation!r}.")
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl must be 'auto' or one of {sorted(IMPLEMENTATIONS)}, but is {impl!r}.")
+
+
+def _check_map_size(x: jax.Array) -> None:
+    """Raise ValueError for maps (n, h, w, c) whose height or width is symbolic."""
+    if not all(isinstance(side, int) for side in x.shape[1:3]):
+        raise ValueError(
+            f"the maps have the symbolic size {x.shape[1]} x {x.shape[2]}, but how a kernel is computed depends on "
+            "it; export for images of one size, only the batch may be symbolic."
+        )

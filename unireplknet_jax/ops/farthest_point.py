@@ -22,6 +22,6 @@ def farthest_points(points: jax.Array, count: int, start: int = 0) -> jax.Array:
         distance = jnp.where(jnp.arange(total) == last[:, None], -jnp.inf, distance)
         return (distance, jnp.argmax(distance, axis=-1).astype(jnp.int32)), last
 
-    n = len(points)
+    n = points.shape[0]
     first = jnp.full((n, total), jnp.inf, points.dtype), jnp.full((n,), start, jnp.int32)
     return jax.lax.scan(step, first, length=count)[1].T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ EXPECTED = (
 _NAME = 255  # characters of a file's name that are kept
 
 
-async def counted(request: Request, most: int) -> AsyncIterator[bytes]:
+async def counted(request: Request, most: int) -> AsyncGenerator[bytes, None]:
     """The body of a request in parts; Refusal (413) as soon as it has more than `most` bytes, or says so."""
     too_large = Refusal(413, f"the request has more than {most:,} bytes, which this server takes at most.")
     stated = request.headers.get("content-length", "")

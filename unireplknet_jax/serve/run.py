@@ -74,7 +74,7 @@ def run(server: Server, listening: socket.socket) -> None:
     _log.info("drained")
 
 
-class _Draining(uvicorn.Server):  # type: ignore[misc]  # where uvicorn is not installed it is Any
+class _Draining(uvicorn.Server):  # type: ignore[misc, unused-ignore]  # where uvicorn is not installed it is Any
     """A server that, told to end, first answers what comes on the connections that it has accepted."""
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:

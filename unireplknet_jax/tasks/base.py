@@ -120,6 +120,11 @@ class Task:
         return fields | {name: dict(fields[name]) for name in self.mappings if name in fields}
 
     @property
+    def preparation_rules(self) -> dict[str, Any]:
+        """{option: value} of `preparation`, for whoever prepares inputs without this package: no None to be guessed."""
+        return {name: self.options[name] for name in self.preparation}
+
+    @property
     def names(self) -> Names:
         """The original's names of this task's tensors."""
         return names_of_task(self.name)
@@ -335,9 +340,7 @@ class Task:
 
     def results(self, records: list[Record]) -> list[Any]:
         """The records of an evaluation as other programs read them in JSON; ValueError where there is no such form."""
-        raise ValueError(
-            f"there is no form of results in JSON for the task {self.name}; give a name that ends in .npz."
-        )
+        raise ValueError(f"the task {self.name} has no form of results in JSON; give a name that ends in .npz.")
 
     def table_columns(self, top: int) -> tuple[str, ...]:
         """What the rows of `table_rows` hold; ValueError, one sentence, where a task has none."""

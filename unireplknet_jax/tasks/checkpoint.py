@@ -24,6 +24,7 @@ from unireplknet_jax.models import directory, torch_archive, torch_names, zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.models.reparameterize import has_blocks, reparameterize
 from unireplknet_jax.models.shapes import trunk_of
+from unireplknet_jax.tasks.artefact import Runtime, format_of, open_artefact
 from unireplknet_jax.tasks.base import Task, get_task
 from unireplknet_jax.tasks.fit import fit_channels, fit_classes, fit_order, fit_trunk
 from unireplknet_jax.tasks.names import names_of_task, task_of_variables
@@ -38,6 +39,7 @@ class Checkpoint:
     """A task, the variables of its network and whether they are in merged form.
 
     data: what it was trained on; source: the file that it was converted from; path: where it was opened.
+    runtime: of an artefact of `export` what computes in place of the network, of which there are no variables then.
     """
 
     task: Any
@@ -46,9 +48,11 @@ class Checkpoint:
     data: Mapping[str, Any] | None = None
     source: str | None = None
     path: pathlib.Path | None = None
+    runtime: Runtime | None = None
 
     @property
     def module(self) -> nn.Module:
+        require_weights(self)
         return self.task.module(deploy=self.merged)
 
     @property
@@ -74,6 +78,15 @@ class Checkpoint:
         if self.merged or not has_blocks(self.variables):
             return self
         return dataclasses.replace(self, variables=reparameterize(self.variables), merged=True)
+
+
+def require_weights(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for an artefact of `export`, which is a program without variables of its own."""
+    if checkpoint.runtime is not None:
+        raise ValueError(
+            f"{checkpoint.path or 'this'} is what `unireplknet export` wrote, which can predict and be evaluated; for "
+            "anything else give the checkpoint that it was made of."
+        )
 
 
 def load_checkpoint(
@@ -125,9 +138,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """As `load_checkpoint`, but a `Checkpoint`: the task with preprocessing and labels besides.
 
-    path: where it lies, or a name, by which it is fetched once from the Hugging Face hub: "unireplknet_a" where a size
-    has one published file, "unireplknet_s.in22k_ft_in1k_384" (`models.zoo`), or "hf-hub:USER/REPO" of what
-    `unireplknet push` uploaded. ValueError for what names nothing, with the nearest names.
+    path: where it lies, of what `export` wrote, too, which then computes in its own runtime; or a name, by which it is
+    fetched once from the Hugging Face hub: "unireplknet_a" where a size has one published file,
+    "unireplknet_s.in22k_ft_in1k_384" (`models.zoo`), or "hf-hub:USER/REPO" of what `unireplknet push` uploaded.
+    ValueError for what names nothing, with the nearest names.
     task: what an official file is for, where its tensors fit several tasks; None: the first that they fit.
     """
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
@@ -147,6 +161,11 @@ def _open(
     task: str | None,
     options: Mapping[str, Any] | None,
 ) -> Checkpoint:
+    form = format_of(path)
+    if form is not None:
+        if ema or prefix or task or options or dtype is not None or num_classes != KEEP or in_chans != KEEP:
+            raise ValueError(f"{path} is what `unireplknet export` wrote, and cannot be changed: open it as it is.")
+        return _open_artefact(path, form)
     if path.is_dir():
         if ema:
             raise ValueError(f"{path} is a checkpoint of ours and holds one set of weights: ema applies to .pth files.")
@@ -184,6 +203,7 @@ def initial_variables(task: Task, path: str | os.PathLike[str]) -> Mapping[str, 
     """
     module = task.module()
     checkpoint = open_checkpoint(path, dtype=jnp.float32)
+    require_weights(checkpoint)
     if checkpoint.merged:
         raise ValueError(f"{path} is in merged form, which cannot be trained: start from its training form.")
     checkpoint = fit_order(checkpoint, getattr(task, "labels", ()))
@@ -257,6 +277,25 @@ def save_torch_checkpoint(
 
 def _open_directory(path: pathlib.Path) -> Checkpoint:
     variables, card = directory.read_directory(path)
+    checkpoint = _of_card(card, path)
+    task, table = checkpoint.task, checkpoint.task.name_table(checkpoint.merged)
+    misfit = f"the variables in {path} do not fit its {directory.CARD}"
+    if variables is None:
+        state = canonical(task.names, read_tensors(path / directory.TENSORS))
+        variables = variables_of(path / directory.TENSORS, state, table, misfit)
+    differences = torch_names.differences(table, torch_names.shapes_by_name(table, variables))
+    if differences:
+        raise ValueError(f"{misfit}: {differences}.")
+    return dataclasses.replace(checkpoint, variables=variables)
+
+
+def _open_artefact(path: pathlib.Path, form: str) -> Checkpoint:
+    card, runtime = open_artefact(path, form)
+    return dataclasses.replace(_of_card(card, path), merged=True, runtime=runtime, path=path)
+
+
+def _of_card(card: Mapping[str, Any], path: pathlib.Path) -> Checkpoint:
+    """What a card says of a checkpoint; ValueError for one that makes no network."""
     try:
         task = get_task(card["task"], labels=tuple(card["labels"]), **card["options"])
         if card["form"] not in ("training", "merged"):
@@ -265,21 +304,14 @@ def _open_directory(path: pathlib.Path) -> Checkpoint:
         if data is not None and not (isinstance(data, dict) and "name" in data):
             raise ValueError(f"its data is {data!r}, not an object with a name.")
         merged = card["form"] == "merged"
-        table = task.name_table(merged)
+        task.name_table(merged)
     except Exception as error:  # what a card may hold fails in as many ways as there are layers
         if isinstance(error, ValueError) and str(error).count("\n") == 0:
             why = str(error)
         else:
             why = f"there is no {error} in it" if isinstance(error, KeyError) else "its options make no network."
         raise ValueError(f"the {directory.CARD} of {path} is damaged or of another version: {why}") from None
-    misfit = f"the variables in {path} do not fit its {directory.CARD}"
-    if variables is None:
-        state = canonical(task.names, read_tensors(path / directory.TENSORS))
-        variables = variables_of(path / directory.TENSORS, state, table, misfit)
-    differences = torch_names.differences(table, torch_names.shapes_by_name(table, variables))
-    if differences:
-        raise ValueError(f"{misfit}: {differences}.")
-    return Checkpoint(task, variables, merged, data, card.get("source"))
+    return Checkpoint(task, {}, merged, data, card.get("source"))
 
 
 def _report_non_finite(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:

@@ -51,6 +51,10 @@ class Classification(PixelClassifier):
         super().__post_init__()
         _train_transform(self)  # so that a wrong rand_augment is refused now, not in the first batch
 
+    @property
+    def preparation_rules(self) -> dict[str, Any]:
+        return super().preparation_rules | {"resize": images.resize_rule(self.image_size, self.resize)}
+
     def specs(self, train: bool) -> tuple[Spec, ...]:
         del train
         image = jax.ShapeDtypeStruct((self.image_size, self.image_size, len(self.mean)), jnp.uint8)

@@ -1,16 +1,18 @@
-"""Checkpoints with random weights, and a file for each task to look at: what `benchmark startup` measures with."""
+"""Made up to try things out with: checkpoints of random weights and a file for each task, which `benchmark startup`
+measures with, and examples that an export is compared on."""
 
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.tasks.base import Task, get_task
+from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.tasks.base import Example, Task, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, save_checkpoint, save_torch_checkpoint
 
 _A = {"name": "unireplknet_a", "num_classes": 10}
@@ -64,9 +66,76 @@ def _made_up(task: Task) -> dict[str, Any]:
     return jax.tree_util.tree_map_with_path(draw, task.abstract_variables())
 
 
+def examples(task: Task, count: int) -> list[Example]:
+    """So many examples that the network of a task may meet, each of a source that the task reads, made up.
+
+    Of a task whose sources are not known here, or that cannot read any, random arrays of the shapes of its examples.
+    """
+    rng = np.random.default_rng(0)
+    source_of = _SOURCES.get(task.name)
+    try:
+        if source_of is None:
+            raise ValueError(f"the sources of the task {task.name} are not known.")
+        found = [task.read(source_of(task, rng, number))[0] for number in range(count)]
+    except ValueError:
+        found = [
+            {name: _drawn(leaf, rng) for name, leaf in task.specs(train=False)[0].inputs.items()} for _ in range(count)
+        ]
+    return found
+
+
+def _drawn(leaf: jax.ShapeDtypeStruct, rng: np.random.Generator) -> np.ndarray:
+    if np.issubdtype(leaf.dtype, np.floating):
+        return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+    return rng.integers(0, 256 if leaf.dtype == np.uint8 else 2, leaf.shape).astype(leaf.dtype)
+
+
+def _pixels(rng: np.random.Generator, turned: bool = False) -> np.ndarray:
+    """A picture of soft spots, (375, 500, 3) uint8 or turned."""
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+    picture = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
+    return picture.swapaxes(0, 1) if turned else picture
+
+
+def _waveform(task: Any, rng: np.random.Generator, number: int) -> np.ndarray:
+    time = np.arange(int(task.rate * max(task.seconds, 1))) / task.rate
+    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in rng.uniform(100, task.rate / 3, 3))
+    return (0.2 * tones + 0.05 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def _frames(task: Any, rng: np.random.Generator, number: int) -> np.ndarray:
+    picture = _pixels(rng)
+    return np.stack([np.roll(picture, 5 * step, axis=1) for step in range(32)])
+
+
+def _stations_table(task: Any, rng: np.random.Generator, number: int) -> EncodedFile:
+    rows = task.history + task.horizon
+    times = np.datetime64("2024-01-01T00:00:00") + np.arange(rows) * np.timedelta64(task.step, "s")
+    std, mean = task.std or np.ones(task.stations), task.mean or np.zeros(task.stations)
+    values = np.array(mean) + np.array(std) * rng.standard_normal((rows, task.stations))
+    return EncodedFile(_csv(times, task.labels, values).encode(), "table.csv")
+
+
+def _csv(times: np.ndarray, names: Sequence[str], values: np.ndarray) -> str:
+    rows = [f"{time},{','.join(map(str, row))}" for time, row in zip(times, values, strict=True)]
+    return "\n".join([",".join(["time", *names]), *rows]) + "\n"
+
+
+def _turned_every_second(task: Any, rng: np.random.Generator, number: int) -> np.ndarray:
+    return _pixels(rng, turned=number % 2 == 1)
+
+
+_SOURCES: dict[str, Callable[[Any, np.random.Generator, int], Any]] = {
+    **dict.fromkeys(("classification", "segmentation", "detection"), _turned_every_second),
+    "audio": _waveform,
+    "video": _frames,
+    "points": lambda task, rng, number: rng.standard_normal((2000, 3)),
+    "forecasting": _stations_table,
+}
+
+
 def _picture(path: pathlib.Path, seed: int = 0) -> None:
-    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
-    Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path)
+    Image.fromarray(_pixels(np.random.default_rng(seed))).save(path)
 
 
 def _flowers(path: pathlib.Path) -> None:
@@ -96,8 +165,7 @@ def _shape(path: pathlib.Path) -> None:
 def _table(path: pathlib.Path) -> None:
     times = np.datetime64("2024-01-01T00", "h") + np.arange(100)
     values = np.random.default_rng(0).uniform(0, 20, (100, 3)).round(1)
-    rows = [f"{time},{','.join(map(str, row))}" for time, row in zip(times, values, strict=True)]
-    path.write_text("\n".join(["time,north,east,west", *rows]) + "\n")
+    path.write_text(_csv(times, ("north", "east", "west"), values))
 
 
 _WRITERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from unireplknet_jax.tasks.base import Example
 from unireplknet_jax.tasks.checkpoint import Checkpoint
 from unireplknet_jax.tasks.stream import Streaming
 
+_Program = Callable[[dict[str, np.ndarray]], Mapping[str, Any]]
 _Kind = tuple[tuple[int, ...], ...]  # the shapes of an example
 # Input values, those of a dozen pictures, up to which the compiler's optimizations cost more time than they save.
 _FEW_VALUES = 2**21
@@ -41,15 +43,18 @@ class Network:
 
         streams: as `Task.streams`, of this function.
         """
-        task, module = checkpoint.task, checkpoint.module
-        self._task, self._variables, self._batch_size = task, checkpoint.variables, batch_size
-        self._names = list(task.specs(train=False)[0].inputs)
+        module, self._variables = checkpoint.module, checkpoint.variables
         self._jitted = jax.jit(lambda variables, inputs: function(module, variables, inputs))
+        of_windows = AheadOfTime(self._jitted, f"the network of {checkpoint.task.name} for a few windows at a time")
+        self._begin(checkpoint, batch_size, Streaming(streams or {}, self._jitted, of_windows, self._variables))
+
+    def _begin(self, checkpoint: Checkpoint, batch_size: int, streaming: Callable[[Example], dict[str, Any]]) -> None:
+        self._task, self._batch_size = checkpoint.task, batch_size
+        self._names = list(self._task.specs(train=False)[0].inputs)
         self._programs: dict[
-            tuple[_Kind, int], tuple[AheadOfTime, bool]
+            tuple[_Kind, int], tuple[_Program, bool]
         ] = {}  # {(kind, rows): (program, whether it was compiled quickly)}
-        of_windows = AheadOfTime(self._jitted, f"the network of {task.name} for a few windows at a time")
-        self._streaming = Streaming(streams or {}, self._jitted, of_windows, self._variables)
+        self._streaming = streaming
         self._padding: collections.Counter[_Kind] = collections.Counter()  # {kind: rows that were computed for nothing}
 
     def __call__(self, examples: Sequence[Example], sources: int = 0) -> list[dict[str, Any]]:
@@ -91,6 +96,23 @@ class Network:
             inputs[name] = np.pad(stacked, [(0, rows - len(stacked))] + [(0, 0)] * (stacked.ndim - 1))
         program, was_quick = self._programs.get((kind, rows), (None, False))
         if program is None or (was_quick and not quick):
-            program = AheadOfTime(self._jitted, f"the network of {self._task.name}", quick=quick)
+            program = self._program(quick)
             self._programs[kind, rows] = program, quick
-        return jax.device_get(program(self._variables, inputs))
+        return jax.device_get(program(inputs))
+
+    def _program(self, quick: bool) -> _Program:
+        """A function of inputs, to be compiled for the first that it gets."""
+        program = AheadOfTime(self._jitted, f"the network of {self._task.name}", quick=quick)
+        return functools.partial(program, self._variables)
+
+
+class InRuntime(Network):
+    """The same of an artefact of `export`, whose runtime has its program already."""
+
+    def __init__(self, checkpoint: Checkpoint, runtime: _Program, batch_size: int = 8) -> None:
+        self._runtime = runtime
+        self._begin(checkpoint, batch_size, lambda _: {})  # it gives all at once
+
+    def _program(self, quick: bool) -> _Program:
+        del quick
+        return self._runtime

@@ -16,7 +16,7 @@ from unireplknet_jax.models import zoo
 from unireplknet_jax.models.program import announced
 from unireplknet_jax.tasks.base import Example, Record, Task
 from unireplknet_jax.tasks.checkpoint import Checkpoint
-from unireplknet_jax.tasks.network import Network
+from unireplknet_jax.tasks.network import InRuntime, Network
 from unireplknet_jax.tasks.sources import in_chunks, named, sources_of
 from unireplknet_jax.tasks.stream import Stream
 from unireplknet_jax.tasks.torch_files import preparation_told
@@ -50,6 +50,10 @@ def with_image_size(
     image_size: pixels, resized by the official rule for that size; None keeps the checkpoint's. path: its file.
     """
     task = checkpoint.task
+    if checkpoint.runtime is not None:
+        if image_size not in (None, task.options.get("image_size")):
+            raise ValueError(f"{path} takes images as it was exported; leave out --image-size, or export it for that.")
+        return checkpoint, []
     if image_size is not None:
         if "image_size" not in task.options:
             raise ValueError(f"the task {task.name} has no image size to change.")
@@ -73,6 +77,8 @@ def with_views(checkpoint: Checkpoint, views: Mapping[str, Any]) -> Checkpoint:
         if name not in task.options:
             flag = {"only": "classes"}.get(name, name)
             raise ValueError(f"the task {task.name} has no option {name} to change; leave out --{flag}.")
+        if checkpoint.runtime is not None and name in task.preparation:
+            raise ValueError(f"{checkpoint.path} takes inputs as it was exported; leave out --{name}.")
     return dataclasses.replace(checkpoint, task=dataclasses.replace(task, **views))
 
 
@@ -102,7 +108,7 @@ def _preparation(task: Task) -> str:
 
 def require_classifier(checkpoint: Checkpoint) -> None:
     """Raise ValueError for a network that ends in feature maps."""
-    if getattr(checkpoint.module, "num_classes", 0) is None:
+    if getattr(checkpoint.task.module(), "num_classes", 0) is None:
         raise ValueError(
             "this checkpoint has no classifier, so it yields feature maps and no predictions; "
             "give a checkpoint with one, or train one on top of it."
@@ -157,6 +163,8 @@ def _records(task: Task, preds: list[dict[str, Any]], examples: Sequence[Example
 def predictor(checkpoint: Checkpoint, batch_size: int = 8) -> Network:
     """The network of a checkpoint as it predicts."""
     task = checkpoint.task
+    if checkpoint.runtime is not None:
+        return InRuntime(checkpoint, checkpoint.runtime, batch_size)
     return Network(
         checkpoint,
         lambda module, variables, inputs: task.predict(module.apply, variables, inputs),

@@ -13,8 +13,10 @@ from unireplknet_jax.train.sharding import (
     batch_sharding,
     gather,
     micro_batch_sharding,
+    own_rows,
     replicated,
     state_shardings,
+    to_devices,
 )
 
 
@@ -181,3 +183,16 @@ def make_eval_step(task, mesh, deploy, predictions=True):
         out_shardings=(replicated(mesh), batch_sharding(mesh)),
     )
     return AheadOfTime(jitted, f"the evaluation of the {'merged' if deploy else 'training'} form")
+
+
+def make_runtime_step(task, mesh, runtime):
+    """`make_eval_step` of an artefact of `export`: what its runtime gives of a batch is predicted, the rest as ever."""
+    seen = task.specs(train=False)[0].inputs
+    totals = jax.jit(task.totals, out_shardings=replicated(mesh))
+
+    def eval_step(variables, batch):
+        del variables  # which the artefact has
+        pred = to_devices(batch_sharding(mesh), runtime({name: own_rows(batch[name]) for name in seen}))
+        return totals(pred, batch), pred
+
+    return eval_step

@@ -36,10 +36,7 @@ def eval_transform(
         at all and so needs pictures of exactly that size, for which "warp" changes nothing.
     """
     _check_size(size)
-    if resize is None:
-        resize = "crop" if SMALL_SIZE < size < WARP_SIZE else "warp"
-    if resize not in ("crop", "warp"):
-        raise ValueError(f"resize is {resize!r}; expected 'crop', 'warp' or None")
+    resize = resize_rule(size, resize)
     picture = _as_pil(image).convert("RGB") if isinstance(image, np.ndarray) else read_image(image, white)
     if resize == "warp":
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
@@ -51,6 +48,15 @@ def eval_transform(
         return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box))
     picture = picture.resize((width, height), Image.Resampling.BICUBIC)
     return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def resize_rule(size: int, resize: str | None = None) -> str:
+    """The rule of `eval_transform`, "crop" or "warp", where None takes the original's; ValueError for another one."""
+    if resize is None:
+        return "crop" if SMALL_SIZE < size < WARP_SIZE else "warp"
+    if resize not in ("crop", "warp"):
+        raise ValueError(f"resize is {resize!r}; expected 'crop', 'warp' or None")
+    return resize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""LiteRT: a network as a .tflite file, for phones and small devices, made of StableHLO without TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from unireplknet_jax.tasks.stablehlo_file import batched
+
+KEY = "unireplknet_jax"  # of the card in the file's metadata
+_SIGNATURE = "serving_default"
+
+
+def write(path: Path, checkpoint: Any, card: Mapping[str, Any]) -> None:
+    """Write a merged checkpoint as a network for batches of card["batch"] examples.
+
+    Its depthwise convolutions are XLA's, for which LiteRT has an operator.
+    """
+    from litert_converter import converter_api_ext as converter
+    from litert_converter.mlir import ir, passmanager
+    from litert_converter.mlir.dialects import stablehlo
+
+    task = checkpoint.task
+    task = dataclasses.replace(task, model={**dict(task.model), "impl": "xla"})
+    variables, apply = jax.device_get(checkpoint.variables), task.module(deploy=True).apply
+    (spec,) = task.specs(train=False)
+    program = export.export(jax.jit(lambda inputs: task.predict(apply, variables, inputs)), platforms=("cpu",))(
+        batched(spec, card["batch"])
+    )
+    context = ir.Context()
+    converter.prepare_mlir_context(context)
+    with context, ir.Location.unknown():
+        module = stablehlo.deserialize_portable_artifact(context, program.mlir_module_serialized)
+        outputs = [*jax.tree.unflatten(program.out_tree, program.out_avals)]
+        converter.set_signature(module.operation, _SIGNATURE, [*spec.inputs], outputs)
+        passes = passmanager.PassManager("builtin.module")
+        converter.run_convert_to_tfl_passes(module, passes, converter.ConvertToTFLConfig())
+        passes.run(module.operation)
+        path.write_bytes(_with_card(converter.export_flatbuffer_to_bytes(module.operation), json.dumps(card)))
+
+
+def _with_card(data: bytes, card: str) -> bytes:
+    """A model with the card among its metadata, which are named buffers."""
+    import flatbuffers
+    from litert_converter import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data))
+    buffer, metadata = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(card.encode(), np.uint8)
+    metadata.name, metadata.buffer = KEY, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), metadata]
+    builder = flatbuffers.Builder(len(data) + len(card))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def opened(path: Path) -> tuple[dict[str, Any] | None, str, Any]:
+    """(the card or None, the runtime's name, {name: (n, ...)} -> {name: (n, ...)})."""
+    from importlib.metadata import version
+
+    from ai_edge_litert.interpreter import Interpreter
+
+    data = path.read_bytes()
+    interpreter = Interpreter(model_content=data)
+    network = interpreter.get_signature_runner(_SIGNATURE)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.array(value) for name, value in network(**inputs).items()}
+
+    return _card_of(data), f"ai_edge_litert {version('ai-edge-litert')}", run
+
+
+def _card_of(data: bytes) -> dict[str, Any] | None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(data)
+    for entry in (model.Metadata(i) for i in range(model.MetadataLength())):
+        if entry.Name().decode() == KEY:
+            return json.loads(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+    return None

@@ -364,6 +364,7 @@ def test_coco_is_the_released_configuration(arg):
         **{"scale": (1333, 800), "short_sides": tuple(range(480, 801, 32)), "longest": 1333, "flip": True},
         **{"crop_sides": (400, 500, 600), "crop": (384, 600), "scales": (1.0,), "mirror": False, "tile": 0},
         **{"objects": 100, "mask_bytes": 2**19, "buckets": ((800, 1344), (1344, 800), (800, 1088))},
+        "evaluator": "pycocotools",
     }
     assert (config.data.name, config.data.eval_split, config.data.keep_empty) == ("coco", "val", False)
     assert (config.data.least_side, config.batch_size, config.epochs, config.eval_every_epochs) == (32, 16, 36, 1)

@@ -87,7 +87,7 @@ def test_the_version_is_that_of_the_package_and_of_jax(capsys):
         (["xyz"], "unireplknet: error: there is no command 'xyz'; `unireplknet --help` lists them"),
         (["models", "--jsn"], "unireplknet models: error: unrecognized arguments: --jsn; did you mean --json?"),
         (["models", "--q=3"], "arguments: --q=3; `unireplknet models --help` shows what there is"),
-        (["benchmark", "modl"], "'depthwise', 'block', 'model', 'train'); did you mean model?"),
+        (["benchmark", "modl"], "'depthwise', 'block', 'model', 'train', 'serve'); did you mean model?"),
         (["predict", "a", "b", "--form", "mergd"], "(choose from 'merged', 'training'); did you mean merged?"),
     ],
 )

@@ -32,7 +32,7 @@ def script(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["e"], {"evaluate", "embed"}),
+        (["e"], {"evaluate", "embed", "export"}),
         (["evaluate", "--con"], {"--confusion"}),
         (["predict", "unireplknet_xl.in1"], set()),
         (["predict", "unireplknet_s.in22k_f"], {"unireplknet_s.in22k_ft_in1k_384"}),

@@ -196,6 +196,7 @@ def test_what_is_asked_for_reaches_the_evaluation(form, small, tmp_path, monkeyp
     (batch_size, flags), (default_size, defaults) = asked
     assert (batch_size, default_size) == (40, 32 * jax.device_count())
     expected = {"deploy": form == "merged", "num_threads": 3, "workers": 2, "predictions": saved, "keys": keys}
+    assert [(each.pop("eval_step"), each.pop("mesh").size) for each in (flags, defaults)] == [(None, 8)] * 2
     assert flags == expected | {"outcomes": []}
     assert defaults | {"num_threads": 3} == flags | {"workers": 0, "predictions": None}
     assert 1 <= defaults["num_threads"] <= 16

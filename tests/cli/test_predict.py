@@ -268,6 +268,7 @@ def test_sources_with_several_or_no_examples_keep_their_records_together():
         task: Windows
         variables: dict
         module: None = None
+        runtime: None = None
 
         def apply(self):
             raise NotImplementedError

@@ -277,6 +277,7 @@ def test_an_input_without_a_name_that_gives_no_record_is_called_by_its_place():
         yield [{"id": int(source[0])}]
 
     task = SimpleNamespace(read_parts=read_parts, record=record, combined=lambda rows: rows)
-    checkpoint, arrays = SimpleNamespace(task=task, module=None), [np.array([value]) for value in (2, 1, 0)]
+    checkpoint = SimpleNamespace(task=task, module=None, runtime=None)
+    arrays = [np.array([value]) for value in (2, 1, 0)]
     with pytest.raises(ValueError, match=r"^input 2: nothing is in it$"):
         list(predict_files(checkpoint, arrays, 2, network=lambda examples, count: examples, broken="refuse"))

@@ -107,8 +107,8 @@ def _preparation(task: Task) -> str:
 
 
 def require_classifier(checkpoint: Checkpoint) -> None:
-    """Raise ValueError for a network that ends in feature maps."""
-    if getattr(checkpoint.task.module(), "num_classes", 0) is None:
+    """Raise ValueError for a network that ends in feature maps, which no artefact of `export` does."""
+    if checkpoint.runtime is None and getattr(checkpoint.module, "num_classes", 0) is None:
         raise ValueError(
             "this checkpoint has no classifier, so it yields feature maps and no predictions; "
             "give a checkpoint with one, or train one on top of it."

@@ -16,9 +16,13 @@ from unireplknet_jax.models import zoo
 from unireplknet_jax.tasks.made_up import write
 
 WEIGHTS = "unireplknet_a_in1k_224_acc77.03.pth"
-SEGMENTING = "upernet_unireplknet_t_512_160k_ade20k_miou48.56.pth"
-# These need the network, or are this very selection of tests: their syntax is all that is checked.
-NOT_RUN = ("pip install", "hf download", "bash launch/test.sh")
+STAND_INS = {  # small ones of tests/goldens/dense for weights that the authors published
+    "seg_tiny.pth": "upernet_unireplknet_t_512_160k_ade20k_miou48.56.pth",
+    "det_tiny.pth": "casc_mask_rcnn_unireplknet_t_in1k_3x_coco_ap51.75.pth",
+}
+# These need the network or a server, or are this very selection of tests: their syntax is all that is checked.
+# tests/serve sends such requests.
+NOT_RUN = ("pip install", "hf download", "bash launch/test.sh", "127.0.0.1:8000")
 MINUTES = ("bash launch/quickstart.sh", "unireplknet train")
 # What a training command of a block is given in addition: an epoch leaves behind what a whole run does.
 SHORT = "--config.epochs=1 --config.optim.warmup_epochs=0"
@@ -49,7 +53,8 @@ def stand_ins(tmp_path_factory):
     (folder / "a.pth").rename(folder / WEIGHTS)
     (folder / "picture.jpg").rename(folder / "rose.jpg")
     shutil.copy(folder / "rose.jpg", folder / "street.jpg")
-    shutil.copy(ROOT / "tests" / "goldens" / "dense" / "seg_tiny.pth", folder / SEGMENTING)
+    for small, published in STAND_INS.items():
+        shutil.copy(ROOT / "tests" / "goldens" / "dense" / small, folder / published)
     for ending in ("onnx", "stablehlo"):
         shutil.copy(ROOT / "tests" / "goldens" / "export" / f"tiny.{ending}", folder / f"flowers.{ending}")
     return folder

@@ -94,7 +94,8 @@ def test_networks_are_timed_beside_pytorch(capsys, part):
     if "torch" in forms:
         assert forms[len(ours) :] == ["torch", "torch, channels last"]
         assert min(row["times torch"] for row in rows[len(ours) :]) == 1
-    assert main(["benchmark", part, *options]) == 0
+    if part == "model":  # the table, which is made alike of both
+        assert main(["benchmark", part, *options]) == 0
 
 
 @pytest.mark.slow

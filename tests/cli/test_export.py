@@ -65,6 +65,17 @@ def test_it_is_timed_in_its_own_runtime(exported, capsys):
     assert "what was exported is timed as it is; leave out --against." in capsys.readouterr().err
 
 
+def test_integers_are_told_with_their_accuracy(small, pictures, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    folder = os.path.dirname(pictures[0])
+    words = ["--int8", "--calibrate", folder, "--data", "digits", "--split", "test"]
+    assert main(["export", small, str(tmp_path / "it.onnx"), *words]) == 0
+    header, row = capsys.readouterr().out.splitlines()[-2:]
+    assert header.split("  ")[0] == "in integers"
+    assert "pointwise" in row
+    assert row.split()[-1] == "360"
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -74,6 +85,9 @@ def test_it_is_timed_in_its_own_runtime(exported, capsys):
         (["it.stablehlo", "--opset", "20"], "the format stablehlo has no --opset"),
         (["it.stablehlo", "--image-size", "33"], "--image-size is 33; expected a multiple of 32"),
         (["it.stablehlo", "--batch", "0"], "--batch must be 1 or more, not 0."),
+        (["it.onnx", "--int8"], "--int8 and --calibrate DIR belong together: a folder of pictures"),
+        (["it.onnx", "--calibrate", "folder.onnx"], "--int8 and --calibrate DIR belong together"),
+        (["it.onnx", "--int8", "--calibrate", "folder.onnx"], "the folder folder.onnx holds no file"),
         (["folder.onnx"], "folder.onnx is a folder; choose the name of a file."),
     ],
 )

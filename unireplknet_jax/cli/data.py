@@ -6,11 +6,16 @@ import os
 _OF_THE_RUN = ("train_examples", "eval_split", "num_threads", "workers", "missing")  # or kept in the task, as the last
 
 
-def add_data_arguments(parser, split):
+def add_data_set_arguments(parser, split):
     """split: where the checkpoint says none."""
     parser.add_argument("--data", metavar="NAME", help="the data set (default: the one the checkpoint was trained on)")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set is")
     parser.add_argument("--split", metavar="S", help=f"the split (default: the checkpoint's own, else {split})")
+
+
+def add_data_arguments(parser, split):
+    """The data set and how it is read; split: as of `add_data_set_arguments`."""
+    add_data_set_arguments(parser, split)
     parser.add_argument(
         "--batch-size",
         type=int,

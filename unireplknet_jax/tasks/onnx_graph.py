@@ -42,7 +42,7 @@ class Graph:
     def node(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
         """Add a node; -> the name of its result."""
         name = name or f"{operator}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
     def value(self, array: Any) -> str:

@@ -56,7 +56,7 @@ async function startIn({ name, provider, script, binary }, weights) {
   runtime.env.logLevel = "error";
   runtime.env.wasm.numThreads = 1; // more need headers that few servers send
   runtime.env.wasm.wasmBinary = await unpacked(await (await fetched(`onnxruntime/${binary}`)).arrayBuffer());
-  const session = await runtime.InferenceSession.create(weights, { executionProviders: [provider] });
+  const session = await runtime.InferenceSession.create(weights, { executionProviders: [provider], logSeverityLevel: 3 });
 
   async function run({ image, size }) {
     const { canvas, channels } = await described;

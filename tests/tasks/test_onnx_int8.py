@@ -89,5 +89,5 @@ def test_a_checkpoint_without_data_has_to_be_given_some(labelled, tmp_path):
     with pytest.raises(ValueError, match=r"has to be measured, .*; name them, for example --data folder"):
         export.export(stranger, tmp_path / "it.onnx", calibrate=pictures)
     data = {**checkpoint.data, "split": "val", "eval_split": "test"}
-    found = export.export(stranger, tmp_path / "it.onnx", calibrate=pictures[:3], data=data, batch=16)
-    assert (found.integers.calibrated, found.integers.examples) == (3, 40)  # the last batches of both are filled up
+    found = export.export(stranger, tmp_path / "it.onnx", calibrate=pictures[:30], data=data, batch=16)
+    assert (found.integers.calibrated, found.integers.examples) == (30, 40)  # the last batches of both are filled up

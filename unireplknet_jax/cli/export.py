@@ -1,10 +1,16 @@
 """`export`: a checkpoint as a file for another runtime, compared with the checkpoint before it is kept."""
 
 from unireplknet_jax.cli.data import add_data_set_arguments, check_least, data_of
-from unireplknet_jax.cli.form import NAMES, add_image_size_argument, check_image_size
+from unireplknet_jax.cli.form import (
+    NAMES,
+    add_examples_argument,
+    add_image_size_argument,
+    check_image_size,
+    examples_of,
+)
 from unireplknet_jax.cli.output import print_notes, print_table
 
-_FORMATS = ("stablehlo", "onnx", "openvino", "litert")
+_FORMATS = ("stablehlo", "onnx", "openvino", "litert", "web")
 
 EXAMPLES = (
     "export runs/flowers/best flowers.onnx",
@@ -12,12 +18,15 @@ EXAMPLES = (
     "export runs/flowers/best flowers.xml --format openvino --half",
     "export runs/flowers/best flowers.tflite --batch 4",
     "export runs/flowers/best flowers.onnx --int8 --calibrate flowers/train",
+    "export runs/flowers/best flowers-page --format web --examples pictures",
 )
 
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="SRC", help=f"any checkpoint: {NAMES}")
-    parser.add_argument("destination", metavar="DST", help="ends in .stablehlo, .onnx, .xml (OpenVINO) or .tflite")
+    parser.add_argument(
+        "destination", metavar="DST", help="ends in .stablehlo, .onnx, .xml (OpenVINO) or .tflite; of web a folder"
+    )
     parser.add_argument("--format", choices=_FORMATS, help="default: by the ending of DST")
     add_image_size_argument(parser)
     parser.add_argument("--half", action="store_true", help="store large weights as float16: half of the size")
@@ -29,6 +38,10 @@ def add_arguments(parser):
     parser.add_argument("--calibrate", metavar="DIR", help="pictures that tell --int8 how large values are")
     add_data_set_arguments(parser, "test")
     parser.set_defaults(broken=None, class_order=None)
+    add_examples_argument(parser)
+    parser.add_argument(
+        "--onnxruntime-web", metavar="FILE", help="what `npm pack onnxruntime-web` makes (default: it is fetched once)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
 
 
@@ -58,6 +71,8 @@ def run(args):
         calibrate=calibrate,
         data=data_of(args, checkpoint.data, "eval_split", "test") if args.data or checkpoint.data else None,
         overwrite=args.overwrite,
+        examples=examples_of(args.examples),
+        onnxruntime_web=args.onnxruntime_web,
     )
     print(f"wrote {args.destination}; compared on {found.examples}")
     kept = None if found.kept is None else f"{100 * found.kept:.4g} %"

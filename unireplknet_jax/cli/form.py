@@ -1,9 +1,11 @@
 """How a command applies a checkpoint: merged, unless the other form is asked for, and to inputs as they are wanted."""
 
 import argparse
+import pathlib
 
 FORMS = ("merged", "training")
 NAMES = "its path, a published name such as unireplknet_a, hf-hub:USER/REPO or gs://BUCKET/PATH"
+_MOST_EXAMPLES, _MOST_BYTES = 24, 4 * 2**20
 
 
 def add_form_argument(parser):
@@ -23,6 +25,25 @@ def check_image_size(size):
     """Raise argparse.ArgumentError for a size that is not positive; None is the checkpoint's own."""
     if size is not None and size < 1:
         raise argparse.ArgumentError(None, f"--image-size is {size}; expected a positive number of pixels.")
+
+
+def add_examples_argument(parser):
+    parser.add_argument("--examples", metavar="DIR", help="a folder of pictures that the page offers")
+
+
+def examples_of(folder):
+    """The pictures of a folder that a page is to offer, in memory; () for None, ValueError where it has none."""
+    if folder is None:
+        return ()
+    from unireplknet_jax.data.files import EncodedFile, natural_key
+    from unireplknet_jax.data.pictures.decode import SUFFIXES
+
+    paths = [path for path in pathlib.Path(folder).iterdir() if path.name.lower().endswith(SUFFIXES)]
+    paths = [path for path in sorted(paths, key=lambda path: natural_key(path.name)) if path.is_file()]
+    small = [path for path in paths if path.stat().st_size <= _MOST_BYTES][:_MOST_EXAMPLES]
+    if not small:
+        raise ValueError(f"--examples {folder} holds no picture of up to {_MOST_BYTES // 2**20} MiB; choose another.")
+    return tuple(EncodedFile(path.read_bytes(), path.name) for path in small)
 
 
 def add_views_arguments(parser):

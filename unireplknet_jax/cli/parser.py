@@ -19,7 +19,7 @@ COMMANDS = {
     "see": "draw what a checkpoint looks at in files: its receptive field, and what speaks for a class",
     "serve": "answer requests with what checkpoints see in files, and show a page to try them",
     "convert": "rewrite a checkpoint: for PyTorch, or as a directory of this package",
-    "export": "write a checkpoint as a file for another runtime: StableHLO, ONNX, OpenVINO, LiteRT",
+    "export": "write a checkpoint as a file for another runtime: StableHLO, ONNX, OpenVINO, LiteRT; or as a page",
     "reparameterize": "merge a checkpoint into its inference form",
     "recalibrate": "estimate the statistics of a checkpoint's batch norms anew from training data",
     "push": "upload a checkpoint to the Hugging Face hub",

@@ -7,10 +7,12 @@ import re
 
 from unireplknet_jax.cli.form import (
     NAMES,
+    add_examples_argument,
     add_image_size_argument,
     add_objects_arguments,
     add_views_arguments,
     check_image_size,
+    examples_of,
     views_of,
 )
 from unireplknet_jax.cli.output import print_notes
@@ -23,7 +25,6 @@ EXAMPLES = (
 )
 TOKEN = "UNIREPLKNET_TOKEN"
 _LOCAL = ("127.0.0.1", "::1", "localhost")
-_MOST_EXAMPLES, _MOST_BYTES = 24, 4 * 2**20
 
 
 def add_arguments(parser):
@@ -62,7 +63,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--token-file", metavar="FILE", help=f"holds the token that requests must bear (else: ${TOKEN}, if it is set)"
     )
-    parser.add_argument("--examples", metavar="DIR", help="a folder of pictures that the page offers")
+    add_examples_argument(parser)
     parser.add_argument("--labels", metavar="FILE", help="the class names, one a line")
     add_image_size_argument(parser)
     add_views_arguments(parser)
@@ -91,31 +92,24 @@ def run(args):
     listening = serving.listen(args.host, args.port)
     if args.host not in _LOCAL and token is None:
         print_notes([f"{args.host} may be reached by others, and no token is asked for; --token-file names one."])
-    serving.run(Server(checkpoints, settings, _examples(args.examples)), listening)
+    serving.run(Server(checkpoints, settings, examples_of(args.examples)), listening)
 
 
 def _named(given):
     """{name of a model: its checkpoint}; ValueError for a name that is no name, or that two have."""
+    from unireplknet_jax.tasks.checkpoint import short_name
+
     found = {}
     for text in given:
         name, equals, path = text.partition("=")
         if not equals or os.path.exists(text):
-            name, path = _name_of(text), text
+            name, path = short_name(text), text
         if not re.fullmatch(r"\w[\w.-]*", name) or not path:
             raise ValueError(f"{text} has no name for a model; give NAME=CHECKPOINT, of letters, digits, . _ and -.")
         if name in found:
             raise ValueError(f"two models would be called {name}; give them names as in a={found[name]} b={path}.")
         found[name] = path
     return found
-
-
-def _name_of(path):
-    """What a model is called without a name of its own: after its file, or the run that wrote it."""
-    parts = pathlib.PurePath(path.rstrip("/")).parts
-    last = parts[-1] if parts else path
-    if last in ("best", "last") and len(parts) > 1:
-        last = parts[-2]
-    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(pth|safetensors)$", "", last)).strip("._-")
 
 
 def _opened(args, path):
@@ -140,21 +134,6 @@ def _token(args):
     if len(token.strip()) < 8 or not token.strip().isascii():
         raise ValueError(f"the token of {where} is too short, or not of ASCII letters; give 8 of them or more.")
     return token.strip()
-
-
-def _examples(folder):
-    """The pictures of a folder, in memory; ValueError where it has none."""
-    if folder is None:
-        return []
-    from unireplknet_jax.data.files import EncodedFile, natural_key
-    from unireplknet_jax.data.pictures.decode import SUFFIXES
-
-    paths = [path for path in pathlib.Path(folder).iterdir() if path.name.lower().endswith(SUFFIXES)]
-    paths = [path for path in sorted(paths, key=lambda path: natural_key(path.name)) if path.is_file()]
-    small = [path for path in paths if path.stat().st_size <= _MOST_BYTES][:_MOST_EXAMPLES]
-    if not small:
-        raise ValueError(f"--examples {folder} holds no picture of up to {_MOST_BYTES // 2**20} MiB; choose another.")
-    return [EncodedFile(path.read_bytes(), path.name) for path in small]
 
 
 def _count(least, most):

@@ -212,7 +212,7 @@ class Server:
 
     async def _page(self, request: Request) -> Response:
         name, kind = _PAGE[request.url.path.rpartition("/")[2]]
-        content = (importlib.resources.files("unireplknet_jax.serve") / "page" / name).read_bytes()
+        content = (importlib.resources.files("unireplknet_jax.tasks") / "page" / name).read_bytes()
         return Response(content, media_type=kind, headers=_HEADERS | {"Cache-Control": "no-cache"})
 
     async def _describe(self, request: Request) -> Response:

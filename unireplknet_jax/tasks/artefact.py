@@ -28,7 +28,8 @@ class Format(NamedTuple):
 
     suffix: how the names of its files end. module: of this package, what writes and opens it. writing, running: the
     libraries that each needs beside jax; extra: of this package, which brings them. tasks: those whose networks it
-    can hold, () for all. beside: the endings of further files that belong to one.
+    can hold, () for all. beside: the endings of further files that belong to one. marks: of a folder in place of a
+    file, what is in each; the suffix is "" then.
     """
 
     suffix: str
@@ -38,6 +39,7 @@ class Format(NamedTuple):
     extra: str = ""
     tasks: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 _PICTURES = ("classification", "segmentation")
@@ -47,6 +49,10 @@ FORMATS: Mapping[str, Format] = {
     "openvino": Format(".xml", "openvino_file", ("onnx", "openvino"), ("openvino",), "openvino", _PICTURES, (".bin",)),
     "litert": Format(
         ".tflite", "litert_file", ("litert_converter",), ("ai_edge_litert",), "litert", ("classification",)
+    ),
+    "web": Format(
+        *("", "web_folder", ("onnx",), ("onnxruntime",), "export", _PICTURES),
+        marks=("index.html", "network.js", "network.onnx"),
     ),
 }
 
@@ -91,8 +97,13 @@ def _with_more(value: np.ndarray, missing: int) -> np.ndarray:
 
 
 def format_of(path: str | os.PathLike[str]) -> str | None:
-    """The format of a file, by its content, where that tells, else by the ending of its name; None: no artefact."""
+    """The format of a file, by its content, where that tells, else by the ending of its name, or of a folder, by its
+    files; None: no artefact.
+    """
     path = Path(path)
+    if path.is_dir():
+        folders = ((name, form.marks) for name, form in FORMATS.items() if form.marks)
+        return next((name for name, marks in folders if all((path / mark).is_file() for mark in marks)), None)
     if not path.is_file():
         return None
     with path.open("rb") as file:

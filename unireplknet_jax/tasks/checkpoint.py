@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -87,6 +88,15 @@ def require_weights(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path or 'this'} is what `unireplknet export` wrote, which can predict and be evaluated; for "
             "anything else give the checkpoint that it was made of."
         )
+
+
+def short_name(path: str | os.PathLike[str]) -> str:
+    """What a network is called after its path or name: its file, or the run that wrote it."""
+    parts = pathlib.PurePath(os.fspath(path).rstrip("/")).parts
+    last = parts[-1] if parts else os.fspath(path)
+    if last in ("best", "last") and len(parts) > 1:
+        last = parts[-2]
+    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(pth|safetensors)$", "", last)).strip("._-")
 
 
 def load_checkpoint(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unireplknet_jax import __version__
-from unireplknet_jax.data.files import whole_file
+from unireplknet_jax.data.files import EncodedFile, staging, whole_file
 from unireplknet_jax.tasks import made_up
 from unireplknet_jax.tasks.artefact import FORMATS, Runtime, module_of, open_artefact
 from unireplknet_jax.tasks.base import Example, Split
@@ -27,9 +27,11 @@ from unireplknet_jax.tasks.predict import predictor, require_classifier, with_im
 TOLERANCE = {False: 5e-5, True: 1e-2}
 # Which formats have an option; a program of StableHLO takes any batch.
 _OPTIONS = {
-    "half": ("stablehlo", "onnx", "openvino"),
+    "half": ("stablehlo", "onnx", "openvino", "web"),
     "batch": ("onnx", "openvino", "litert"),
     "opset": ("onnx",),
+    "examples": ("web",),
+    "onnxruntime_web": ("web",),
 }
 _MULTIPLE = 32  # of which an image size has to be: the stride of the last map
 _LARGE = 2**20  # values of an example, above which fewer are compared
@@ -61,30 +63,39 @@ def export(
     calibrate: Sequence[Any] | None = None,
     data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    examples: Sequence[EncodedFile] = (),
+    onnxruntime_web: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Write a checkpoint as a file for another runtime, after running it there on the data of the checkpoint.
+
+    "web" is a folder, a page that shows what the network says without a server of its own, and always in half.
 
     checkpoint: as `open_checkpoint` gives it; it is merged and computes in float32. format: of `FORMATS`, None: by the
     ending of the path. image_size: as of `predict`, of a task on canvases both sides of the only one. half: large
     weights are stored as float16. batch: the one number of examples that it takes at a time, None: any number, in
     LiteRT 1; StableHLO takes any. opset: of ONNX. calibrate: pictures as `predict` takes them; the convolutions of an
     ONNX file then compute in integers of 8 bits, as many as the accuracy bears (`onnx_int8.quantize`). data: where that
-    is measured, a recipe's `data` with a "split"; None: the data of the checkpoint.
+    is measured, a recipe's `data` with a "split"; None: the data of the checkpoint. examples: pictures that the page
+    offers; onnxruntime_web: the file that `npm pack` makes of ONNX Runtime Web, None: it is fetched once
+    (`tasks.web_runtime`).
     Raises ValueError for what a format cannot hold and for a file that gives other numbers (`TOLERANCE`), ImportError
     where a library is missing, and OSError for a path that cannot be written; then nothing is left behind.
     """
     form = format_for(path, format)
-    options = _options(form, half, batch, opset)
+    half = half or form == "web"
+    given = {"half": half or None, "batch": batch, "opset": opset, "examples": examples or None}
+    options = _options(form, given | {"onnxruntime_web": onnxruntime_web})
     destinations = check_destination(path, form, overwrite)
     module = module_of(form, "write")
     merged = _ready(checkpoint, form, image_size)
     split = None if calibrate is None else _measured_on(merged, form, half, calibrate, data)
     batch = 1 if batch is None and form == "litert" else batch
-    examples, told = _examples(merged)
-    with whole_file(*destinations) as part:
+    compared, told = _examples(merged)
+    folder = bool(FORMATS[form].marks)
+    with staging(destinations[0].absolute(), replace=overwrite) if folder else whole_file(*destinations) as part:
         module.write(part, merged, card_of(merged, form, batch), **options)
         runtime = open_artefact(part, form)[1]
-        difference, kept = compare(merged, runtime, examples)
+        difference, kept = compare(merged, runtime, compared)
         if not difference <= TOLERANCE[half]:
             raise ValueError(
                 f"in {runtime.name} the {form} file differs by {difference:.2g} from the checkpoint, where logits have "
@@ -93,37 +104,42 @@ def export(
         integers = None
         if calibrate is not None and split is not None:
             integers = quantize(part, merged.task, batch, calibrate, split)
-            difference, kept = compare(merged, open_artefact(part, form)[1], examples)
-        size = sum(part.with_suffix(end.suffix).stat().st_size for end in destinations)
+            difference, kept = compare(merged, open_artefact(part, form)[1], compared)
+        files = part.rglob("*") if folder else [part.with_suffix(end.suffix) for end in destinations]
+        size = sum(file.stat().st_size for file in files if file.is_file())
     return Exported(form, size, difference, kept, runtime.name, told, integers)
 
 
 def format_for(path: str | os.PathLike[str], format: str | None) -> str:
     """The name of the format that is asked for, or that the ending of a path names; ValueError where these differ."""
     suffix = Path(path).suffix.lower()
-    endings = ", ".join(f"{known.suffix} ({name})" for name, known in FORMATS.items())
+    endings = {known.suffix: name for name, known in FORMATS.items() if known.suffix}
     if format is None:
-        found = next((name for name, known in FORMATS.items() if known.suffix == suffix), None)
+        found = endings.get(suffix)
         if found is None:
-            raise ValueError(f"{path} names no format; end it in one of {endings}.")
+            shown = ", ".join(f"{ending} ({name})" for ending, name in endings.items())
+            raise ValueError(f"{path} names no format; end it in one of {shown}, or give --format web for a folder.")
         return found
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}.")
-    if suffix != FORMATS[format].suffix:
+    if FORMATS[format].suffix and suffix != FORMATS[format].suffix:
         raise ValueError(f"{path} does not end in {FORMATS[format].suffix}, as files of the format {format} do.")
     return format
 
 
 def check_destination(path: str | os.PathLike[str], form: str, overwrite: bool = False) -> list[Path]:
-    """The files that an export writes; OSError for one that may not be written."""
+    """The files that an export writes, or the folder; OSError for one that may not be written."""
     path = Path(path)
     files = [path, *(path.with_suffix(suffix) for suffix in FORMATS[form].beside)]
+    marks = FORMATS[form].marks
     folder = path.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist; create it first.")
     for file in files:
-        if file.is_dir():
+        if file.is_dir() and not marks:
             raise IsADirectoryError(f"{file} is a folder; choose the name of a file.")
+        if file.exists() and marks and not all((file / mark).is_file() for mark in marks):
+            raise FileExistsError(f"{file} is there and is no folder that such an export wrote; choose another name.")
         if file.exists() and not overwrite:
             raise FileExistsError(f"{file} exists already; remove it, choose another name, or give --overwrite.")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -131,15 +147,15 @@ def check_destination(path: str | os.PathLike[str], form: str, overwrite: bool =
     return files
 
 
-def _options(form: str, half: bool, batch: int | None, opset: int | None) -> dict[str, Any]:
+def _options(form: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the function that writes a format; ValueError for one that it does not have."""
-    if batch is not None and batch < 1:
-        raise ValueError(f"--batch is {batch}; expected 1 or more.")
-    given = {"half": half or None, "batch": batch, "opset": opset}
-    for name, known in _OPTIONS.items():
-        if given[name] is not None and form not in known:
-            raise ValueError(f"the format {form} has no --{name}, which is for {', '.join(known)}; leave it out.")
-    return {name: given[name] for name in ("half", "opset") if given[name] is not None}
+    if given["batch"] is not None and given["batch"] < 1:
+        raise ValueError(f"--batch is {given['batch']}; expected 1 or more.")
+    for name in given:
+        if given[name] is not None and form not in _OPTIONS[name]:
+            flag, known = name.replace("_", "-"), ", ".join(_OPTIONS[name])
+            raise ValueError(f"the format {form} has no --{flag}, which is for {known}; leave it out.")
+    return {name: value for name, value in given.items() if value is not None and name != "batch"}
 
 
 def _ready(checkpoint: Checkpoint, form: str, image_size: int | None) -> Checkpoint:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unireplknet_jax.models.shapes import trunk_of
+from unireplknet_jax.models.shapes import map_size, trunk_of
 
 KEY = "unireplknet_jax"  # of the card in the file's metadata
 
@@ -19,12 +20,16 @@ def write(path: Path, checkpoint: Any, card: Mapping[str, Any], half: bool = Fal
     path.write_bytes(model(checkpoint, card, half, opset).SerializeToString())
 
 
-def model(checkpoint: Any, card: Mapping[str, Any], half: bool = False, opset: int | None = None) -> Any:
+def model(
+    checkpoint: Any, card: Mapping[str, Any], half: bool = False, opset: int | None = None, evidence: bool = False
+) -> Any:
     """The graph of a merged checkpoint, which takes "image" (n, c, h, w) uint8.
 
     A classifier gives "logits" and "scores" (n, classes). A network for masks takes "size" (n, 2) int32, too, the rows
     and columns of the pictures in the upper left of their canvas, and gives "logits" (n, classes, h / 4, w / 4).
-    card["batch"]: examples in a batch, None: any number. Raises ValueError for an opset that is too old or unknown.
+    card["batch"]: examples in a batch, None: any number. evidence: of a classifier, "activation" (n, h / 32, w / 32),
+    too, what speaks for the likeliest class (`models.attribution`).
+    Raises ValueError for an opset that is too old or unknown.
     """
     import jax
     from onnx import defs
@@ -46,9 +51,13 @@ def model(checkpoint: Any, card: Mapping[str, Any], half: bool = False, opset: i
         graph.end("output", logits, "float32", (rows, classes, *(-(-side // 4) for side in canvas)))
     else:
         pixels = onnx_graph.normalized(graph, image, task.mean, task.std)
-        logits = onnx_graph.logits_of(graph, pixels, variables["params"], depths)
+        last = map_size(canvas, 3)
+        positions = math.prod(last) if evidence else None
+        logits = onnx_graph.logits_of(graph, pixels, variables["params"], depths, positions)
         for name in (logits, graph.node("Softmax", logits, name="scores", axis=-1)):
             graph.end("output", name, "float32", (rows, classes))
+        if evidence:
+            graph.end("output", "activation", "float32", (rows, *last))
     return graph.model(opset or onnx_graph.OPSET, {KEY: json.dumps(card)})
 
 

@@ -113,13 +113,45 @@ def only_valid(graph: Graph, x: str, valid: Valid | None) -> str:
     return x if valid is None else graph.node("Mul", x, valid.mask)
 
 
-def logits_of(graph: Graph, x: str, params: Tree, depths: Sequence[int]) -> str:
-    """ "logits" (n, classes) of the merged parameters of a `UniRepLKNet` with classifier, x as of `maps_of`."""
-    pooled = graph.node("Flatten", graph.node("GlobalAveragePool", maps_of(graph, x, params, depths)[-1]))
+def logits_of(graph: Graph, x: str, params: Tree, depths: Sequence[int], positions: int | None = None) -> str:
+    """ "logits" (n, classes) of the merged parameters of a `UniRepLKNet` with classifier, x as of `maps_of`.
+
+    positions: of the last map; with them the graph has a node "activation", too, see `_activation`.
+    """
+    last = maps_of(graph, x, params, depths)[-1]
+    pooled = graph.node("Flatten", graph.node("GlobalAveragePool", last))
     scale_and_bias = [graph.value(params["norm"][name]) for name in ("scale", "bias")]
     normed = graph.node("LayerNormalization", pooled, *scale_and_bias, epsilon=LAYER_NORM_EPS)
     head = [graph.value(params["head"][name]) for name in ("kernel", "bias")]
-    return graph.node("Gemm", normed, *head, name="logits")
+    logits = graph.node("Gemm", normed, *head, name="logits")
+    if positions is not None:
+        classes = len(np.asarray(params["head"]["bias"]))
+        _activation(graph, last, pooled, logits, (head[0], classes), scale_and_bias[0], positions)
+    return logits
+
+
+def _activation(
+    graph: Graph, last: str, pooled: str, logits: str, head: tuple[str, int], scale: str, positions: int
+) -> str:
+    """ "activation" (n, h / 32, w / 32), what speaks for the likeliest class, as of `models.attribution.attributions`.
+
+    A position changes the logit through the mean over positions alone, so that all have the same gradient, which is
+    that of the LayerNorm, written out here. head: its kernel (channels, classes), and how many classes there are.
+    """
+    channels, (kernel, classes) = graph.value([1]), head
+    label = graph.node("ArgMax", logits, axis=1, keepdims=0)
+    chosen = graph.node("OneHot", label, graph.value([classes]), graph.value(np.array([0, 1], np.float32)), axis=1)
+    weights = graph.node("Mul", graph.node("Gemm", chosen, kernel, transB=1), scale)
+    centred = graph.node("Sub", pooled, graph.node("ReduceMean", pooled, channels))
+    variance = graph.node("ReduceMean", graph.node("Mul", centred, centred), channels)
+    deviation = graph.node("Sqrt", graph.node("Add", variance, graph.value(np.float32(LAYER_NORM_EPS))))
+    normed = graph.node("Div", centred, deviation)
+    along = graph.node("ReduceMean", graph.node("Mul", weights, normed), channels)
+    rest = graph.node("Sub", weights, graph.node("ReduceMean", weights, channels))
+    rest = graph.node("Sub", rest, graph.node("Mul", normed, along))
+    gradient = graph.node("Div", rest, graph.node("Mul", deviation, graph.value(np.float32(positions))))
+    spread = graph.node("Unsqueeze", gradient, graph.value([2, 3]))
+    return graph.node("ReduceSum", graph.node("Mul", last, spread), channels, name="activation", keepdims=0)
 
 
 def normalized(graph: Graph, x: str, mean: Sequence[float], std: Sequence[float]) -> str:

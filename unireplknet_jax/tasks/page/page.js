@@ -1,8 +1,9 @@
 "use strict";
 
 /* Where predictions come from. Each function gives what `serve` gives at the address of its name, or throws an Error
-   whose message is a sentence for people. Another place, a network in the browser itself, offers the same functions. */
-const backend = {
+   whose message is a sentence for people. */
+const server = {
+  about: "Files go to this server, and nowhere else.",
   token: sessionStorage.getItem("token") ?? "",
 
   async ask(path, options = {}) {
@@ -20,9 +21,17 @@ const backend = {
 
   async describe() { return (await this.ask("models")).json(); },
   async example(number) { return (await this.ask(`examples/${number}`)).blob(); },
-  async isReady() { return fetch("v2/health/ready").then((answer) => answer.ok, () => false); },
   async predict(model, file) { return this.post(`predict?masks=png&model=${encodeURIComponent(model)}`, file); },
   async see(model, file) { return this.post(`see?model=${encodeURIComponent(model)}`, file); },
+
+  /** Wait until the network can be asked; tell: shows what is waited for. */
+  async ready(tell) {
+    const isReady = () => fetch("v2/health/ready").then((answer) => answer.ok, () => false);
+    for (let wait = 300; !(await isReady()); wait = Math.min(2000, 1.3 * wait)) {
+      tell("Compiling the network …");
+      await new Promise((done) => setTimeout(done, wait));
+    }
+  },
 
   async post(path, file) {
     const body = new FormData();
@@ -31,6 +40,49 @@ const backend = {
   },
 };
 
+/* The network in the browser itself, a worker, where `export --format web` has put one beside the page. */
+const worker = {
+  about: "Pictures stay in this browser.",
+  calls: 0,
+  waiting: new Map(),
+
+  async ask(call, ...given) {
+    this.own ??= this.start();
+    const number = this.calls++;
+    return new Promise((resolve, reject) => {
+      this.waiting.set(number, { resolve, reject });
+      this.own.postMessage({ number, call, given });
+    });
+  },
+
+  start() {
+    const own = new Worker(document.documentElement.dataset.network + location.search, { type: "module" });
+    own.onmessage = ({ data: { number, answer, error } }) => {
+      const { resolve, reject } = this.waiting.get(number);
+      this.waiting.delete(number);
+      if (error === undefined) resolve(answer);
+      else reject(new Error(error));
+    };
+    own.onerror = () => {
+      const why = new Error("The network cannot be started; open this page through a server, such as python -m http.server.");
+      for (const { reject } of this.waiting.values()) reject(why);
+      this.waiting.clear();
+    };
+    return own;
+  },
+
+  async describe() { return this.ask("describe"); },
+  async example(number) { return this.ask("example", number); },
+  async predict(model, file) { return this.ask("predict", file); },
+  async see(model, file) { return this.ask("see", file); },
+
+  async ready(tell) {
+    tell("Fetching the network …");
+    await this.ask("ready");
+  },
+};
+
+const backend = document.documentElement.dataset.network ? worker : server;
 const MOST_CARDS = 24;
 const byId = (name) => document.getElementById(name);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -83,12 +135,15 @@ function chooseModel() {
 }
 
 async function waitUntilReady() {
-  for (let wait = 300; !(await backend.isReady()); wait = Math.min(2000, 1.3 * wait)) {
-    byId("state").textContent = "Compiling the network …";
-    await new Promise((done) => setTimeout(done, wait));
+  const tell = (text) => { byId("state").textContent = text; };
+  try {
+    await backend.ready(tell);
+  } catch (error) {
+    tell(error.message);
+    return;
   }
   const { name, task } = currentModel();
-  byId("state").textContent = known.models.length < 2 ? `${name}, ${task}` : "ready";
+  tell(known.models.length < 2 ? `${name}, ${task}` : "ready");
 }
 
 async function showExamples() {
@@ -143,7 +198,8 @@ async function fill(card, file) {
     const passed = performance.now() - began;
     said.replaceChildren();
     for (const record of answer.results[0].records) show(card, model, record);
-    const times = `${Math.round(1000 * answer.seconds)} ms in the server, ${Math.round(passed)} ms in all`;
+    const place = answer.place ?? "in the server";
+    const times = `${Math.round(1000 * answer.seconds)} ms ${place}, ${Math.round(passed)} ms in all`;
     card.querySelector("figcaption").textContent = `${file.name || "pasted picture"} · ${times}`;
     if (model.sees) said.append(looksButton(card, model, file));
   } catch (error) {
@@ -340,4 +396,5 @@ document.addEventListener("drop", (event) => {
   byId("drop").classList.remove("over");
   take([...event.dataTransfer.files]);
 });
+byId("about").textContent = backend.about;
 start();

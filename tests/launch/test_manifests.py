@@ -1,4 +1,4 @@
-"""launch/gke.sh, launch/sky.yaml, Dockerfile: what Kubernetes, JobSet and SkyPilot read; no cluster is asked."""
+"""launch/gke.sh, sky.yaml, kserve.yaml, Dockerfile: what JobSet, SkyPilot and KServe read; no cluster is asked."""
 
 import shlex
 import subprocess
@@ -17,12 +17,22 @@ JOBSET = {
     "failurePolicy": {"maxRestarts": int, "rules": [{"name": str, "action": str, "onJobFailureReasons": [str]}]},
     "replicatedJobs": [{"name": str, "replicas": int, "template": dict}],
 }
+GPU = "nvidia.com/gpu"
 # The fields of a task, after https://docs.skypilot.co/en/latest/reference/yaml-spec.html
 TASK = {
     **{"name": str, "num_nodes": int, "workdir": str, "setup": str, "run": str},
     "resources": {
         **{"accelerators": str, "use_spot": bool},
         "job_recovery": {"max_restarts_on_errors": int, "recover_on_exit_codes": [int]},
+    },
+}
+
+# The fields of an InferenceService, after https://kserve.github.io/website/docs/reference/crd-api
+PREDICTOR = {
+    **{"minReplicas": int, "containers": [dict]},
+    "model": {
+        **{"modelFormat": {"name": str}, "protocolVersion": str, "runtime": str, "storageUri": str},
+        "resources": {"requests": {"cpu": str, "memory": str}, "limits": {"cpu": str, "memory": str, GPU: str}},
     },
 }
 
@@ -205,3 +215,23 @@ def test_the_image_installs_extras_that_there_are_and_serves_by_default():
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert all((ROOT / name).exists() for name in kept)
     assert {"pyproject.toml", "requirements.txt", "README.md", "LICENSE", "configs", "unireplknet_jax"} <= kept
+
+
+def test_kserve_gets_the_image_or_what_was_exported_for_triton():
+    served, triton = yaml.safe_load_all((ROOT / "launch/kserve.yaml").read_text())
+    for found in (served, triton):
+        assert (found["apiVersion"], found["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+        assert misfits(found["spec"], {"predictor": PREDICTOR}) == []
+    (container,) = served["spec"]["predictor"]["containers"]
+    args = parse(container["args"])
+    (port,) = container["ports"]
+    assert (args.host, args.port) == ("0.0.0.0", port["containerPort"])
+    assert args.checkpoints == ["flowers=/mnt/models"]  # where KServe puts what STORAGE_URI names
+    assert [each["name"] for each in container["env"]] == ["STORAGE_URI"]
+    probe = container["readinessProbe"]["httpGet"]
+    assert (probe["path"], probe["port"]) == ("/v2/health/ready", port["containerPort"])
+    model = triton["spec"]["predictor"]["model"]
+    assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("onnx", "v2")
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate").validate
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
+    validate(pod, "1.31", strict=True)

@@ -10,7 +10,7 @@ from unireplknet_jax.cli.form import (
 )
 from unireplknet_jax.cli.output import print_notes, print_table
 
-_FORMATS = ("stablehlo", "onnx", "openvino", "litert", "web")
+_FORMATS = ("stablehlo", "onnx", "openvino", "litert", "web", "triton")
 
 EXAMPLES = (
     "export runs/flowers/best flowers.onnx",
@@ -19,13 +19,16 @@ EXAMPLES = (
     "export runs/flowers/best flowers.tflite --batch 4",
     "export runs/flowers/best flowers.onnx --int8 --calibrate flowers/train",
     "export runs/flowers/best flowers-page --format web --examples pictures",
+    "export runs/flowers/best models/flowers --format triton",
 )
 
 
 def add_arguments(parser):
     parser.add_argument("checkpoint", metavar="SRC", help=f"any checkpoint: {NAMES}")
     parser.add_argument(
-        "destination", metavar="DST", help="ends in .stablehlo, .onnx, .xml (OpenVINO) or .tflite; of web a folder"
+        "destination",
+        metavar="DST",
+        help="ends in .stablehlo, .onnx, .xml (OpenVINO) or .tflite; of web and triton a folder",
     )
     parser.add_argument("--format", choices=_FORMATS, help="default: by the ending of DST")
     add_image_size_argument(parser)

@@ -54,6 +54,9 @@ FORMATS: Mapping[str, Format] = {
         *("", "web_folder", ("onnx",), ("onnxruntime",), "export", _PICTURES),
         marks=("index.html", "network.js", "network.onnx"),
     ),
+    "triton": Format(
+        *("", "triton_folder", ("onnx",), ("onnxruntime",), "export", _PICTURES), marks=("config.pbtxt", "1/model.onnx")
+    ),
 }
 
 

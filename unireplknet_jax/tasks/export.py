@@ -27,9 +27,9 @@ from unireplknet_jax.tasks.predict import predictor, require_classifier, with_im
 TOLERANCE = {False: 5e-5, True: 1e-2}
 # Which formats have an option; a program of StableHLO takes any batch.
 _OPTIONS = {
-    "half": ("stablehlo", "onnx", "openvino", "web"),
+    "half": ("stablehlo", "onnx", "openvino", "web", "triton"),
     "batch": ("onnx", "openvino", "litert"),
-    "opset": ("onnx",),
+    "opset": ("onnx", "triton"),
     "examples": ("web",),
     "onnxruntime_web": ("web",),
 }
@@ -68,7 +68,8 @@ def export(
 ) -> Exported:
     """Write a checkpoint as a file for another runtime, after running it there on the data of the checkpoint.
 
-    "web" is a folder, a page that shows what the network says without a server of its own, and always in half.
+    "web" is a folder, a page that shows what the network says without a server of its own, and always in half; "triton"
+    the folder of a model in a repository of NVIDIA's Triton, which is called as the folder is.
 
     checkpoint: as `open_checkpoint` gives it; it is merged and computes in float32. format: of `FORMATS`, None: by the
     ending of the path. image_size: as of `predict`, of a task on canvases both sides of the only one. half: large
@@ -118,7 +119,9 @@ def format_for(path: str | os.PathLike[str], format: str | None) -> str:
         found = endings.get(suffix)
         if found is None:
             shown = ", ".join(f"{ending} ({name})" for ending, name in endings.items())
-            raise ValueError(f"{path} names no format; end it in one of {shown}, or give --format web for a folder.")
+            raise ValueError(
+                f"{path} names no format; end it in one of {shown}, or give --format web or triton for a folder."
+            )
         return found
     if format not in FORMATS:
         raise ValueError(f"format {format!r} is unknown; expected one of {', '.join(FORMATS)}.")

@@ -28,6 +28,7 @@ def started(monkeypatch):
         (["best"], ["best"]),
         (["unireplknet_a", "dir/my file.pth"], ["unireplknet_a", "my_file"]),
         (["hf-hub:USER/REPO"], ["REPO"]),
+        (["a.onnx", "b.stablehlo", "c.xml", "d.tflite", "models/e"], ["a", "b", "c", "d", "e"]),
         (["x=gs://bucket/run/best"], ["x"]),
     ],
 )

@@ -11,6 +11,7 @@ from PIL import Image
 from small_tasks import KINDS, make_checkpoint, with_lists, write_files
 from starlette.testclient import TestClient
 
+import unireplknet_jax as urk
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.data.base import finite
 from unireplknet_jax.serve.app import Server
@@ -28,6 +29,24 @@ def test_files_of_a_form_get_the_records_of_predict(client, files, expected):
         assert close_to(result["records"], records)
     assert (document["model"], document["task"], document["errors"]) == ("tiny", "classification", [])
     assert 0 < document["seconds"] < 20
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".stablehlo"])
+def test_what_was_exported_is_served_as_its_checkpoint(ending, checkpoint, files, expected, tmp_path):
+    pytest.importorskip("onnxruntime") if ending == ".onnx" else None
+    urk.export(checkpoint, tmp_path / f"tiny{ending}")
+    server = Server({"tiny": urk.open_checkpoint(tmp_path / f"tiny{ending}")}, Settings(batch=2))
+    server.warm()
+    with TestClient(server.app) as client:
+        document = client.post("/predict", files=form(*files, files[0])).json()
+        assert [result["file"] for result in document["results"]] == [file.name for file in (*files, files[0])]
+        for result, records in zip(document["results"], [*expected, expected[0]], strict=True):
+            assert close_to(result["records"], records)
+        assert client.get("/models").json()["models"][0]["sees"] is False
+        answer = client.post("/see", files=form(files[0]))
+        assert (answer.status_code, "sees no single picture" in answer.json()["error"]) == (400, True)
+        metadata = client.get("/v2/models/tiny").json()
+        assert {each["name"] for each in metadata["outputs"]} == {"logits", "scores"}
 
 
 def test_json_takes_base64_names_and_arrays(client, checkpoint, files, expected):

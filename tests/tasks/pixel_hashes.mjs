@@ -12,7 +12,7 @@ export async function pixelHashes(module, jobs) {
   return found;
 }
 
-if (typeof process !== "undefined") {
+if (process.argv[1].endsWith("pixel_hashes.mjs")) {
   const [path, jobs] = process.argv.slice(2);
   console.log(JSON.stringify(await pixelHashes(await import(path), JSON.parse(jobs))));
 }

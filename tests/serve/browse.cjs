@@ -7,7 +7,9 @@ const path = require("path");
 const { chromium } = require("playwright-core");
 
 const [address, executablePath, picture, rotated, broken, jobs, screenshot] = process.argv.slice(2);
+const folder = address.split("?")[0];
 const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+const GRAPHICS = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
 
 async function cardSeen(page, number = 0) {
   const card = page.locator(".card").nth(number);
@@ -70,14 +72,14 @@ async function photographed(page) {
 }
 
 async function main() {
-  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...CAMERA] });
+  const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", ...CAMERA, ...GRAPHICS] });
   const page = await browser.newPage({ viewport: { width: 1100, height: 800 }, colorScheme: "light" });
   const asked = [];
   const elsewhere = [];
   const complaints = [];
   page.on("request", (request) => {
     if (/^(data|blob):/.test(request.url())) return;
-    (request.url().startsWith(address) ? asked : elsewhere).push(request.url());
+    (request.url().startsWith(folder) ? asked : elsewhere).push(request.url());
   });
   page.on("console", (message) => { if (message.type() === "error" && !/status of 400/.test(message.text())) complaints.push(message.text()); });
   page.on("pageerror", (error) => complaints.push(String(error)));

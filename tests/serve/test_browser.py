@@ -198,6 +198,22 @@ def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime,
         assert [row["label"] for row in answer["classes"]] == [row["label"] for row in record["classes"]]
 
 
+def test_a_graphics_processor_gives_the_same(browse, runtime, pictures, tmp_path):
+    """One made of software, which the page takes only where it is told to."""
+    export(make_checkpoint("classification"), tmp_path / "page", "web")
+    with served(tmp_path / "page") as (port, missing):
+        seen = browse(port, pictures, query="?runtime=webgpu")
+    if "there is no graphics processor for it" in seen["state"]:
+        pytest.skip("this Chromium has no graphics processor made of software")
+    assert "ms in WebGPU" in seen["dropped"]["caption"]
+    expected = [record for (record,) in predict(urk.open_checkpoint(tmp_path / "page"), pictures[:2])]
+    for answer, record in zip(seen["answers"], expected, strict=True):
+        for ours, theirs in zip(answer["predictions"], record["predictions"], strict=True):
+            assert ours["index"] == theirs["index"]
+            assert ours["score"] == pytest.approx(theirs["score"], abs=1e-4)  # of functions that drivers approximate
+    assert (missing, seen["elsewhere"]) == ([], [])
+
+
 def test_a_browser_that_computes_other_numbers_says_so(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("classification"), tmp_path / "page", "web")
     told = json.loads((tmp_path / "page" / "network.json").read_text())

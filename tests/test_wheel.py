@@ -61,8 +61,8 @@ def test_the_wheel_holds_the_recipes_and_the_page_inside_of_the_package(wheel):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"unireplknet_jax"}
     found = {Path(name).name for name in names if name.startswith("unireplknet_jax/configs/")}
     assert found == {path.name for path in (REPOSITORY / "configs").glob("*.py")}
-    page = {Path(name).name for name in names if name.startswith("unireplknet_jax/serve/page/")}
-    assert page == {path.name for path in (REPOSITORY / "unireplknet_jax/serve/page").iterdir()}
+    page = {Path(name).name for name in names if name.startswith("unireplknet_jax/tasks/page/")}
+    assert page == {path.name for path in (REPOSITORY / "unireplknet_jax/tasks/page").iterdir()}
 
 
 @pytest.mark.slow

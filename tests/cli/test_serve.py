@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from unireplknet_jax.__main__ import main
-from unireplknet_jax.cli.serve import _examples, _named
+from unireplknet_jax.cli.form import examples_of
+from unireplknet_jax.cli.serve import _named
 
 
 @pytest.fixture
@@ -137,8 +138,8 @@ def test_examples_are_the_small_pictures_of_a_folder(pictures, tmp_path):
         os.link(pictures[0], tmp_path / name)
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "large.png").write_bytes(bytes(5 * 2**20))
-    assert [example.name for example in _examples(tmp_path)] == ["2.png", "10.png"]
-    assert _examples(None) == []
+    assert [example.name for example in examples_of(tmp_path)] == ["2.png", "10.png"]
+    assert examples_of(None) == ()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no picture of up to 4 MiB"):
-        _examples(tmp_path / "empty")
+        examples_of(tmp_path / "empty")

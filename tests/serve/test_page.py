@@ -12,8 +12,8 @@ from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.serve.app import Server
 from unireplknet_jax.serve.settings import Settings
 
-PAGE = importlib.resources.files("unireplknet_jax.serve") / "page"
-TEXTS = {name: (PAGE / name).read_text() for name in ("page.html", "page.js", "page.css")}
+PAGE = importlib.resources.files("unireplknet_jax.tasks") / "page"
+TEXTS = {name: (PAGE / name).read_text() for name in ("page.html", "page.js", "page.css", "network.js", "pixels.js")}
 
 
 def test_the_page_and_its_files_come_with_a_strict_policy(client):
@@ -40,7 +40,8 @@ def test_nothing_of_the_page_lies_elsewhere(name):
 def test_the_policy_would_not_stop_the_page_itself():
     html = TEXTS["page.html"]
     assert not re.search(r"<script(?![^>]*\bsrc=)|\bstyle=|\bon\w+=", html)
-    assert not re.search(r"\beval\(|new Function|innerHTML|setAttribute\(\"style\"", TEXTS["page.js"])
+    for name in ("page.js", "network.js", "pixels.js"):
+        assert not re.search(r"\beval\(|new Function|innerHTML|setAttribute\(\"style\"", TEXTS[name]), name
 
 
 def test_the_script_finds_every_element_that_it_asks_for():

@@ -96,7 +96,7 @@ def short_name(path: str | os.PathLike[str]) -> str:
     last = parts[-1] if parts else os.fspath(path)
     if last in ("best", "last") and len(parts) > 1:
         last = parts[-2]
-    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(pth|safetensors)$", "", last)).strip("._-")
+    return re.sub(r"[^\w.-]+", "_", re.sub(r"\.(pth|safetensors|stablehlo|onnx|xml|tflite)$", "", last)).strip("._-")
 
 
 def load_checkpoint(

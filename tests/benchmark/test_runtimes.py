@@ -23,8 +23,8 @@ def merged_and_images():
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", runtimes.NAMES)
 def test_equal_weights_give_equal_logits(name):
-    pytest.importorskip("onnx")
-    pytest.importorskip(name)
+    for library in runtimes._NEEDED[name]:
+        pytest.importorskip(library)
     variables, images = merged_and_images()
     model = small_model(**FIELDS, deploy=True)
     theirs = runtimes.programs([name], model, variables["params"], images)[name].run()
@@ -45,7 +45,10 @@ def test_the_graph_has_one_convolution_for_each_of_the_merged_network():
 
 def test_a_runtime_that_is_unknown_or_not_installed_is_named(monkeypatch, capsys):
     assert main(["benchmark", "model", "unireplknet_a", "--against", "tensorrt"]) == 1
-    assert "--against 'tensorrt' is unknown; it takes torch, openvino, onnxruntime." in capsys.readouterr().err
+    assert (
+        "--against 'tensorrt' is unknown; it takes torch, inductor, openvino, onnxruntime, litert."
+        in capsys.readouterr().err
+    )
     for name in ("openvino", "torch"):
         monkeypatch.setitem(sys.modules, name, None)
         assert main(["benchmark", "model", "unireplknet_a", "--against", name]) == 1
@@ -60,3 +63,22 @@ def test_other_runtimes_compute_in_float32_alone(capsys, monkeypatch):
     assert "--against torch: PyTorch computes where jax does, on a CPU in float32 alone" in capsys.readouterr().err
     assert main(["benchmark", "model", "--static", "v5e", "--against", "openvino"]) == 1
     assert "--static counts, so --against has no meaning with it" in capsys.readouterr().err
+
+
+def test_inductor_is_the_network_of_pytorch_compiled(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from unireplknet_jax.benchmark import network
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    model = small_model(**FIELDS, deploy=True)
+
+    def work(torch, module, inputs, precision):
+        return lambda: (module, inputs)
+
+    images = merged_and_images()[1]
+    programs = network._torch_programs(model, images, work, ("torch", "inductor"), ", tried")
+    assert [*programs] == ["torch, tried", "torch, channels last, tried", "inductor, tried"]
+    assert [programs["inductor, tried"].run()[0]] == compiled
+    assert [*network._torch_programs(model, images, work, ("inductor",))] == ["inductor"]
+    assert network._torch_programs(model, images, work, ()) == {}

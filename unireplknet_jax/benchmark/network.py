@@ -44,7 +44,8 @@ def measure_inference(
     work. Raises ValueError or ImportError for what is named and cannot be timed.
     """
     named, against = against or (), ("torch",) if against is None else against
-    dtype, others = jnp.dtype(dtype), [other for other in named if other != "torch"]
+    dtype, others = jnp.dtype(dtype), [other for other in named if other not in runtimes.TORCH]
+    of_torch = [other for other in against if other in runtimes.TORCH]
     if others and (dtype != jnp.float32 or jax.default_backend() != "cpu"):
         raise ValueError(f"--against {','.join(others)} compares float32 on a CPU; leave it out for anything else.")
     training_form = network_of(task, name, dtype)
@@ -53,7 +54,7 @@ def measure_inference(
     if others and around:
         raise ValueError(f"--against {','.join(others)} takes classifiers alone; leave it or --task {task} out.")
     runtimes.check(named)
-    if "torch" in named and not _torch_works(dtype):
+    if of_torch and named and not _torch_works(dtype):
         raise ValueError("--against torch: PyTorch computes where jax does, on a CPU in float32 alone; leave it out.")
     images = _images(batch, size)
 
@@ -80,9 +81,8 @@ def measure_inference(
 
         return run
 
-    if "torch" in against:
-        programs |= _torch_programs(model, images, work)
-        programs |= _torch_programs(training_form, images, work, f", {_UNMERGED}") if around else {}
+    programs |= _torch_programs(model, images, work, of_torch)
+    programs |= _torch_programs(training_form, images, work, of_torch, f", {_UNMERGED}") if around else {}
     rows = _rows(name, batch, programs, rounds, against)
     return rows + (detector.part_rows(name, model, size, rounds, "torch" in against) if detects else [])
 
@@ -187,23 +187,30 @@ def _torch_works(dtype):
     return device is not None and (device, jnp.dtype(dtype)) != ("cpu", jnp.bfloat16)
 
 
-def _torch_programs(model, images, work, ending=""):
-    """Both memory layouts of the equal PyTorch network, where PyTorch does the same work; ending: of their names."""
+def _torch_programs(model, images, work, names=("torch",), ending=""):
+    """The equal PyTorch network, where PyTorch does the same work: of "torch" both memory layouts, of "inductor" what
+    `torch.compile` makes of the one that it is quicker with. ending: of what they are called.
+    """
     dtype = jnp.dtype(trunk_of(model).dtype)
-    if not _torch_works(dtype):
+    if not names or not _torch_works(dtype):
         return {}
     torch, device = torch_and_device()
     from unireplknet_jax.benchmark.torch_network import in_precision
 
     images = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).to(device)
 
-    def program(layout):
-        network = _torch_network(model).eval().to(device, memory_format=layout)
+    def program(layout, compile=lambda network: network):
+        network = compile(_torch_network(model).eval().to(device, memory_format=layout))
         inputs = images.contiguous(memory_format=layout)
         return torch_program(work(torch, network, inputs, lambda: in_precision(device, dtype.name)), torch, device)
 
-    layouts = {"torch": torch.contiguous_format, "torch, channels last": torch.channels_last}
-    return {f"{name}{ending}": program(layout) for name, layout in layouts.items()}
+    programs = {}
+    if "torch" in names:
+        programs["torch"] = program(torch.contiguous_format)
+        programs["torch, channels last"] = program(torch.channels_last)
+    if "inductor" in names:
+        programs["inductor"] = program(torch.channels_last, torch.compile)
+    return {f"{name}{ending}": made for name, made in programs.items()}
 
 
 def _torch_network(model):

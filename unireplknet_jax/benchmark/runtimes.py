@@ -1,19 +1,27 @@
-"""The merged classifier in the runtimes with which people deploy an ONNX graph on a CPU."""
+"""The merged classifier in the runtimes with which people deploy it on a CPU."""
 
 import importlib.util
 
+import jax
 import numpy as np
 
 from unireplknet_jax.benchmark.timing import Program, measure, usable_cores
 from unireplknet_jax.tasks import made_up
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 
-_NEEDED = {"torch": ("torch",), "openvino": ("openvino", "onnx"), "onnxruntime": ("onnxruntime", "onnx")}
-NAMES = ("openvino", "onnxruntime")  # of those that take the graph
+_NEEDED = {
+    "torch": ("torch",),
+    "inductor": ("torch",),
+    "openvino": ("openvino", "onnx"),
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "litert": ("litert_converter", "ai_edge_litert"),
+}
+NAMES = ("openvino", "onnxruntime", "litert")  # of those that take what is exported
+TORCH = ("torch", "inductor")  # as it is, and by `torch.compile`
 
 
 def check(names):
-    """Raise ValueError for a name that is neither "torch" nor one of `NAMES`, ImportError for what is not installed."""
+    """Raise ValueError for a name that is none of `TORCH` and `NAMES`, ImportError for what is not installed."""
     for name in names:
         if name not in _NEEDED:
             raise ValueError(f"--against {name!r} is unknown; it takes {', '.join(_NEEDED)}.")
@@ -26,19 +34,22 @@ def programs(names, model, params, images):
     """{name: `Program`} of the merged parameters of a classifier on images (n, h, w, c), in float32 on all threads
     that this process may use. `run` returns the logits.
     """
-    if not names:
-        return {}
+    make = {"openvino": _openvino, "onnxruntime": _onnxruntime, "litert": _litert}
+    return {name: Program(make[name](model, params, np.asarray(images)), wait=lambda result: None) for name in names}
+
+
+def _graph(model, params, images):
+    """(the graph for images, these as it takes them)."""
     from unireplknet_jax.benchmark.onnx_network import build
 
-    inputs = np.ascontiguousarray(np.asarray(images).transpose(0, 3, 1, 2))
-    graph = build(params, model.depths, *inputs.shape).SerializeToString()
-    make = {"openvino": _openvino, "onnxruntime": _onnxruntime}
-    return {name: Program(make[name](graph, inputs), wait=lambda result: None) for name in names}
+    inputs = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return build(params, model.depths, *inputs.shape).SerializeToString(), inputs
 
 
-def _openvino(graph, inputs):
+def _openvino(model, params, images):
     from unireplknet_jax.tasks.openvino_file import library
 
+    graph, inputs = _graph(model, params, images)
     openvino = library()
     core = openvino.Core()
     options = {
@@ -50,13 +61,28 @@ def _openvino(graph, inputs):
     return lambda: request.infer({0: inputs}, share_inputs=True)[0]
 
 
-def _onnxruntime(graph, inputs):
+def _onnxruntime(model, params, images):
     import onnxruntime
 
+    graph, inputs = _graph(model, params, images)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"images": inputs})[0]
+
+
+def _litert(model, params, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    from unireplknet_jax.tasks.litert_file import SIGNATURE, converted
+
+    def logits(inputs):
+        return {"logits": model.clone(impl="xla").apply({"params": params}, inputs["images"])}
+
+    data = converted(logits, {"images": jax.ShapeDtypeStruct(images.shape, images.dtype)})
+    interpreter = Interpreter(model_content=data, num_threads=usable_cores())
+    run = interpreter.get_signature_runner(SIGNATURE)
+    return lambda: run(images=images)["logits"]
 
 
 def artefact_rows(path, batch, rounds=9):

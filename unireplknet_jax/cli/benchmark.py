@@ -156,7 +156,8 @@ def _add_model_arguments(parser):
     parser.add_argument(
         "--against",
         metavar="NAMES",
-        help="what else is timed, of torch, openvino and onnxruntime (default: torch where it is installed)",
+        help="what else is timed, of torch, inductor (torch.compile), openvino, onnxruntime and litert "
+        "(default: torch where it is installed)",
     )
 
 

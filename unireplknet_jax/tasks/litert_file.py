@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jax import export
 from unireplknet_jax.tasks.stablehlo_file import batched
 
 KEY = "unireplknet_jax"  # of the card in the file's metadata
-_SIGNATURE = "serving_default"
+SIGNATURE = "serving_default"
 
 
 def write(path: Path, checkpoint: Any, card: Mapping[str, Any]) -> None:
@@ -23,27 +23,32 @@ def write(path: Path, checkpoint: Any, card: Mapping[str, Any]) -> None:
 
     Its depthwise convolutions are XLA's, for which LiteRT has an operator.
     """
-    from litert_converter import converter_api_ext as converter
-    from litert_converter.mlir import ir, passmanager
-    from litert_converter.mlir.dialects import stablehlo
-
     task = checkpoint.task
     task = dataclasses.replace(task, model={**dict(task.model), "impl": "xla"})
     variables, apply = jax.device_get(checkpoint.variables), task.module(deploy=True).apply
     (spec,) = task.specs(train=False)
-    program = export.export(jax.jit(lambda inputs: task.predict(apply, variables, inputs)), platforms=("cpu",))(
-        batched(spec, card["batch"])
-    )
+    data = converted(lambda inputs: task.predict(apply, variables, inputs), batched(spec, card["batch"]))
+    path.write_bytes(_with_card(data, json.dumps(card)))
+
+
+def converted(function: Callable[..., Mapping[str, Any]], inputs: Mapping[str, Any]) -> bytes:
+    """A function of {name: array} that gives {name: array} as a model, for inputs of these shapes and types."""
+    from litert_converter import converter_api_ext as converter
+    from litert_converter.mlir import ir, passmanager
+    from litert_converter.mlir.dialects import stablehlo
+
+    program = export.export(jax.jit(function), platforms=("cpu",))(inputs)
     context = ir.Context()
     converter.prepare_mlir_context(context)
     with context, ir.Location.unknown():
         module = stablehlo.deserialize_portable_artifact(context, program.mlir_module_serialized)
         outputs = [*jax.tree.unflatten(program.out_tree, program.out_avals)]
-        converter.set_signature(module.operation, _SIGNATURE, [*spec.inputs], outputs)
+        converter.set_signature(module.operation, SIGNATURE, [*inputs], outputs)
         passes = passmanager.PassManager("builtin.module")
         converter.run_convert_to_tfl_passes(module, passes, converter.ConvertToTFLConfig())
         passes.run(module.operation)
-        path.write_bytes(_with_card(converter.export_flatbuffer_to_bytes(module.operation), json.dumps(card)))
+        data: bytes = converter.export_flatbuffer_to_bytes(module.operation)
+    return data
 
 
 def _with_card(data: bytes, card: str) -> bytes:
@@ -70,7 +75,7 @@ def opened(path: Path) -> tuple[dict[str, Any] | None, str, Any]:
 
     data = path.read_bytes()
     interpreter = Interpreter(model_content=data)
-    network = interpreter.get_signature_runner(_SIGNATURE)
+    network = interpreter.get_signature_runner(SIGNATURE)
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array(value) for name, value in network(**inputs).items()}

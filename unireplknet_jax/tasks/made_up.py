@@ -55,13 +55,16 @@ def _write(path: pathlib.Path) -> None:
 
 
 def _made_up(task: Task) -> dict[str, Any]:
-    """Random variables with a task's names, in which no factor is far from 1."""
+    """Random variables with a task's names, in which no factor is far from 1, but the layer scales, which are near 0.1:
+    otherwise each block makes the map larger and rounding with it, and nothing could be compared in a deep network.
+    """
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if path[-1].key == "kernel":
             return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.prod(leaf.shape[:-1]) ** 0.5)
-        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        scales = path[-1].key == "gamma" and path[-2].key != "grn"
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32) / np.float32(10 if scales else 1)
 
     return jax.tree_util.tree_map_with_path(draw, task.abstract_variables())
 

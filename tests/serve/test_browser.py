@@ -47,8 +47,8 @@ def browse():
     if subprocess.run(script, env=environment, capture_output=True).returncode:
         pytest.skip("needs playwright-core: npm install -g playwright-core, or a folder with it in NODE_PATH")
 
-    def drive(port, files, jobs="", query=""):
-        words = ["node", SCRIPT, f"http://127.0.0.1:{port}/{query}", chromium, *files, jobs]
+    def drive(address, files, jobs=""):
+        words = ["node", SCRIPT, address, chromium, *files, jobs]
         done = subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -71,7 +71,7 @@ def pictures(tmp_path_factory, files):
 
 @contextlib.contextmanager
 def served(folder):
-    """The port of a server of files, which sends no header of its own, and the paths that it was asked for in vain."""
+    """The address of a server of files, which sends no header of its own, and what it was asked for in vain."""
     missing = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -86,7 +86,7 @@ def served(folder):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield server.server_port, missing
+            yield f"http://127.0.0.1:{server.server_port}/", missing
         finally:
             server.shutdown()
             thread.join()
@@ -134,7 +134,7 @@ def test_the_page_shows_what_predict_says(browse, checkpoint, pictures, tmp_path
     save_checkpoint(tmp_path / "tiny", checkpoint)
     running = Process(tmp_path / "tiny", "--batch", "1")
     try:
-        seen = browse(running.port, pictures)
+        seen = browse(f"http://127.0.0.1:{running.port}/", pictures)
     finally:
         running.end()
     assert_page_behaves(seen, [record for (record,) in predict(checkpoint, pictures[:2])], "ms in the server")
@@ -147,7 +147,7 @@ def test_the_page_lays_a_mask_over_the_picture(browse, pictures, tmp_path):
     save_checkpoint(tmp_path / "masks", checkpoint)
     running = Process(tmp_path / "masks", "--batch", "1")
     try:
-        seen = browse(running.port, pictures)
+        seen = browse(f"http://127.0.0.1:{running.port}/", pictures)
     finally:
         running.end()
     ((record,),) = predict(checkpoint, pictures[0])
@@ -166,8 +166,8 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
     example = EncodedFile(pictures[0].read_bytes(), "Rose <1>.png")
     export(checkpoint, tmp_path / "page", "web", examples=[example])
     jobs, hashes = jobs_and_hashes()
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures, json.dumps(jobs))
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(address, pictures, json.dumps(jobs))
     expected = [record for (record,) in predict(urk.open_checkpoint(tmp_path / "page"), pictures[:2])]
     assert_page_behaves(seen, expected, "ms in WebAssembly")
     assert missing == []
@@ -186,8 +186,8 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
 def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("segmentation"), tmp_path / "page", "web", image_size=64)
     opened = urk.open_checkpoint(tmp_path / "page")
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures)
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(address, pictures)
     expected = [record for (record,) in predict(opened, pictures[:2])]
     assert_mask_is_shown(seen, expected[0])
     assert missing == []
@@ -201,8 +201,8 @@ def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime,
 def test_a_graphics_processor_gives_the_same(browse, runtime, pictures, tmp_path):
     """One made of software, which the page takes only where it is told to."""
     export(make_checkpoint("classification"), tmp_path / "page", "web")
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures, query="?runtime=webgpu")
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(f"{address}?runtime=webgpu", pictures)
     if "there is no graphics processor for it" in seen["state"]:
         pytest.skip("this Chromium has no graphics processor made of software")
     assert "ms in WebGPU" in seen["dropped"]["caption"]
@@ -219,7 +219,13 @@ def test_a_browser_that_computes_other_numbers_says_so(browse, runtime, pictures
     told = json.loads((tmp_path / "page" / "network.json").read_text())
     told["check"]["logits"][0] += 0.1 * told["check"]["deviation"]
     (tmp_path / "page" / "network.json").write_text(json.dumps(told))
-    with served(tmp_path / "page") as (port, _):
-        seen = browse(port, pictures)
+    with served(tmp_path / "page") as (address, _):
+        seen = browse(address, pictures)
     assert seen["state"].startswith("this browser cannot run the network (")
     assert seen["state"].endswith("WebAssembly: it gives other numbers).")
+
+
+def test_a_page_that_is_opened_as_a_file_asks_for_a_server(browse, runtime, pictures, tmp_path):
+    export(make_checkpoint("classification"), tmp_path / "page", "web")
+    seen = browse((tmp_path / "page" / "index.html").as_uri(), pictures)
+    assert seen["state"].endswith("open this page through a server, such as python -m http.server.")

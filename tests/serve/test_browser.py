@@ -22,6 +22,7 @@ from small_tasks import make_checkpoint
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.tasks import web_runtime
 from unireplknet_jax.tasks.checkpoint import save_checkpoint
 from unireplknet_jax.tasks.export import export
@@ -58,13 +59,15 @@ def browse():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, files):
-    """A PNG, a JPEG that lies on its side and says so, and a file that is no picture."""
+    """A PNG that is seen through in places, on white as a JPEG that lies on its side and says so, and no picture."""
     folder = tmp_path_factory.mktemp("pictures")
     with Image.open(files[0]) as picture:
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
         picture.save(folder / "upright.png")
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        picture.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    on_white = read_image(folder / "upright.png")
+    on_white.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
     (folder / "broken.png").write_bytes(png(40, 30)[:70])
     return [folder / name for name in ("upright.png", "turned.jpg", "broken.png")]
 

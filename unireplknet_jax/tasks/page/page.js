@@ -137,14 +137,9 @@ function chooseModel() {
 
 async function waitUntilReady() {
   const tell = (text) => { byId("state").textContent = text; };
-  try {
-    await backend.ready(tell);
-  } catch (error) {
-    tell(error.message);
-    return;
-  }
   const { name, task } = currentModel();
-  tell(known.models.length < 2 ? `${name}, ${task}` : "ready");
+  const done = known.models.length < 2 ? `${name}, ${task}` : "ready";
+  tell(await backend.ready(tell).then(() => done, (error) => error.message));
 }
 
 async function showExamples() {

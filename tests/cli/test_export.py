@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from web_package import write_package
 
 from unireplknet_jax.__main__ import main
 
@@ -33,6 +34,20 @@ def test_a_table_says_what_was_written(small, tmp_path, capsys):
         f"{destination} exists already; remove it, choose another name, or give --overwrite." in capsys.readouterr().err
     )
     assert main(["export", small, destination, "--overwrite"]) == 0
+
+
+def test_a_page_is_a_folder_with_examples(small, pictures, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    package, destination = write_package(tmp_path / "onnxruntime-web.tgz", monkeypatch), tmp_path / "page"
+    words = ["export", small, str(destination), "--format", "web", "--onnxruntime-web", str(package)]
+    assert main([*words, "--examples", os.path.dirname(pictures[0])]) == 0
+    first, _, row = capsys.readouterr().out.splitlines()
+    assert first == f"wrote {destination}; compared on 8 made-up examples"
+    assert row.split()[0] == "web"
+    assert {file.suffix for file in (destination / "examples").iterdir()} == {".png"}
+    assert main(words) == 1
+    assert f"{destination} exists already; remove it, choose another name" in capsys.readouterr().err
+    assert main(["predict", str(destination), pictures[0]]) == 0
 
 
 def test_predictions_are_those_of_the_checkpoint(small, exported, pictures, capsys):
@@ -89,6 +104,13 @@ def test_integers_are_told_with_their_accuracy(small, pictures, tmp_path, capsys
         (["it.onnx", "--calibrate", "folder.onnx"], "--int8 and --calibrate DIR belong together"),
         (["it.onnx", "--int8", "--calibrate", "folder.onnx"], "the folder folder.onnx holds no file"),
         (["folder.onnx"], "folder.onnx is a folder; choose the name of a file."),
+        (["folder.onnx", "--format", "web"], "folder.onnx is there and is no folder that such an export wrote; choose"),
+        (
+            ["page", "--format", "web", "--examples", "folder.onnx"],
+            "--examples folder.onnx holds no picture of up to 4",
+        ),
+        (["page", "--format", "web", "--onnxruntime-web", "none.tgz"], "none.tgz"),
+        (["page"], "page names no format; end it in one of .stablehlo (stablehlo), .onnx (onnx)"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words, sentence, small, tmp_path, monkeypatch, capsys):

@@ -86,6 +86,11 @@ async function main() {
   await page.goto(address);
   await page.locator("#state").filter({ hasNotText: "…" }).waitFor();
   const seen = { title: await page.title(), state: await page.locator("#state").textContent(), tabs: [] };
+  if (!(await page.evaluate(() => known.models.length))) {
+    await browser.close();
+    console.log(JSON.stringify(seen));
+    return;
+  }
   for (let count = 0; count < 2; count++) {
     await page.keyboard.press("Tab");
     seen.tabs.push(await page.evaluate(() => document.activeElement.textContent));

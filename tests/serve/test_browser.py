@@ -22,6 +22,7 @@ from small_tasks import make_checkpoint
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.files import EncodedFile
+from unireplknet_jax.data.pictures.decode import read_image
 from unireplknet_jax.tasks import web_runtime
 from unireplknet_jax.tasks.checkpoint import save_checkpoint
 from unireplknet_jax.tasks.export import export
@@ -47,8 +48,8 @@ def browse():
     if subprocess.run(script, env=environment, capture_output=True).returncode:
         pytest.skip("needs playwright-core: npm install -g playwright-core, or a folder with it in NODE_PATH")
 
-    def drive(port, files, jobs="", query=""):
-        words = ["node", SCRIPT, f"http://127.0.0.1:{port}/{query}", chromium, *files, jobs]
+    def drive(address, files, jobs=""):
+        words = ["node", SCRIPT, address, chromium, *files, jobs]
         done = subprocess.run([*map(str, words)], env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -58,20 +59,22 @@ def browse():
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, files):
-    """A PNG, a JPEG that lies on its side and says so, and a file that is no picture."""
+    """A PNG that is seen through in places, on white as a JPEG that lies on its side and says so, and no picture."""
     folder = tmp_path_factory.mktemp("pictures")
     with Image.open(files[0]) as picture:
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
         picture.save(folder / "upright.png")
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        picture.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    on_white = read_image(folder / "upright.png")
+    on_white.rotate(90, expand=True).save(folder / "turned.jpg", exif=exif, quality=95)
     (folder / "broken.png").write_bytes(png(40, 30)[:70])
     return [folder / name for name in ("upright.png", "turned.jpg", "broken.png")]
 
 
 @contextlib.contextmanager
 def served(folder):
-    """The port of a server of files, which sends no header of its own, and the paths that it was asked for in vain."""
+    """The address of a server of files, which sends no header of its own, and what it was asked for in vain."""
     missing = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -86,7 +89,7 @@ def served(folder):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield server.server_port, missing
+            yield f"http://127.0.0.1:{server.server_port}/", missing
         finally:
             server.shutdown()
             thread.join()
@@ -134,7 +137,7 @@ def test_the_page_shows_what_predict_says(browse, checkpoint, pictures, tmp_path
     save_checkpoint(tmp_path / "tiny", checkpoint)
     running = Process(tmp_path / "tiny", "--batch", "1")
     try:
-        seen = browse(running.port, pictures)
+        seen = browse(f"http://127.0.0.1:{running.port}/", pictures)
     finally:
         running.end()
     assert_page_behaves(seen, [record for (record,) in predict(checkpoint, pictures[:2])], "ms in the server")
@@ -147,7 +150,7 @@ def test_the_page_lays_a_mask_over_the_picture(browse, pictures, tmp_path):
     save_checkpoint(tmp_path / "masks", checkpoint)
     running = Process(tmp_path / "masks", "--batch", "1")
     try:
-        seen = browse(running.port, pictures)
+        seen = browse(f"http://127.0.0.1:{running.port}/", pictures)
     finally:
         running.end()
     ((record,),) = predict(checkpoint, pictures[0])
@@ -166,8 +169,8 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
     example = EncodedFile(pictures[0].read_bytes(), "Rose <1>.png")
     export(checkpoint, tmp_path / "page", "web", examples=[example])
     jobs, hashes = jobs_and_hashes()
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures, json.dumps(jobs))
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(address, pictures, json.dumps(jobs))
     expected = [record for (record,) in predict(urk.open_checkpoint(tmp_path / "page"), pictures[:2])]
     assert_page_behaves(seen, expected, "ms in WebAssembly")
     assert missing == []
@@ -186,8 +189,8 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
 def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("segmentation"), tmp_path / "page", "web", image_size=64)
     opened = urk.open_checkpoint(tmp_path / "page")
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures)
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(address, pictures)
     expected = [record for (record,) in predict(opened, pictures[:2])]
     assert_mask_is_shown(seen, expected[0])
     assert missing == []
@@ -201,8 +204,8 @@ def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime,
 def test_a_graphics_processor_gives_the_same(browse, runtime, pictures, tmp_path):
     """One made of software, which the page takes only where it is told to."""
     export(make_checkpoint("classification"), tmp_path / "page", "web")
-    with served(tmp_path / "page") as (port, missing):
-        seen = browse(port, pictures, query="?runtime=webgpu")
+    with served(tmp_path / "page") as (address, missing):
+        seen = browse(f"{address}?runtime=webgpu", pictures)
     if "there is no graphics processor for it" in seen["state"]:
         pytest.skip("this Chromium has no graphics processor made of software")
     assert "ms in WebGPU" in seen["dropped"]["caption"]
@@ -219,7 +222,13 @@ def test_a_browser_that_computes_other_numbers_says_so(browse, runtime, pictures
     told = json.loads((tmp_path / "page" / "network.json").read_text())
     told["check"]["logits"][0] += 0.1 * told["check"]["deviation"]
     (tmp_path / "page" / "network.json").write_text(json.dumps(told))
-    with served(tmp_path / "page") as (port, _):
-        seen = browse(port, pictures)
+    with served(tmp_path / "page") as (address, _):
+        seen = browse(address, pictures)
     assert seen["state"].startswith("this browser cannot run the network (")
     assert seen["state"].endswith("WebAssembly: it gives other numbers).")
+
+
+def test_a_page_that_is_opened_as_a_file_asks_for_a_server(browse, runtime, pictures, tmp_path):
+    export(make_checkpoint("classification"), tmp_path / "page", "web")
+    seen = browse((tmp_path / "page" / "index.html").as_uri(), pictures)
+    assert seen["state"].endswith("open this page through a server, such as python -m http.server.")

@@ -41,10 +41,10 @@ def jobs_and_hashes():
     for size, scale in _FOR_MASKS:
         jobs.append(_job(size, "forMasks", scale))
         expected.append(prepared(made_up(*size), scale))
-    picture = made_up(12, 17)
+    picture = made_up(121, 170)
     for channels, own in ((3, picture), (1, np.asarray(Image.fromarray(picture).convert("L"))[..., None])):
-        jobs.append(_job((12, 17), "planes", channels, 16, 32))
-        expected.append(np.moveaxis(np.pad(own, [(0, 4), (0, 15), (0, 0)]), -1, 0))
+        jobs.append(_job((121, 170), "planes", channels, 128, 192))
+        expected.append(np.moveaxis(np.pad(own, [(0, 7), (0, 22), (0, 0)]), -1, 0))
     return jobs, [hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest() for one in expected]
 
 

@@ -48,7 +48,7 @@ async function start() {
 async function requireGraphicsProcessor(wanted) {
   if (!WebAssembly.Suspending) throw new Error("WebAssembly cannot wait for it in this browser");
   const adapter = await navigator.gpu?.requestAdapter();
-  if (!adapter || (adapter.info.isFallbackAdapter && !wanted)) throw new Error("there is no graphics processor for it");
+  if (!adapter || (adapter.info?.isFallbackAdapter && !wanted)) throw new Error("there is no graphics processor for it");
 }
 
 async function startIn({ name, provider, script, binary }, weights) {

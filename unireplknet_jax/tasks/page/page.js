@@ -43,10 +43,12 @@ const server = {
 /* The network in the browser itself, a worker, where `export --format web` has put one beside the page. */
 const worker = {
   about: "Pictures stay in this browser.",
+  unstarted: "The network cannot be started; open this page through a server, such as python -m http.server.",
   calls: 0,
   waiting: new Map(),
 
   async ask(call, ...given) {
+    if (location.protocol === "file:") throw new Error(this.unstarted);
     this.own ??= this.start();
     const number = this.calls++;
     return new Promise((resolve, reject) => {
@@ -64,8 +66,7 @@ const worker = {
       else reject(new Error(error));
     };
     own.onerror = () => {
-      const why = new Error("The network cannot be started; open this page through a server, such as python -m http.server.");
-      for (const { reject } of this.waiting.values()) reject(why);
+      for (const { reject } of this.waiting.values()) reject(new Error(this.unstarted));
       this.waiting.clear();
     };
     return own;
@@ -136,14 +137,9 @@ function chooseModel() {
 
 async function waitUntilReady() {
   const tell = (text) => { byId("state").textContent = text; };
-  try {
-    await backend.ready(tell);
-  } catch (error) {
-    tell(error.message);
-    return;
-  }
   const { name, task } = currentModel();
-  tell(known.models.length < 2 ? `${name}, ${task}` : "ready");
+  const done = known.models.length < 2 ? `${name}, ${task}` : "ready";
+  tell(await backend.ready(tell).then(() => done, (error) => error.message));
 }
 
 async function showExamples() {
@@ -164,6 +160,7 @@ let last = Promise.resolve();
 
 /** Show a card for each file, and fill them one after the other. */
 function take(files) {
+  if (!known.models.length) return; // the state says why there is none
   for (const file of files) {
     const card = newCard(file);
     last = last.then(() => fill(card, file));

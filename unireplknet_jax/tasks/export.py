@@ -22,8 +22,8 @@ from unireplknet_jax.tasks.checkpoint import Checkpoint, require_weights
 from unireplknet_jax.tasks.onnx_int8 import Integers, quantize
 from unireplknet_jax.tasks.predict import predictor, require_classifier, with_image_size
 
-# half or not -> the largest difference, of logits of standard deviation 1, that rounding explains: of T it is up to 6e-6,
-# and 1.1e-5 of an A whose maps grow to 1e4; 2e-3 where weights have half of their digits.
+# half or not -> the largest difference, of logits of standard deviation 1, that rounding explains: of T it is up to
+# 6e-6, of an A whose maps grow to 1e4 1.1e-5; 2e-3 where weights have half of their digits.
 TOLERANCE = {False: 5e-5, True: 1e-2}
 # Which formats have an option; a program of StableHLO takes any batch.
 _OPTIONS = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.box_assembly import Found, merged, pasted, views_of
 from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, way_of
+from unireplknet_jax.tasks.detection_names import OWN, UNTOLD
 
 if TYPE_CHECKING:
     import grain
@@ -119,7 +121,9 @@ class Detection(OnCanvases):
 
     @property
     def torch_meta(self) -> dict[str, Any]:
-        return {"CLASSES": self.labels} if self.labels else {}
+        heads = {name: value for name, value in dict(self.model).items() if name in UNTOLD}
+        own = {OWN: json.dumps({"model": heads, **self.preparation_rules})}
+        return own | ({"CLASSES": self.labels} if self.labels else {})
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:

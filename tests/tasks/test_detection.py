@@ -294,3 +294,20 @@ def test_another_program_may_compute_the_metrics(folder, monkeypatch):
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         make_task(**options)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"max_detections": 0}, "max_detections=0 must be a whole number, 1 or more"),
+        ({"channels": 1.5}, "channels=1.5 must be a whole number, 1 or more"),
+        ({"test_proposals": (1000, -1)}, "test_proposals=.1000, -1. must be two whole numbers, 1 or more"),
+        ({"anchor_counts": 256}, "anchor_counts=256 must be two whole numbers, 1 or more"),
+        ({"anchor_scale": 0.0}, "anchor_scale=0.0 must be above 0"),
+        ({"finest": float("nan")}, "finest=nan must be above 0"),
+        ({"min_score": 1.5}, "min_score=1.5 must be from 0 to 1"),
+    ],
+)
+def test_heads_that_make_no_sense(heads, message):
+    with pytest.raises(ValueError, match=message):
+        get_task("detection", model=MODEL | heads, **SMALL)

@@ -30,8 +30,9 @@ from unireplknet_jax.nn.cascade_losses import Masks, Truth
 from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.box_assembly import Found, merged, pasted, views_of
-from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, way_of
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, way_of
 from unireplknet_jax.tasks.detection_names import OWN, UNTOLD
+from unireplknet_jax.tasks.options import check_number
 
 if TYPE_CHECKING:
     import grain
@@ -42,6 +43,8 @@ _HEADS = tuple(
     for field in dataclasses.fields(CascadeRCNN)
     if field.name not in ("backbone", "num_classes", "parent", "name")
 )
+_COUNTS = ("channels", "box_channels", "box_features", "mask_channels", "max_detections")
+_PAIRS = ("train_proposals", "test_proposals", "anchor_counts", "region_counts")
 _OF_MASKS = ("mask_bits", "mask_crops", "has_mask")
 _log = logging.getLogger(__name__)
 
@@ -106,6 +109,7 @@ class Detection(OnCanvases):
             raise ValueError("balance draws examples of one class, and pictures have objects of several; leave it.")
         if self.category_ids and self.labels and len(self.category_ids) != len(self.labels):
             raise ValueError(f"{len(self.category_ids)} category_ids do not fit {len(self.labels)} classes.")
+        _check_heads(dict(self.model))
         box_metrics.check_evaluator(self.evaluator)
         _train_transform(self)  # which checks its own options
         if self.only and not self.waits:
@@ -332,6 +336,20 @@ def _rows(found: Found, masks: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     fields = (field.tolist() for field in (found.labels, found.scores, found.boxes))
     rows = [{"label": label, "score": score, "box": box} for label, score, box in zip(*fields, strict=True)]
     return [row | {"mask": mask} for row, mask in zip(rows, masks, strict=True)] if masks else rows
+
+
+def _check_heads(model: Mapping[str, Any]) -> None:
+    """Raise ValueError for numbers of heads that make no detector."""
+    for name in ("anchor_scale", "finest"):
+        check_number(name, model.get(name, 1), "above 0")
+    check_number("min_score", model.get("min_score", 0), "from 0 to 1")
+    for names, count in ((_COUNTS, 1), (_PAIRS, 2)):
+        for name in (name for name in names if name in model):
+            value = model[name] if isinstance(model[name], list | tuple) else (model[name],)
+            if not are_whole(tuple(value), count, 1):
+                raise ValueError(
+                    f"{name}={model[name]} must be {('a whole number', 'two whole numbers')[count - 1]}, 1 or more."
+                )
 
 
 def _frozen(value: Any) -> Any:

@@ -91,6 +91,7 @@ def test_a_folder_of_masks_is_checked_and_drawn(tmp_path, capsys):
         ([".", "--data", "coko"], 2, "--data is 'coko'; did you mean coco"),
         ([".", "--most", "0"], 2, "--most is 0; expected 1 or more"),
         ([".", "--draw", "no/such/folder/a.png"], 1, "the folder of --draw no/such/folder/a.png does not exist"),
+        ([".", "--draw", "a.txt"], 2, "--draw is a.txt; expected a name that ends in .png"),
         (["."], 1, "has no annotations of the split 'train'; expected COCO's JSON"),
     ],
 )

@@ -10,6 +10,7 @@ from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.shapes import abstract_variables
 from unireplknet_jax.nn.cascade import CascadeRCNN, bordered
 from unireplknet_jax.nn.feature_pyramid import frames
+from unireplknet_jax.nn.proposals import Proposals
 from unireplknet_jax.tasks.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -120,6 +121,45 @@ def test_masks_are_the_originals(golden, apply):
     boxes, labels = jnp.asarray(golden["mask_rois"])[None, :, 1:], jnp.asarray(golden["det_img_labels"])[None]
     found = apply(CascadeRCNN.mask_probabilities, regions_of(golden), boxes, labels)
     np.testing.assert_allclose(found[0], golden["mask_prob_mean_at_label"], atol=2e-5)
+
+
+def test_where_the_background_is_likeliest_the_likeliest_class_moves_a_region(golden, original):
+    boxes = jnp.asarray(golden["proposals"][None, :20, :4])
+    proposals = Proposals(boxes, jnp.ones((1, 20)), jnp.ones((1, 20), bool))
+
+    @jax.jit
+    def rois(params):
+        variables = original.variables | {"params": params}
+        return original.module.apply(variables, regions_of(golden), proposals, sizes_of(golden), method="stages")[2]
+
+    params = original.variables["params"]
+    certain = dict(params)
+    for name in ("bbox_head_0", "bbox_head_1"):
+        score = params[name]["fc_cls"]
+        certain[name] = params[name] | {
+            "fc_cls": score | {"bias": score["bias"] + 100 * np.eye(6, dtype=np.float32)[5]}
+        }
+    for found, expected in zip(rois(certain), rois(params), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_score_has_to_exceed_the_least_one(original):
+    """Of two logits that are equal both scores are exactly a half."""
+    rois, deltas = jnp.array([[[0, 0, 8, 8.0]]]), jnp.zeros((1, 1, 1, 4))
+    for least, count in ((0.5, 0), (0.49, 1)):
+        model = original.module.clone(num_classes=1, min_score=least)
+        inputs = [jnp.zeros((1, 1, 2))] * 3, deltas, rois, jnp.ones((1, 1), bool), jnp.array([[32, 32]])
+        assert model.apply({}, *inputs, method="final")["valid"].sum() == count
+
+
+def test_maps_go_on_behind_a_frame_by_one_position():
+    x = jnp.arange(2 * 16 * 24, dtype=jnp.float32).reshape(2, 16, 24, 1)
+    found = bordered([x], jnp.array([[30, 60], [64, 96]]))[0]  # frames of 8 x 16 and 16 x 24 positions
+    np.testing.assert_array_equal(found[1], x[1])
+    expected = np.array(x[0])
+    expected[8] = expected[7]
+    expected[:, 16] = expected[:, 15]
+    np.testing.assert_array_equal(found[0], expected)
 
 
 @pytest.fixture(scope="module")

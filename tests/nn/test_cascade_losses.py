@@ -1,5 +1,6 @@
 """What Cascade Mask R-CNN learns from: the original's losses, gradients, statistics and boxes between the stages."""
 
+import functools
 from typing import NamedTuple
 
 import flax
@@ -16,6 +17,7 @@ from unireplknet_jax.models.unireplknet import UniRepLKNet
 from unireplknet_jax.nn.cascade import CascadeRCNN, bordered
 from unireplknet_jax.nn.cascade_losses import (
     OVERLAPS,
+    STAGE_WEIGHTS,
     Masks,
     Truth,
     at_rows,
@@ -155,6 +157,24 @@ def test_losses_of_anchors_are_the_originals(golden, truth, chosen_anchors):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_a_picture_without_an_object_counts_as_one_anchor_on_objects():
+    """As in the original, which counts one at least of either kind."""
+    scored = [Scored(jnp.zeros((1, 3)), jnp.zeros((1, 3, 4)), jnp.ones((1, 3), bool))]
+    rows, nothing = jnp.array([[0, 2]]), jnp.zeros((1, 2), bool)
+    truth = Truth(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), bool))
+    chosen = Sample(rows, jnp.zeros_like(rows), nothing, ~nothing)
+    found = proposal_losses(scored, jnp.ones((3, 4)), chosen, truth)
+    np.testing.assert_allclose(found, [2 * np.log(2) / 3, 0], rtol=1e-6)
+
+
+def test_the_weights_of_the_stages_make_the_total_of_the_original(golden):
+    kinds = ("unweighted_loss_cls", "unweighted_loss_bbox", "unweighted_loss_mask")
+    own = sum(golden[f"rpn/{name}_per_level"].sum() for name in ("loss_cls", "loss_bbox"))
+    for stage, weight in enumerate(STAGE_WEIGHTS):
+        own += weight * sum(golden[f"s{stage}/{name}"] for name in kinds)
+    np.testing.assert_allclose(own, golden["total_loss"], rtol=1e-5)
+
+
 @jax.jit
 def stage_losses(logits, labels, deltas, masks, rois, chosen, truth, stds, sizes):
     return (
@@ -173,6 +193,33 @@ def test_losses_of_a_stage_are_the_originals(golden, truth, stage):
     found = stage_losses(logits, labels, deltas, masks, rois, chosen, truth, STDS[stage], sizes)
     names = ("unweighted_loss_cls", "acc", "unweighted_loss_bbox", "unweighted_loss_mask")
     np.testing.assert_allclose(found, [golden[f"s{stage}/{name}"] for name in names], rtol=1e-5)
+
+
+def test_objects_without_a_mask_teach_no_mask(golden, truth):
+    """The mean is then that over the regions of the others."""
+    chosen, rois, *_ = stage_of(golden, truth, 0)
+    logits = in_pictures(golden["s0/mask_rois"], golden["s0/mask_logits_at_label"])[1]
+    sizes = jnp.asarray(golden["input_nchw"].shape[2:])[None].repeat(PICTURES, 0)
+    first = jnp.zeros_like(truth.valid).at[:, 0].set(True)
+    loss = jax.jit(mask_loss)
+    found = loss(logits, rois, chosen, truth.masks._replace(has_mask=first), sizes)
+    of_first = chosen._replace(positive=chosen.positive & (chosen.truth == 0))
+    assert 0 < of_first.positive.sum() < chosen.positive.sum()
+    np.testing.assert_allclose(found, loss(logits, rois, of_first, truth.masks, sizes), rtol=1e-6)
+
+
+def test_masks_are_learned_of_as_many_regions_as_may_be_on_objects(golden, original, truth):
+    chosen, rois, *_ = stage_of(golden, truth, 0)
+    most = int(chosen.positive.sum(axis=1).max())
+    maps, sizes = [normal(i, 2, 128 >> i, 128 >> i, 32) for i in range(4)], jnp.asarray(golden["img_hw"])
+    found = []
+    for count in (most, ROWS):
+        model = original.module.clone(region_counts=(ROWS, count))
+        losses = jax.jit(
+            functools.partial(model.apply, method="stage_losses", mutable=["batch_stats"]), static_argnums=1
+        )
+        found.append(losses(original.variables, 0, maps, chosen, rois, truth, sizes)[0][0]["s0.loss_mask"])
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stage", range(2))

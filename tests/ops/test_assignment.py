@@ -64,6 +64,14 @@ def test_any_number_of_true_boxes_in_any_padding(count, low_quality_from):
         assert len(set(expected)) > 10
 
 
+def test_overlaps_that_equal_a_limit():
+    """From a limit on a box is positive, and below one negative; of these boxes the overlap is exactly a half."""
+    boxes, truth = jnp.array([[0, 0, 2, 1.0], [0, 0, 4, 1]]), jnp.array([[0, 0, 1, 1.0]])
+    assert assign(boxes, truth, 0.5, 0.5).truth.tolist() == [1, NEGATIVE]
+    assert assign(boxes, truth, 0.5, 0.75).truth.tolist() == [IGNORED, NEGATIVE]
+    assert assign(boxes, truth, 0.25, 0.75, 0.5).truth.tolist() == [1, IGNORED]
+
+
 def test_of_several_true_boxes_the_last_one_gets_a_box_of_low_quality():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
     truth = np.array([[0, 0, 10, 9], [0, 0, 10, 4]], np.float32)

@@ -30,6 +30,7 @@ def test_boxes_without_area_overlap_nothing_and_give_finite_gradients(mode):
     boxes = np.array([[0, 0, 0, 0], [5, 5, 5, 5], [1, 1, 1, 9], [9, 9, 1, 1], [0, 0, 10, 10]], np.float32)
     found = np.asarray(iou(boxes, boxes, mode))
     np.testing.assert_array_equal(np.maximum(found, 0), np.diag([0, 0, 0, 0, 1]))
+    assert iou(boxes[4:] / 100, boxes[4:] / 100, mode) == 1  # nothing is added to areas that are small
     gradient = jax.grad(lambda a: jnp.sum(iou(a, boxes, mode)))(boxes)
     assert np.isfinite(gradient).all()
 

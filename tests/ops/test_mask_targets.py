@@ -40,6 +40,13 @@ def test_targets_are_the_originals(case, cut):
     np.testing.assert_array_equal(targets(bits, crops, boxes, owner, np.array(masks.shape[1:]), 28), expected)
 
 
+def test_half_of_a_bin_is_enough():
+    bits = np.packbits(np.array([[1, 0]], bool), axis=1).ravel()
+    crops, rois = np.array([[0, 0, 0, 1, 2]], np.int32), np.array([[0, 0, 2, 1], [0, 0, 2, 1.5]], np.float32)
+    found = mask_targets(bits, crops, rois, np.zeros(2, int), (2, 2), 1)
+    assert found.ravel().tolist() == [True, False]  # a half and a quarter
+
+
 def test_large_masks_are_read_in_windows():
     """A quarter of a disc of 3 windows' radius, on several windows' borders, seen by regions of every kind."""
     size = np.array([210, 331])

@@ -54,7 +54,8 @@ def test_the_pyramid_is_the_originals(case):
 
 
 def test_levels_change_at_powers_of_two_and_are_options():
-    side = np.array([0, 111.9, 112, 223.9, 224, 447.9, 448, 5000], np.float32)
+    # 111.99998 / 56 and a millionth, which the original adds, are 2.
+    side = np.array([0, 111.9, 111.99998, 223.9, 224, 447.9, 448, 5000], np.float32)
     rois = np.stack([0 * side, 0 * side, side, side], axis=-1)
     np.testing.assert_array_equal(roi_levels(rois, 4), [0, 0, 1, 1, 2, 2, 3, 3])
     np.testing.assert_array_equal(roi_levels(rois / 4, 3, finest=14), [0, 0, 1, 1, 2, 2, 2, 2])
@@ -146,6 +147,21 @@ def test_pictures_with_and_without_long_regions(long_regions):
         own, boxes = [each[number] for each in pictures], regions[number]
         expected, _ = whole_maps(own, boxes, 7, (4, 8, 16, 32), np.asarray(roi_levels(boxes, 4)))
         np.testing.assert_allclose(found[number], expected, rtol=0, atol=PLACES)
+
+
+def test_samples_up_to_one_cell_outside_count_as_the_border():
+    features = jnp.arange(1.0, 10).reshape(3, 3, 1)
+    rois = np.array([[-1, -1, 0, 0], [-1.25, -1, -0.25, 0], [3, 3, 4, 4], [3, 3.25, 4, 4.25]], np.float32)
+    np.testing.assert_array_equal(roi_align(features, rois, 1, 1.0).ravel(), [1, 0, 9, 0])
+
+
+def test_a_region_that_ends_between_the_last_cell_of_a_window_and_the_next():
+    features = np.random.default_rng(0).standard_normal((81, 81), np.float32)  # more cells than are read as a whole
+    weights = np.ones(41)
+    weights[[0, -1]] = 0.5
+    expected = weights @ features[:41, :41] @ weights / 40**2
+    found = roi_align(jnp.asarray(features)[..., None], np.array([[0.5, 0.5, 40.5, 40.5]], np.float32), 1, 1.0)
+    np.testing.assert_allclose(found.item(), expected, rtol=0, atol=CLOSE)
 
 
 def test_regions_without_area_and_without_number():

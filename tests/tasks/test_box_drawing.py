@@ -34,6 +34,21 @@ def test_a_name_stays_inside_of_the_picture():
     assert (np.asarray(drawn)[2 : LINE - 4, 60:98] == 255).mean() > 0.3
 
 
+def test_the_first_object_lies_on_top():
+    """It is the surest one; its mask, its box and its name hide those of others at the same place."""
+    picture = np.full((100, 100, 3), 100, np.uint8)
+    mask, box = Piece(40, 40, np.ones((20, 20), bool)), np.array([[40, 40, 60, 60]], np.float32)
+    alone, both = (
+        np.asarray(with_objects(picture, box[[0] * n], [1, 0][:n], ["ab", "cd"][:n], "p", [mask] * n, size=100))
+        for n in (1, 2)
+    )
+    np.testing.assert_array_equal(both[40, 40:60], alone[40, 40:60])
+    np.testing.assert_array_equal(both[10:38], alone[10:38])
+    below, above = FIRST, SECOND
+    expected = 0.55 * (0.55 * 100 + 0.45 * below) + 0.45 * above
+    np.testing.assert_allclose(both[50, 50], expected, atol=1)
+
+
 def test_a_box_that_is_turned_over_is_passed_over():
     picture = np.full((50, 50, 3), 100, np.uint8)
     drawn = with_objects(picture, np.array([[40, 40, 20, 45]], np.float32), [0], [""], "p", size=50)

@@ -263,6 +263,25 @@ def test_measured_and_written_as_coco_does(folder):
     json.dumps(rows)
 
 
+def test_results_have_the_category_ids_of_the_data_that_are_evaluated(folder, tmp_path):
+    """And not those of the training data; a class that they lack has its own id, unless that means another class."""
+    document = box_files.coco(ids=(90, 3))
+    box_files.write_coco(tmp_path, "val", document | {"categories": document["categories"][::-1]})
+    for labels, own, expected in (
+        (("cat", "dog"), (), [90, 3]),
+        (("cat", "dog"), (1, 2), [90, 3]),
+        (("dog", "bird", "cat", "cow"), (5, 6, 7, 3), [3, 6, 90, None]),
+        (("dog", "bird", "cat", "cow"), (), [3, None, 90, None]),
+    ):
+        task = make_task(len(labels), labels, category_ids=own)
+        example = examples_of(task, data_of(tmp_path), "val", train=False)[0]
+        count = len(labels)
+        masks = np.ones((count, 28, 28), np.float32)
+        record = task.record(pred_of([[0, 0, 9, 9]] * count, [0.9] * count, np.arange(count), masks), example)
+        assert [row["category_id"] for row in record["found"]] == expected
+        assert [row["category_id"] for row in task.results([record])] == [each for each in expected if each is not None]
+
+
 def test_another_program_may_compute_the_metrics(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(box_metrics, "metrics", lambda *given: asked.append(given[3:]) or {"box_ap": 1.0})
@@ -294,3 +313,20 @@ def test_another_program_may_compute_the_metrics(folder, monkeypatch):
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         make_task(**options)
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"max_detections": 0}, "max_detections=0 must be a whole number, 1 or more"),
+        ({"channels": 1.5}, "channels=1.5 must be a whole number, 1 or more"),
+        ({"test_proposals": (1000, -1)}, "test_proposals=.1000, -1. must be two whole numbers, 1 or more"),
+        ({"anchor_counts": 256}, "anchor_counts=256 must be two whole numbers, 1 or more"),
+        ({"anchor_scale": 0.0}, "anchor_scale=0.0 must be above 0"),
+        ({"finest": float("nan")}, "finest=nan must be above 0"),
+        ({"min_score": 1.5}, "min_score=1.5 must be from 0 to 1"),
+    ],
+)
+def test_heads_that_make_no_sense(heads, message):
+    with pytest.raises(ValueError, match=message):
+        get_task("detection", model=MODEL | heads, **SMALL)

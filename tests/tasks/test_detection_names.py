@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from small_tasks import make_checkpoint
 
 from unireplknet_jax.data.label_names import read_labels
 from unireplknet_jax.models.reparameterize import is_merged
@@ -75,6 +76,26 @@ def test_the_merged_form_and_a_network_without_masks_go_out_and_come_in(path, st
     boxes = {name: array for name, array in state.items() if not name.startswith("roi_head.mask_head.")}
     write_state_dict(tmp_path / "boxes.pth", boxes, "state_dict")
     assert not open_checkpoint(tmp_path / "boxes.pth").module.masks
+
+
+def test_what_leaves_no_trace_in_tensors_comes_back_from_our_own_files(path, tmp_path):
+    """Anchors of another scale, say, would make another detector of the same weights."""
+    checkpoint = open_checkpoint(path)
+    heads = {"anchor_scale": 4.0, "finest": 28.0, "test_proposals": (200, 100), "min_score": 0.1, "max_detections": 300}
+    task = dataclasses.replace(checkpoint.task, model=dict(checkpoint.task.model) | heads, scale=(352, 256))
+    task = dataclasses.replace(task, scales=(0.75, 1.0), mirror=True, mean=(0.5, 0.4, 0.3))
+    convert.write_checkpoint(tmp_path / "own.pth", dataclasses.replace(checkpoint, task=task))
+    back = open_checkpoint(tmp_path / "own.pth")
+    assert back.task.module() == task.module()
+    assert back.task.preparation_rules == task.preparation_rules
+    assert back.task.labels == task.labels
+    assert with_image_size(back, tmp_path / "own.pth", None)[1] == []  # no note on defaults
+
+
+def test_the_difference_of_a_merge_is_that_of_the_maps_before_boxes_are_chosen():
+    merged, error = convert.merge(make_checkpoint("detection"), tolerance=1e-5, examples=1)
+    assert is_merged(merged.variables)
+    assert 0 < error < 1e-5
 
 
 def test_eighty_classes_are_those_of_coco(state):

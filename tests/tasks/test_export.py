@@ -158,6 +158,12 @@ def test_other_numbers_are_refused_and_nothing_is_left(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_probabilities_are_compared_as_they_are_and_boxes_by_their_spread():
+    boxes, masks = np.array([[0, 200.0]], np.float32), np.array([[0.4, 0.41]], np.float32)
+    units = export._units([{"boxes_0": boxes, "masks_0": masks, "scores_0": masks, "labels_0": np.arange(2)}])
+    assert units == {"boxes_0": 100, "masks_0": 1, "scores_0": 1}
+
+
 def test_what_is_not_finite_is_refused(tmp_path):
     checkpoint = make_checkpoint("classification")
     checkpoint.variables["params"]["head"]["bias"][0] = np.nan

@@ -22,6 +22,7 @@ SCRIPT = Path(__file__).parent / "train_in_process.py"
 RESTORE = Path(__file__).parent / "restore_in_process.py"
 EVALUATE = Path(__file__).parent / "evaluate_in_process.py"
 DOTS = Path(__file__).parent / "dots_in_process.py"
+DETECT = Path(__file__).parent / "detect_in_process.py"
 STEPS = 11  # of 128 out of 1,437 examples
 
 
@@ -41,6 +42,7 @@ def launch(programs, devices, process, *words):
     """One process of a script."""
     environment = {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(programs),
@@ -68,6 +70,11 @@ def finish(runs, expected=0):
     for run, output in zip(runs, outputs, strict=True):
         assert run.returncode == expected, output[-3000:]
     return outputs
+
+
+def printed(output):
+    """The line of JSON that a process prints."""
+    return next(json.loads(line) for line in output.splitlines() if line.startswith("{"))
 
 
 def in_one(workdir, programs, devices=1, expected=0, **wishes):
@@ -261,6 +268,30 @@ def test_a_task_of_any_shapes_is_evaluated_alike_in_two_processes(tmp_path, prog
     port = free_port()
     outputs = finish([launch(programs, 4, (index, 2, port), DOTS, tmp_path / "two") for index in range(2)])
     outputs += finish([launch(programs, 8, None, DOTS, tmp_path / "one")])
-    found = [next(json.loads(line) for line in text.splitlines() if line.startswith("{")) for text in outputs]
+    found = [printed(output) for output in outputs]
     assert found[0] == found[1] == found[2]
     assert (found[0]["wrong"], found[0]["records"]) == (0, 13)
+
+
+@pytest.mark.slow
+def test_a_detector_is_measured_alike_in_two_processes(tmp_path, programs):
+    """Each process makes records of its own pictures, and of one canvas the second has padding alone."""
+    folder, port = tmp_path / "pictures", free_port()
+    (output,) = finish([launch(programs, 1, None, DETECT, folder, tmp_path / "one.json")])
+    outputs = finish(
+        [launch(programs, 1, (index, 2, port), DETECT, folder, tmp_path / f"{index}.json") for index in range(2)]
+    )
+    expected, found = printed(output), [printed(each) for each in outputs]
+    assert [row.pop("process") for row in (expected, *found)] == [0, 0, 1]
+    for name in ("box_ap", "mask_ap"):
+        assert 30 < expected[name] < 90  # half of what is found is there
+    for row in found:
+        assert row == pytest.approx(expected, rel=1e-9, nan_ok=True)
+    files = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "0")]
+    one, two = (sorted(rows, key=lambda row: row["image_id"]) for rows in files)  # each picture's, best first
+    assert not (tmp_path / "1.json").exists()  # metrics are made by one process
+    assert len(one) == 25
+    for own, other in zip(one, two, strict=True):
+        assert (own["image_id"], own["category_id"]) == (other["image_id"], other["category_id"])
+        # Rows of a batch change what float32 rounds: places by less than a thousandth of a pixel.
+        np.testing.assert_allclose([*own["bbox"], own["score"]], [*other["bbox"], other["score"]], atol=1e-3)

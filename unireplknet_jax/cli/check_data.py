@@ -42,6 +42,8 @@ def run(args):
     if args.data not in SOURCES:
         raise argparse.ArgumentError(None, f"--data is {args.data!r}; {nearest(args.data, SOURCES)}")
     if args.draw:
+        if not args.draw.lower().endswith(".png"):
+            raise argparse.ArgumentError(None, f"--draw is {args.draw}; expected a name that ends in .png.")
         check_output("--draw", args.draw)
     data = {"name": args.data, "dir": args.folder}
     data |= {name: getattr(args, name) for name in ("annotations", "pictures", "classes") if getattr(args, name)}

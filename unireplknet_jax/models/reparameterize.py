@@ -64,10 +64,12 @@ def merge_error(model: nn.Module, variables: Mapping[str, Any], merged: Mapping[
 
     model: a UniRepLKNet in either form, or a network around one that it calls "backbone"; inputs: what it is applied
     to, images (n, h, w, c) for most.
-    Outputs are the logits, or every feature map of a model without classifier. Computed in float32 whatever the model's
-    dtype; NaN where an output is not finite.
+    Outputs are the logits, every feature map of a model without classifier, or those of a network's "pyramid", where
+    what comes after them chooses among boxes and takes others for a difference in the last digit. Computed in float32
+    whatever the model's dtype; NaN where an output is not finite.
     """
-    method = "features" if getattr(model, "num_classes", 0) is None else None
+    without_head = "features" if getattr(model, "num_classes", 0) is None else None
+    method = "pyramid" if hasattr(model, "pyramid") else without_head
     with jax.default_matmul_precision("highest"):
         outputs = []
         for deploy, tree in ((False, variables), (True, merged)):

@@ -30,11 +30,12 @@ def with_objects(
     """A picture (h, w, 1 or 3) uint8, brought to `size` pixels, with its objects, above its file's name.
 
     boxes: (k, 4) in its pixels; labels: (k,) numbers that choose the colours; texts: (k,) what is written at each;
-    masks: those of the first objects. Letters keep their size however large the picture is.
+    masks: those of the first objects. The first object lies on top, as in `save_mask`. Letters keep their size however
+    large the picture is.
     """
     pixels = in_colour(picture).astype(np.float32)
     colours = distinct_colours(1 + max([*labels], default=0))
-    for piece, label in zip(masks, labels, strict=False):
+    for piece, label in reversed([*zip(masks, labels, strict=False)]):
         if piece is not None:
             height, width = piece.bitmap.shape
             part = pixels[piece.top : piece.top + height, piece.left : piece.left + width]
@@ -43,11 +44,11 @@ def with_objects(
     shown = fitted(Image.fromarray(pixels.round().astype(np.uint8)), size)
     scale = shown.width / picture.shape[1], shown.height / picture.shape[0]
     draw = ImageDraw.Draw(shown)
-    for box, label in zip(boxes, labels, strict=True):
+    for box, label in reversed([*zip(boxes, labels, strict=True)]):
         left, top, right, bottom = (float(value) * scale[i % 2] for i, value in enumerate(box))
         if right >= left and bottom >= top:
             draw.rectangle((left, top, right, bottom), outline=colours[label], width=2)
-    for box, text in zip(boxes, texts, strict=True):
+    for box, text in reversed([*zip(boxes, texts, strict=True)]):
         left, top = float(box[0]) * scale[0], float(box[1]) * scale[1]
         short = shortened(text, max(_LEAST_WIDTH, shown.width - left - 4))
         width = text_width(short)

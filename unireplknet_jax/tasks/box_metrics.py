@@ -2,7 +2,8 @@
 
 A record of a picture has its "id", its "size" [h, w], and two lists. "truth" has a dict for each object: "label", "box"
 [x1, y1, x2, y2], "area", "crowd" and, where the data have masks, "mask", run lengths as pycocotools packs them or None.
-"found" has a dict for each detection: "label", "box", "score" and, where the network has masks, "mask".
+"found" has a dict for each detection: "label", "box", "score" and, where the network has masks, "mask"; for `results`
+"category_id", too, what stands for the class in the files of the data.
 """
 
 from __future__ import annotations
@@ -61,14 +62,16 @@ def packed_piece(piece: Piece, size: Sequence[int]) -> Row:
     return {"size": [*size], "counts": runs["counts"].decode()}
 
 
-def results(records: Iterable[Mapping[str, Any]], category_ids: Sequence[int]) -> list[Row]:
-    """The detections in COCO's format of results. category_ids: of each class, in the files of the data."""
+def results(records: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The detections in COCO's format of results, but for those of classes that nothing stands for, a None."""
     rows = []
     for record in records:
         for each in record["found"]:
+            if each["category_id"] is None:
+                continue
             row = {
                 "image_id": record["id"],
-                "category_id": category_ids[each["label"]],
+                "category_id": each["category_id"],
                 "bbox": _corner_and_size(each["box"]),
                 "score": each["score"],
             }

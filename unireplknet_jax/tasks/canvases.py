@@ -167,7 +167,8 @@ class OnCanvases(Labelled):
 
     def features(self, trunk: Apply, variables: Mapping[str, Any], inputs: Batch) -> jax.Array:
         raise ValueError(
-            f"the network of the task {self.name} describes parts of a picture, not the whole: embed with its backbone."
+            f"the network of the task {self.name} describes parts of a picture, not the whole: embed with its "
+            "backbone, which `convert IT.pth TRUNK --prefix backbone` takes out of a .pth file."
         )
 
     def totals(self, pred: Batch, batch: Batch) -> dict[str, jax.Array]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from unireplknet_jax.data.broken import AugmentedExamples
-from unireplknet_jax.data.classes import number_of, places_among
+from unireplknet_jax.data.broken import AugmentedExamples, TransformedExamples
+from unireplknet_jax.data.classes import Renumbered, number_of, places_among
 from unireplknet_jax.data.pictures import box_sets, box_transforms, instance_masks
 from unireplknet_jax.data.pictures.mask_classes import distinct_colours
 from unireplknet_jax.data.pictures.mask_sets import sizes_of
@@ -29,7 +30,9 @@ from unireplknet_jax.nn.cascade_losses import Masks, Truth
 from unireplknet_jax.tasks import box_drawing, box_metrics
 from unireplknet_jax.tasks.base import Apply, Batch, Example, Record, Spec, Split
 from unireplknet_jax.tasks.box_assembly import Found, merged, pasted, views_of
-from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, way_of
+from unireplknet_jax.tasks.canvases import OnCanvases, Size, Way, are_whole, way_of
+from unireplknet_jax.tasks.detection_names import OWN, UNTOLD
+from unireplknet_jax.tasks.options import check_number
 
 if TYPE_CHECKING:
     import grain
@@ -40,6 +43,8 @@ _HEADS = tuple(
     for field in dataclasses.fields(CascadeRCNN)
     if field.name not in ("backbone", "num_classes", "parent", "name")
 )
+_COUNTS = ("channels", "box_channels", "box_features", "mask_channels", "max_detections")
+_PAIRS = ("train_proposals", "test_proposals", "anchor_counts", "region_counts")
 _OF_MASKS = ("mask_bits", "mask_crops", "has_mask")
 _log = logging.getLogger(__name__)
 
@@ -51,7 +56,8 @@ class Detection(OnCanvases):
     model: keyword arguments of the trunk, "name" a published size whose fields the others override; "num_classes", 0
         waits for `fitted_to`; the fields of `nn.cascade.CascadeRCNN` are the heads'. "masks" becomes False where the
         training data have none.
-    category_ids: what stands for each class in COCO's files; () leaves it to the data.
+    category_ids: what stands for each class in the training data, if they are COCO's files. Results have what stands
+        for it in the data that are evaluated, and this where those do not have the class.
     scale: pictures are resized to fit into (long side, short side), keeping their shape; None: they keep their size.
     Training: `short_sides`, `longest`, `crop_sides`, `crop` and `flip` are those of `box_transforms.TrainTransform`;
         objects: of which a picture has room; mask_bytes: for the bits of their masks.
@@ -104,6 +110,7 @@ class Detection(OnCanvases):
             raise ValueError("balance draws examples of one class, and pictures have objects of several; leave it.")
         if self.category_ids and self.labels and len(self.category_ids) != len(self.labels):
             raise ValueError(f"{len(self.category_ids)} category_ids do not fit {len(self.labels)} classes.")
+        _check_heads(dict(self.model))
         box_metrics.check_evaluator(self.evaluator)
         _train_transform(self)  # which checks its own options
         if self.only and not self.waits:
@@ -119,7 +126,9 @@ class Detection(OnCanvases):
 
     @property
     def torch_meta(self) -> dict[str, Any]:
-        return {"CLASSES": self.labels} if self.labels else {}
+        heads = {name: value for name, value in dict(self.model).items() if name in UNTOLD}
+        own = {OWN: json.dumps({"model": heads, **self.preparation_rules})}
+        return own | ({"CLASSES": self.labels} if self.labels else {})
 
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
@@ -188,9 +197,12 @@ class Detection(OnCanvases):
 
     def examples(self, split: Split, train: bool, seed: int = 0) -> grain.MapDataset | ShapedStream:
         """Training: a stream of several shapes, as pictures lie on canvases of several sizes."""
-        if not train:
-            return super().examples(split, train, seed)
         source = self.matched(split).source
+        if not train:
+            import grain
+
+            prepared = functools.partial(self.prepared, category_ids=self._ids_in(source))
+            return grain.MapDataset.source(TransformedExamples(source, prepared, self.why_broken))
         key = _CanvasOf(sizes_of(source), _train_transform(self))
         augmented = AugmentedExamples(source, self.augmented, split.broken, self.why_broken, key)
         return ShapedStream(range(len(source)), augmented, key, seed)
@@ -198,9 +210,19 @@ class Detection(OnCanvases):
     def augmented(self, example: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         return _train_transform(self)(example, rng)
 
-    def prepared(self, example: Mapping[str, Any]) -> dict[str, Any]:
+    def _ids_in(self, source: Any) -> tuple[int | None, ...]:
+        """For each class what stands for it in the files of a source of the model's classes."""
+        ids = box_sets.origin_of(source).category_ids
+        numbers = source.numbers if isinstance(source, Renumbered) else range(len(ids))
+        of_data = dict(zip(numbers, ids, strict=True))
+        own = [None if number in ids else number for number in self.category_ids] or [None] * self.classes
+        return tuple(of_data.get(number, own[number]) for number in range(self.classes))
+
+    def prepared(self, example: Mapping[str, Any], category_ids: Sequence[int | None] = ()) -> dict[str, Any]:
+        """category_ids: of each class, for `results`."""
         example = box_sets.whole(example)
-        return {**self.cut(example["image"]), "truth": box_metrics.truth_of(example), "id": example["id"]}
+        facts = {"truth": box_metrics.truth_of(example), "category_ids": category_ids, "id": example["id"]}
+        return {**self.cut(example["image"]), **facts}
 
     def resized(self, picture: np.ndarray, ratio: float, way: Way) -> np.ndarray:
         return resize_to(picture, way.size)
@@ -256,6 +278,8 @@ class Detection(OnCanvases):
         pieces = [pasted(mask, box, original) for mask, box in zip(masks, found.boxes, strict=False)]
         if "truth" in example:
             rows = _rows(found, [box_metrics.packed_piece(piece, original) for piece in pieces])
+            ids = example["category_ids"]
+            rows = [row | {"category_id": ids[row["label"]]} for row in rows] if ids else rows
             return {**self.place_of(example), "size": [*original], "truth": example["truth"], "found": rows}
         rows = _rows(found, [instance_masks.piece_runs(piece, original) for piece in pieces])
         named = [{"index": row["label"], **row, "label": self.label(row["label"])} for row in rows]
@@ -297,7 +321,7 @@ class Detection(OnCanvases):
 
     def results(self, records: list[Record]) -> list[Any]:
         """The detections as files of results of COCO have them."""
-        return box_metrics.results(records, self.category_ids or tuple(range(1, self.classes + 1)))
+        return box_metrics.results(records)
 
     def save_mask(self, path: os.PathLike[str], record: Record) -> None:
         box_drawing.save_mask(path, record)
@@ -328,6 +352,20 @@ def _rows(found: Found, masks: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     fields = (field.tolist() for field in (found.labels, found.scores, found.boxes))
     rows = [{"label": label, "score": score, "box": box} for label, score, box in zip(*fields, strict=True)]
     return [row | {"mask": mask} for row, mask in zip(rows, masks, strict=True)] if masks else rows
+
+
+def _check_heads(model: Mapping[str, Any]) -> None:
+    """Raise ValueError for numbers of heads that make no detector."""
+    for name in ("anchor_scale", "finest"):
+        check_number(name, model.get(name, 1), "above 0")
+    check_number("min_score", model.get("min_score", 0), "from 0 to 1")
+    for names, count in ((_COUNTS, 1), (_PAIRS, 2)):
+        for name in (name for name in names if name in model):
+            value = model[name] if isinstance(model[name], list | tuple) else (model[name],)
+            if not are_whole(tuple(value), count, 1):
+                raise ValueError(
+                    f"{name}={model[name]} must be {('a whole number', 'two whole numbers')[count - 1]}, 1 or more."
+                )
 
 
 def _frozen(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The original's names of a Cascade Mask R-CNN: those of mmdetection 2.28, whose files hold them below "state_dict"."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -27,6 +28,11 @@ _TORCH_MODULES = {
     },
 }
 _PUBLISHED = re.compile(r"casc_mask_rcnn_unireplknet_\w+_3x_coco")  # how names of files begin
+OWN = "unireplknet_jax"  # the entry of "meta" in our own files, a JSON of options that leave no trace in tensors
+UNTOLD = (  # those of them that are the heads'
+    *("anchor_scale", "finest", "train_proposals", "test_proposals", "anchor_counts", "region_counts"),
+    *("min_score", "max_detections"),
+)
 _SIZES = {
     "num_classes": "roi_head.bbox_head.0.fc_cls.weight",
     "channels": "rpn_head.rpn_conv.weight",
@@ -70,9 +76,11 @@ class DetectionNames(Names):
         return {"labels": tuple(labels)}
 
     def prepared_for(self, file: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """The scale of the published files, told by their names."""
-        del meta
-        return {"scale": (1333, 800)} if _PUBLISHED.match(file) else {}
+        """What our own files say, heads among it, and the scale of the published ones, told by their names."""
+        if not isinstance(meta.get(OWN), str):
+            return {"scale": (1333, 800)} if _PUBLISHED.match(file) else {}
+        found = json.loads(meta[OWN])
+        return found | {"model": {name: found["model"][name] for name in UNTOLD if name in found["model"]}}
 
 
 NAMES = DetectionNames()

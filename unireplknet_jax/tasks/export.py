@@ -254,7 +254,8 @@ def _examples(merged: Checkpoint) -> tuple[list[Example], str]:
 def compare(merged: Checkpoint, runtime: Runtime, examples: Sequence[Example]) -> tuple[float, float | None]:
     """(the largest difference between what a checkpoint and its artefact give, the share of classes that are kept).
 
-    Differences of logits and other numbers are in units of their standard deviation, those of scores in 1.
+    Differences of logits and other numbers are in units of their standard deviation, those of scores and of the
+    probabilities of masks in 1.
     """
     expected = predictor(merged)(examples)
     found = predictor(dataclasses.replace(merged, variables={}, runtime=runtime))(examples)
@@ -278,6 +279,7 @@ def _units(found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
         for name, value in found[0].items()
         if np.issubdtype(value.dtype, np.floating)
     }
+    units |= dict.fromkeys((name for name in units if name.startswith(("scores_", "masks_"))), 1.0)
     if "scores" in units and "logits" in units:
         units["scores"] = max(1.0, units["logits"])
     return units

@@ -103,7 +103,9 @@ def open_torch(
         shapes = {tensor: value.shape for tensor, value in state.items()}
         told, merged = names.options(shapes)
         meta = _meta_of(path)
-        told |= _fitting(names.told_by(meta), told) | names.prepared_for(path.name, meta)
+        prepared = names.prepared_for(path.name, meta)
+        model = {"model": told["model"] | prepared.get("model", {})}
+        told |= _fitting(names.told_by(meta), told) | prepared | model
         task = get_task(name or found, **told)
         task = dataclasses.replace(task, **_adopted(task, options))
         table = task.name_table(merged)

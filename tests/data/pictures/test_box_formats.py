@@ -14,6 +14,15 @@ from unireplknet_jax.data.pictures.box_sets import open_source
 from unireplknet_jax.data.pictures.instance_masks import bitmaps
 
 
+def png_of(bitmap):
+    file = io.BytesIO()
+    Image.fromarray(bitmap).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PNG = png_of(np.ones((4, 6), bool))
+
+
 def opened(folder, name, split="train", **options):
     return open_source({"name": name, "dir": str(folder), **options}, split)
 
@@ -51,7 +60,26 @@ def test_yolos_boxes_and_polygons_may_be_mixed(tmp_path):
     assert bitmaps(example).sum(axis=(1, 2)).tolist() == [0, 600]
 
 
-@pytest.mark.parametrize("names", ["names: [cat, dog]", "names: {0: cat, 1: dog}", None, "list"])
+def test_an_empty_text_of_yolo_is_a_picture_without_objects(tmp_path):
+    (write_yolo(tmp_path) / "labels/train/10.txt").write_text("")
+    source = opened(tmp_path, "yolo")
+    assert [len(source[index]["boxes"]) for index in range(3)] == [2, 0, 0]
+
+
+def test_keypoints_behind_the_boxes_of_yolo_are_no_polygons(tmp_path, caplog):
+    write_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: [2, 3]\n")
+    (tmp_path / "labels/train/2.txt").write_text("0 0.5 0.5 0.5 0.5 0.4 0.4 2 0.6 0.6 0\n")
+    example = opened(tmp_path, "yolo")[0]
+    assert example["boxes"].tolist() == [[15, 10, 45, 30]]
+    assert example["masks"] is None
+    assert "keypoints, which are left out" in caplog.text
+
+
+NAMES = ["names: [cat, dog]", "names: {0: cat, 1: dog}", "names: {'1': dog, '0': cat}", None, "list"]
+
+
+@pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("layout", ["exported", "beside"])
 def test_the_layouts_of_yolo(layout, names, tmp_path):
     write_yolo(tmp_path / "source")
@@ -81,6 +109,13 @@ def test_the_layouts_of_yolo(layout, names, tmp_path):
         ("names: {1: cat, 2: dog}", "numbers its names 1, 2; expected 0, 1, 2"),
         ("train: images/train", "has no names of classes; expected names in data.yaml, or classes.txt"),
         ("names: [cat, dog", "is no YAML"),
+        ("names: {0: cat, one: dog}", "numbers its names 0, one; expected 0, 1, 2"),
+        ("names: cat dog", "has the names cat dog; expected a list of texts"),
+        ("names: 2", "has the names 2; expected a list of texts"),
+        ("names: [no, yes]", "has the names .False, True.; expected a list of texts, yes and no in quotes"),
+        ("names: [cat, cat]", "data.yaml has the class cat more than once"),
+        ("names: [cat, dog]\ntrain: [images/train, images/more]", "has train: .*; expected one folder of pictures"),
+        ("names: [cat, dog]\ntrain: train.txt", "has train: train.txt; expected one folder of pictures"),
     ],
 )
 def test_a_description_that_names_no_classes_is_one_sentence(yaml, message, tmp_path):
@@ -109,6 +144,20 @@ def test_vocs_own_layout_and_its_difficult_objects(tmp_path):
         opened(tmp_path, "voc")
 
 
+def test_names_with_blanks_in_vocs_list_and_difficulty_in_letters(tmp_path):
+    write_voc(tmp_path)
+    path = tmp_path / "annotations/train/2.xml"
+    path.write_text(path.read_text().replace("<difficult>0", "<difficult>True", 1))
+    path.rename(path.with_name("my 2.xml"))
+    (tmp_path / "images/train/2.jpg").rename(tmp_path / "images/train/my 2.jpg")
+    (tmp_path / "annotations/train").rename(tmp_path / "Annotations")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("my 2\n")
+    source = opened(tmp_path, "voc")
+    assert [*source.pictures.names] == ["my 2.jpg"]
+    assert source[0]["crowd"].tolist() == [True, False]
+
+
 @pytest.mark.parametrize(("changed", "first"), [({}, 1), ({"2.jpg": [("dog", (0, 4, 30, 24))]}, 0)])
 def test_the_first_column_of_voc_is_told_by_a_zero(changed, first, tmp_path, caplog):
     caplog.set_level("INFO", logger="unireplknet_jax")
@@ -135,6 +184,8 @@ def test_another_split_counts_as_the_training_split_does(tmp_path):
         ("<annotation>", "is no whole XML"),
         ("<note/>", "is an XML of <note>"),
         ("<annotation><object><name>cat</name></object></annotation>", "has an <object> 'cat' without its <bndbox>"),
+        ('<?xml version="1.0" encoding="none"?><annotation/>', "2.xml is no whole XML (unknown encoding"),
+        ('<?xml version="1.0" encoding="big5"?><annotation/>', "2.xml is no whole XML (multi-byte encodings"),
         (f"<annotation>{voc_object('', (1, 1, 2, 2))}</annotation>", "has an <object> '' without"),
         (f"<annotation>{voc_object('cat', (1, 1, 'a', 2))}</annotation>", "without its <bndbox> in numbers"),
     ],
@@ -157,11 +208,9 @@ def shaped(folder, *shapes, name="2"):
 
 
 def test_the_shapes_of_labelme(tmp_path, caplog):
-    png = io.BytesIO()
     ring = np.ones((4, 6), bool)
     ring[1:3, 2:4] = False
-    Image.fromarray(ring).save(png, "PNG")
-    mask = {"shape_type": "mask", "points": [[10, 20], [15, 23]], "mask": base64.b64encode(png.getvalue()).decode()}
+    mask = {"shape_type": "mask", "points": [[10, 20], [15, 23]], "mask": png_of(ring)}
     triangle = [[0, 0], [10, 0], [0, 10]]
     source = shaped(
         write_labelme(tmp_path),
@@ -193,6 +242,9 @@ def test_the_shapes_of_labelme(tmp_path, caplog):
     [
         ({"points": [[0, 0]]}, "which has no label; expected an object with"),
         ({"label": "cat", "points": [[0, 0, 1]]}, "expected points [[x, y], ...]"),
+        ({"label": "cat", "points": [[0, 0, 1], [2, 2, 1]]}, "expected points [[x, y], ...]"),
+        ({"label": "cat", "points": None}, "expected points [[x, y], ...]"),
+        ({"label": "cat", "points": [], "shape_type": "mask", "mask": PNG}, "a mask without points; expected"),
         ({"label": "cat", "points": [[0, 0]], "shape_type": "blob"}, "a shape of the type 'blob' with 1 points"),
         ({"label": "cat", "points": [[0, 0]], "shape_type": "mask", "mask": "xx"}, "a mask that cannot be read"),
     ],
@@ -203,11 +255,24 @@ def test_a_shape_that_is_none_is_named(shape, message, tmp_path):
 
 
 def test_a_mask_of_labelme_beyond_its_picture_is_named(tmp_path):
-    png = io.BytesIO()
-    Image.fromarray(np.ones((4, 6), bool)).save(png, "PNG")
-    shape = {"label": "cat", "shape_type": "mask", "points": [[58, 0], [63, 3]]}
+    shape = {"label": "cat", "shape_type": "mask", "points": [[58, 0], [63, 3]], "mask": PNG}
     with pytest.raises(ValueError, match=r"2\.json has a mask that is empty, or does not lie in its picture of 60x40"):
-        shaped(write_labelme(tmp_path), shape | {"mask": base64.b64encode(png.getvalue()).decode()})
+        shaped(write_labelme(tmp_path), shape)
+
+
+def test_parts_of_an_object_of_labelme_may_be_named_by_anything(tmp_path):
+    points = [[0, 0], [9, 0], [9, 9]]
+    shape = {"label": "cat", "points": points, "group_id": ["a", 1]}
+    source = shaped(write_labelme(tmp_path), shape, shape | {"points": [[20, 0], [29, 0], [29, 9]]})
+    assert source[0]["boxes"].tolist() == [[0, 0, 29, 9]]
+
+
+def test_a_picture_inside_of_a_json_of_labelme_may_come_first(tmp_path):
+    path = write_labelme(tmp_path) / "train/2.json"
+    path.write_text(json.dumps({"imageData": "A" * 100_000} | json.loads(path.read_text())))
+    for name in ("10", "b/1"):  # of which one alone would tell
+        (tmp_path / f"train/{name}.json").unlink()
+    assert len(opened(tmp_path, "boxes")) == 1
 
 
 def test_a_picture_of_labelme_may_lie_where_the_json_says(tmp_path):

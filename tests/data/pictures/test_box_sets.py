@@ -11,7 +11,7 @@ import pytest
 from box_files import FORMS, LABELS, OBJECTS, SIZES, WRITERS, coco, write_coco, write_pictures, write_voc, write_yolo
 from PIL import Image
 
-from unireplknet_jax.data.broken import AugmentedExamples, Selected, find_broken, without_broken
+from unireplknet_jax.data.broken import AugmentedExamples, Selected, find_broken
 from unireplknet_jax.data.classes import in_order_of
 from unireplknet_jax.data.pictures import box_sets
 from unireplknet_jax.data.pictures.box_sets import for_training, open_source, whole, why_broken
@@ -101,12 +101,6 @@ def test_a_source_is_picklable_and_tells_a_changed_set(tmp_path):
 # ---- COCO
 
 
-def test_category_ids_with_gaps_and_out_of_order_are_the_classes_in_the_files_order(tmp_path):
-    source = opened(write_coco(tmp_path, ids=(90, 3)))
-    assert (source.labels, source.category_ids) == (LABELS, (90, 3))
-    assert source[0]["labels"].tolist() == [1, 0]
-
-
 def test_a_models_classes_are_found_by_name(tmp_path):
     source = in_order_of(("dog", "bird", "cat"), opened(write_coco(tmp_path)), "mine")
     labels = source[0]["labels"]
@@ -123,25 +117,6 @@ def test_a_list_chooses_classes_and_their_order(tmp_path, caplog):
     (tmp_path / "only.txt").write_text("dgo\n")
     with pytest.raises(ValueError, match=r"has the class 'dgo', which .* has not; did you mean dog"):
         opened(tmp_path, classes="only.txt")
-
-
-def test_annotation_ids_of_zero_and_twice_change_nothing(tmp_path, caplog):
-    document = coco()
-    for entry in document["annotations"]:
-        entry["id"] = 0
-    source = opened(write_coco(tmp_path, document=document))
-    assert len(source.store.boxes) == 3
-    assert "annotation ids that stand more than once, which changes nothing: annotation 0" in caplog.text
-
-
-def test_annotations_of_unknown_pictures_and_categories_are_left_out_and_said(tmp_path, caplog):
-    document = coco()
-    document["annotations"][0]["image_id"] = 99
-    document["annotations"][1]["category_id"] = 99
-    source = opened(write_coco(tmp_path, document=document))
-    assert [len(source[index]["boxes"]) for index in range(3)] == [0, 1, 0]
-    assert "annotations left out, of pictures that the file does not list: annotation 1" in caplog.text
-    assert "annotations left out, of categories that the file does not list: annotation 2" in caplog.text
 
 
 def test_what_training_leaves_out(tmp_path):
@@ -165,48 +140,6 @@ def test_what_training_leaves_out(tmp_path):
     assert example["crowd"].tolist() == [False, True] + [False] * (len(wrong) - 1)
 
 
-def test_short_polygons_are_left_out_and_an_object_without_any_other_has_a_box_alone(tmp_path, caplog):
-    document = coco(polygons=True)
-    whole_one, short = document["annotations"][0]["segmentation"][0], [1, 2, 3, 4]
-    document["annotations"][0]["segmentation"] = [short, whole_one, whole_one[:7]]
-    document["annotations"][1]["segmentation"] = [short]
-    source = opened(write_coco(tmp_path, document=document))
-    assert source[0]["masks"] == [[whole_one], None]
-    assert bitmaps(source[0])[1].sum() == 0
-    assert "fewer than three corners, which are left out: annotation 1, annotation 2" in caplog.text
-
-
-def test_run_lengths_and_polygons_may_be_mixed(tmp_path):
-    document = coco(polygons=True)
-    inside = np.zeros(SIZES["2.jpg"], bool)
-    inside[20:40, 30:60] = True
-    flat = inside.ravel(order="F")
-    edges = np.flatnonzero(np.diff(flat, prepend=False))
-    counts = np.diff([0, *edges, flat.size]).tolist()
-    document["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": counts}
-    masks = bitmaps(opened(write_coco(tmp_path, document=document))[0])
-    np.testing.assert_array_equal(masks[1], inside)
-    assert masks[0].sum() == 400
-
-
-@pytest.mark.parametrize("value", [[5, 9], "wrong!", [2400, -1, 1]])
-def test_broken_run_lengths_name_the_picture(value, tmp_path):
-    document = coco(polygons=True)
-    document["annotations"][1]["segmentation"] = {"size": [40, 60], "counts": value}
-    source = opened(write_coco(tmp_path, document=document))
-    assert re.match(r".*2\.jpg: a mask has (the )?run lengths", why_broken(source[0]))
-    assert [why_broken(source[index]) for index in (1, 2)] == [None, None]
-    assert len(without_broken(source, why_broken)) == 2
-
-
-def test_a_mask_of_another_size_names_the_picture(tmp_path):
-    document = coco(polygons=True)
-    document["annotations"][0]["segmentation"] = {"size": [60, 40], "counts": [0, 2400]}
-    assert why_broken(opened(write_coco(tmp_path, document=document))[0]).endswith(
-        "2.jpg: a mask has 40x60 pixels and its picture 60x40"
-    )
-
-
 def test_a_thousand_objects_in_a_picture(tmp_path):
     document = coco(polygons=True)
     first = document["annotations"][0]
@@ -215,65 +148,6 @@ def test_a_thousand_objects_in_a_picture(tmp_path):
     assert source.most_objects == 1000
     assert source[0]["boxes"].shape == (1000, 4)
     assert len(source[0]["masks"]) == 1000
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("categories"), "has images, annotations; expected an object"),
-        (lambda d: d["categories"].append({"id": 1, "name": "cow"}), "has the category id 1 more than once"),
-        (lambda d: d["categories"].append({"id": 9, "name": "cat"}), "has the category name cat more than once"),
-        (lambda d: d["categories"].append({"id": "x"}), 'expected {"id": a number'),
-        (lambda d: d["categories"].clear(), "has no classes; expected one at least"),
-        (lambda d: d["images"].clear(), "has no pictures; expected one at least"),
-        (lambda d: d["images"].append(d["images"][0]), "has the picture id 10 more than once"),
-        (lambda d: d["images"].append(d["images"][0] | {"id": 7}), "has the picture 2.jpg more than once"),
-        (lambda d: d["images"].append({"id": 7}), 'expected {"id": ..., "file_name": ...}'),
-        (lambda d: d["images"][0].update(width=float("inf"), file_name="gone.jpg"), "gone.jpg is not there, though"),
-        (lambda d: d["images"][0].update(file_name="gone.jpg"), "gone.jpg is not there, though"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 of .* has the box"),
-        (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected \\[left, top, width, height\\]"),
-        (
-            lambda d: d["annotations"][0].update(bbox=[1e9, 2, 3, 4]),
-            "has a box at 1e+09, 2, 1e+09, 6 of 2.jpg; expected",
-        ),
-        (lambda d: d["annotations"][0].pop("image_id"), "expected image_id and category_id in it"),
-    ],
-)
-def test_a_document_that_is_none_is_one_sentence(change, message, tmp_path):
-    document = coco()
-    change(document)
-    with pytest.raises(ValueError, match=message if "\\" in message or ".*" in message else re.escape(message)):
-        opened(write_coco(tmp_path, document=document))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("", "is empty; expected"), ("{", "is no whole JSON"), ("[]", "has a list; expected an object")],
-)
-def test_a_file_that_is_no_document_is_one_sentence(text, message, tmp_path):
-    write_coco(tmp_path)
-    (tmp_path / "annotations/train.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        opened(tmp_path, name="coco")
-
-
-@pytest.mark.parametrize(
-    ("place", "pictures"),
-    [
-        ("annotations/instances_train2017.json", "train2017"),
-        ("train/_annotations.coco.json", "train"),
-        ("train.json", "images"),
-        ("instances_train.json", "."),
-    ],
-)
-def test_the_places_of_a_document(place, pictures, tmp_path):
-    write_pictures(tmp_path / pictures)
-    (tmp_path / place).parent.mkdir(exist_ok=True)
-    (tmp_path / place).write_text(json.dumps(coco()))
-    source = opened(tmp_path)
-    assert source.origin == str(tmp_path / place)
-    assert source[0]["image"].shape == (40, 60, 3)
 
 
 def test_options_name_other_places(tmp_path):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from unireplknet_jax.data.base import listed
 from unireplknet_jax.data.files import Names, natural_key
-from unireplknet_jax.data.pictures.instance_masks import LEAST_NUMBERS, polygon_area
+from unireplknet_jax.data.pictures.instance_masks import LEAST_NUMBERS, area_of
 
 MOST_PIXELS = 10**6  # of a side of a picture, and that a box may lie away from its origin
 LEAST_SIDE = 32  # pixels of a picture in training
@@ -153,8 +153,8 @@ def trained(
 
 def box_around(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
     """The box around polygons."""
-    x = [value for each in polygons for value in each[::2]]
-    y = [value for each in polygons for value in each[1::2]]
+    x = [float(value) for each in polygons for value in each[::2]]
+    y = [float(value) for each in polygons for value in each[1::2]]
     return min(x), min(y), max(x), max(y)
 
 
@@ -175,24 +175,42 @@ def check_once(pictures: Sequence[Annotated], origin: str) -> None:
 
 
 def polygons_of(mask: list[Any]) -> list[list[float]]:
-    """The polygons of a mask, which may be one without a list around it."""
-    return [mask] if mask and not isinstance(mask[0], list) else mask
+    """The polygons of a mask, which may be one without a list around it, or have a list for each corner."""
+    if mask and not isinstance(mask[0], list):
+        return [mask]
+    found = list[list[float]]()
+    for each in mask:
+        if not (isinstance(each, list) and each and all(isinstance(part, list) for part in each)):
+            found.append(each)
+        elif all(len(part) == 2 for part in each):
+            found.append([value for corner in each for value in corner])
+        else:
+            found += polygons_of(each)
+    return found
 
 
 def usable_mask(mask: Any) -> Any:
     """A mask as a file has it without polygons that have fewer than three corners or half of one; None if none is left.
 
-    Run lengths stay as they are.
+    Run lengths stay as they are, but for a list around them.
     """
+    if isinstance(mask, list) and len(mask) == 1 and isinstance(mask[0], Mapping):
+        mask = mask[0]
     if not isinstance(mask, list):
         return mask or None
-    found = [each for each in polygons_of(mask) if len(each) >= LEAST_NUMBERS and len(each) % 2 == 0]
-    return found or None
+    return [each for each in polygons_of(mask) if _has_corners(each)] or None
+
+
+def _has_corners(polygon: Any) -> bool:
+    return isinstance(polygon, list) and len(polygon) >= LEAST_NUMBERS and len(polygon) % 2 == 0
 
 
 def _area(thing: Thing) -> float:
     if thing.area is not None:
         return thing.area
-    if isinstance(thing.mask, list):
-        return polygon_area(thing.mask)
+    if thing.mask is not None:
+        try:
+            return area_of(thing.mask)
+        except ValueError:  # which is said where the mask is decoded
+            pass
     return (thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])

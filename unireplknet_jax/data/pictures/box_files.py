@@ -102,7 +102,11 @@ def class_list(path: Path | None) -> tuple[str, ...] | None:
     """The classes of a user's list, one a line; None for no path. ValueError for a class that stands twice."""
     if path is None:
         return None
-    labels = read_label_file(path)
+    return distinct(read_label_file(path), path)
+
+
+def distinct(labels: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    """The classes of a file; ValueError for one that stands twice."""
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"{path} has the class {listed(twice)} more than once; every class has its own name")

@@ -118,6 +118,9 @@ def source_of(annotations: Annotations, white: int = 0) -> BoxFiles:
     if missing:
         more = f" (nor are {len(missing) - 1:,} others)" if len(missing) > 1 else ""
         raise ValueError(f"{missing[0]} is not there, though {origin} has it{more}; data.pictures names the folder")
+    boxes = [thing.box for picture in pictures for thing in picture.things]
+    if boxes and not annotations.relative and all(0 <= value <= 1 for box in boxes for value in box):
+        raise ValueError(f"{origin} has no box beyond the first pixel; expected pixels, not shares of the picture")
     for picture in pictures:
         for thing in picture.things:
             if not all(abs(value) <= MOST_PIXELS for value in thing.box):
@@ -287,7 +290,9 @@ def _found(root: Path, split: str, data: Mapping[str, Any]) -> types.ModuleType:
         kinds = "COCO's JSON, YOLO's texts, VOC's XML, LabelMe's JSON or a table of boxes"
         what = f"annotations as of {' and '.join(names)}" if names else f"no annotations of the split {split!r}"
         remedy = (
-            f"give data.name={names[0]} or another" if names else f"expected {kinds} (docs/detection.md shows where)"
+            f"give data.name={names[0]} or another"
+            if names
+            else f"expected {kinds} (docs/detection.md shows where); data.name=csv, say, tells what a table lacks"
         )
         raise ValueError(f"{root} has {what}; {remedy}")
     return readers[names[0]]

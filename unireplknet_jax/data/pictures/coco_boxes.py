@@ -29,6 +29,7 @@ from unireplknet_jax.data.pictures.box_files import first_there, given, json_of,
 
 NAMES_CLASSES = True  # of its files name the classes, so that a list can choose some
 _EXPECTED = 'an object {"images": [...], "annotations": [...], "categories": [...]}, as COCO has it'
+_UNSET = (None, 0, "", "0", "false", "False")  # flags, as some programs write them
 _LARGE = 50e6  # bytes that take a while
 _log = logging.getLogger(__name__)
 
@@ -70,9 +71,10 @@ def read(root: Path, split: str, data: Mapping[str, Any]) -> Annotations:
     for entry in document["annotations"]:
         number = entry.get("id") if isinstance(entry, Mapping) else None
         where = f"annotation {number}"
-        if number is not None and number in seen:
-            found.note("annotation ids that stand more than once, which changes nothing", where)
-        seen.add(number)
+        if isinstance(number, int | str):
+            if number in seen:
+                found.note("annotation ids that stand more than once, which changes nothing", where)
+            seen.add(number)
         _add(found, pictures, numbers, entry, where)
     return found
 
@@ -95,17 +97,19 @@ def _document(place: Path) -> dict[str, Any]:
     if os.path.getsize(place) > _LARGE:
         _log.info("reading %s, %.0f MB", place, os.path.getsize(place) / 1e6)
     found = json_of(place, _EXPECTED)
-    parts = ("images", "annotations", "categories")
-    if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in parts):
-        there = listed([*map(str, found)], 8) if isinstance(found, dict) else f"a {type(found).__name__}"
-        raise ValueError(f"{place} has {there or 'nothing'}; expected {_EXPECTED}")
+    if not isinstance(found, dict):
+        raise ValueError(f"{place} has a {type(found).__name__}; expected {_EXPECTED}")
+    lacking = [part for part in ("images", "annotations", "categories") if not isinstance(found.get(part), list)]
+    if lacking:
+        raise ValueError(f"{place} has no list of {listed(lacking)}; expected {_EXPECTED}")
     return found
 
 
 def _categories(place: Path, entries: Sequence[Any]) -> tuple[tuple[str, ...], list[int]]:
     """(names, ids) of the categories in the file's order."""
     for entry in entries:
-        if not (isinstance(entry, Mapping) and isinstance(entry.get("id"), int) and isinstance(entry.get("name"), str)):
+        named = isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and entry["name"].strip()
+        if not (named and isinstance(entry.get("id"), int)):
             raise ValueError(f'{place} has the category {str(entry)[:60]}; expected {{"id": a number, "name": a text}}')
     labels, ids = tuple(entry["name"] for entry in entries), [entry["id"] for entry in entries]
     for kind, values in (("name", labels), ("id", ids)):
@@ -121,7 +125,7 @@ def _picture(place: Path, entry: Any) -> Annotated:
     sides = entry.get("height"), entry.get("width")
     known = all(isinstance(side, int | float) and 0 < side <= MOST_PIXELS for side in sides)
     size = (int(sides[0]), int(sides[1])) if known else (0, 0)
-    return Annotated(os.path.normpath(str(entry["file_name"])), [], size, entry["id"])
+    return Annotated(os.path.normpath(str(entry["file_name"]).replace("\\", "/")), [], size, entry["id"])
 
 
 def _add(
@@ -145,9 +149,9 @@ def _add(
         _box(found.origin, entry, mask, where),
         label,
         mask,
-        bool(entry.get("iscrowd")),
-        bool(entry.get("ignore")),
-        float(area) if isinstance(area, int | float) else None,
+        entry.get("iscrowd") not in _UNSET,
+        entry.get("ignore") not in _UNSET,
+        float(area) if isinstance(area, int | float) and math.isfinite(area) else None,
     )
     picture.things.append(thing)
     return None
@@ -155,12 +159,14 @@ def _add(
 
 def _box(origin: str, entry: Mapping[str, Any], mask: Any, where: str) -> tuple[float, float, float, float]:
     box = entry.get("bbox")
-    if box is None and isinstance(mask, list):
-        return box_around(mask)
     try:
-        left, top, width, height = map(float, box)  # type: ignore[arg-type]
+        if not box and isinstance(mask, list):
+            found = box_around(mask)
+        else:
+            left, top, width, height = map(float, box)  # type: ignore[arg-type]
+            found = left, top, left + width, top + height
     except (TypeError, ValueError):
-        left = width = top = height = math.nan
-    if not all(map(math.isfinite, (left, top, width, height))):
+        found = (math.nan,) * 4
+    if not all(map(math.isfinite, found)):
         raise ValueError(f"{where} of {origin} has the box {str(box)[:60]}; expected [left, top, width, height]")
-    return left, top, left + width, top + height
+    return found

@@ -110,18 +110,24 @@ def usable_polygons(polygons: Any) -> list[list[float]]:
     if not isinstance(polygons, Sequence) or isinstance(polygons, str):
         raise ValueError(f"a mask is {str(polygons)[:40]!r}; expected polygons [[x1, y1, x2, y2, ...]] or run lengths")
     flat = [polygons] if polygons and not isinstance(polygons[0], Sequence) else polygons
-    found = [list(map(float, each)) for each in flat if len(each) >= LEAST_NUMBERS and len(each) % 2 == 0]
-    if not found:
+    long_enough = [each for each in flat if len(each) >= LEAST_NUMBERS and len(each) % 2 == 0]
+    if not long_enough:
         raise ValueError("a mask has no polygon of three corners or more; expected 6 numbers, or another even count")
+    try:
+        found = [list(map(float, each)) for each in long_enough]
+    except (TypeError, ValueError):
+        raise ValueError(f"a mask is {str(polygons)[:40]!r}; expected numbers in its polygons") from None
     if not all(math.isfinite(value) and abs(value) <= _FARTHEST for each in found for value in each):
         raise ValueError("a polygon has a corner that is no point near the picture")
     return found
 
 
-def polygon_area(polygons: Sequence[Sequence[float]]) -> float:
-    """The sum of the areas of polygons, in pixels."""
+def area_of(mask: Any) -> float:
+    """The area in pixels of polygons, the sum of theirs, or of run lengths; ValueError for a mask that is neither."""
+    if isinstance(mask, Mapping):
+        return float(_size_and_runs(mask)[1][1::2].sum())
     area = 0.0
-    for each in polygons:
+    for each in usable_polygons(mask):
         x, y = np.asarray(each, np.float64).reshape(-1, 2).T
         area += 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
     return area
@@ -169,14 +175,22 @@ def unpacked(text: str | bytes) -> np.ndarray:
     return numbers
 
 
-def _from_runs(mask: Mapping[str, Any], stored: Size) -> np.ndarray:
+def _size_and_runs(mask: Mapping[str, Any]) -> tuple[Size, np.ndarray]:
+    """The size (h, w) of run lengths and these, (n,) int64; ValueError where there are none."""
     try:
-        size, counts = tuple(map(int, mask["size"])), mask["counts"]
-        runs = unpacked(counts) if isinstance(counts, str | bytes) else np.asarray(counts, np.int64).reshape(-1)
-    except (KeyError, TypeError, OverflowError) as error:
+        (height, width), counts = map(int, mask["size"]), mask["counts"]
+        runs = None if isinstance(counts, str | bytes) else np.asarray(counts, np.int64).reshape(-1)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError('a mask has other run lengths than {"size": [height, width], "counts": ...}') from error
+    return (height, width), unpacked(counts) if runs is None else runs
+
+
+def _from_runs(mask: Mapping[str, Any], stored: Size) -> np.ndarray:
+    size, runs = _size_and_runs(mask)
     _check_size(size, stored)  # before anything as large is made
-    if (runs < 0).any() or runs.sum() != math.prod(size):
+    if (runs < 0).any():
+        raise ValueError(f"a mask has run lengths below 0, such as {int(runs.min())}")
+    if runs.sum() != math.prod(size):
         raise ValueError(f"a mask has run lengths over {int(runs.sum()):,} pixels, but the size {list(size)}")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
 

@@ -77,7 +77,7 @@ def _places(root: Path, split: str) -> list[Path]:
 
 def _is_labelme(path: Path) -> bool:
     with path.open("rb") as file:
-        return b'"shapes"' in file.read(2**16)
+        return b'"shapes"' in file.read()
 
 
 def _split(root: Path, split: str, data: Mapping[str, Any]) -> tuple[Annotations, list[str]]:
@@ -132,7 +132,7 @@ def _things(
         if not (isinstance(shape, Mapping) and isinstance(shape.get("label"), str) and shape["label"].strip()):
             raise ValueError(f"{path} has the shape {str(shape)[:60]}, which has no label; expected {_EXPECTED}")
         group = shape.get("group_id")
-        groups.setdefault((shape["label"], group) if group is not None else number, []).append(shape)
+        groups.setdefault((shape["label"], str(group)) if group is not None else number, []).append(shape)
     things = []
     for shapes in groups.values():
         label, parts = shapes[0]["label"].strip(), []
@@ -155,10 +155,11 @@ def _part(path: Path, shape: Mapping[str, Any], size: tuple[int, int]) -> list[f
     if kind in _NO_OBJECTS:
         return None
     try:
-        points = np.array(shape["points"], np.float64).reshape(-1, 2)
+        points = np.array(shape["points"], np.float64)
+        points = points if points.size else points.reshape(0, 2)
     except (KeyError, ValueError, TypeError):
         points = np.full((1, 2), math.nan)
-    if not np.isfinite(points).all():
+    if points.shape[1:] != (2,) or not np.isfinite(points).all():
         raise ValueError(f"{path} has the shape {str(shape)[:60]}; expected points [[x, y], ...]")
     if kind == "mask":
         return _mask(path, shape, points, size)
@@ -182,6 +183,8 @@ def _mask(path: Path, shape: Mapping[str, Any], points: np.ndarray, size: tuple[
         raise ValueError(
             f"{path} has a mask that cannot be read; expected a PNG in it, as LabelMe writes it"
         ) from error
+    if not len(points):
+        raise ValueError(f"{path} has a mask without points; expected the corners of its box, [[x, y], [x, y]]")
     left, top = (round(value) for value in points[0])
     if not 0 < size[0] * size[1] <= _MOST_AREA:
         raise ValueError(f"{path} has a mask, but no imageHeight and imageWidth of a picture; expected both")

@@ -93,7 +93,7 @@ def _listed(root: Path, split: str) -> list[str] | None:
     place = first_there(root / "ImageSets" / "Main" / f"{name}.txt" for name in split_names(split))
     if place is None:
         return None
-    return [line.split()[0] for line in lines_of(place, "the name of a picture in every line") if line.strip()]
+    return [line.strip() for line in lines_of(place, "the name of a picture in every line") if line.strip()]
 
 
 def _split(root: Path, split: str, data: Mapping[str, Any]) -> tuple[Annotations, list[str]]:
@@ -103,6 +103,8 @@ def _split(root: Path, split: str, data: Mapping[str, Any]) -> tuple[Annotations
         raise no_split(root, split, [root / "ImageSets" / "Main" / f"{split}.txt", *_places(root, split)])
     files = below(place, (".xml",))
     chosen = _listed(root, split) if not data.get("annotations") else None
+    # A list of one class has a number behind each name, and a name may have a blank in it.
+    chosen = chosen and [line if line in files else line.split()[0] for line in chosen]
     for stem in chosen or ():
         if stem not in files:
             raise ValueError(f"{place / stem}.xml is not there, though ImageSets/Main lists it")
@@ -134,7 +136,7 @@ def _picture(path: Path, pictures: Mapping[str, str], stem: str, folder: Path) -
     what = misplaced(file)
     try:
         tree = None if what else ElementTree.fromstring(file)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two of encodings
         what = f"no whole XML ({first_line(error)})"
     if what or tree is None or tree.tag != "annotation":
         raise ValueError(f"{path} is {what or f'an XML of <{tree.tag}>'}; expected {_EXPECTED}")
@@ -151,11 +153,15 @@ def _picture(path: Path, pictures: Mapping[str, str], stem: str, folder: Path) -
             box = [math.nan] * 4
         if not label or not all(map(math.isfinite, box)):
             raise ValueError(f"{path} has an <object> {label!r} without its <bndbox> in numbers; expected {_EXPECTED}")
-        things.append(Thing((box[0], box[1], box[2], box[3]), 0, crowd=_whole(entry.findtext("difficult")) == 1))
+        things.append(Thing((box[0], box[1], box[2], box[3]), 0, crowd=_is_difficult(entry)))
         names.append(label)
     return Annotated(
         name, things, (size[0], size[1]) if all(0 < side <= MOST_PIXELS for side in size) else (0, 0)
     ), names
+
+
+def _is_difficult(entry: ElementTree.Element) -> bool:
+    return (entry.findtext("difficult") or "").strip().lower() in ("1", "true")
 
 
 def _is_fraction(value: float) -> bool:

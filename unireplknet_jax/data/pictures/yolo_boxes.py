@@ -2,7 +2,7 @@
 
 A line is a class number and the box's centre, width and height, `0 0.5 0.5 0.2 0.1`, or the class number and the
 corners of a polygon, x1 y1 x2 y2 x3 y3 ...: shares of the picture's width and height. A picture without a text, or with
-an empty one, has no objects.
+an empty one, has no objects. Keypoints behind a box, which `kpt_shape` in data.yaml tells, are left out.
 
 Below data.dir lies data.yaml (or another *.yaml) with `names`, and, of each split, the folder of its pictures, such as
 `train: images/train`; or there is classes.txt, classes.names or obj.names with a class in every line. Without a
@@ -23,6 +23,7 @@ from unireplknet_jax.data.pictures.box_annotations import Annotated, Annotations
 from unireplknet_jax.data.pictures.box_files import (
     below,
     class_list,
+    distinct,
     first_there,
     given,
     list_in,
@@ -52,6 +53,7 @@ def read(root: Path, split: str, data: Mapping[str, Any]) -> Annotations:
     pictures = _pictures(root, split, data)
     if pictures is None:
         raise no_split(root, split, _places(root, split))
+    _check_description(root, split, data)
     names = pictures_below(pictures)
     texts = _texts(root, split, data, pictures)
     if texts is None:
@@ -63,9 +65,12 @@ def read(root: Path, split: str, data: Mapping[str, Any]) -> Annotations:
         raise ValueError(f"{texts / alone[0]} has no picture in {pictures}{more}; remove it, or add the picture")
     labels = _names(root, data)
     found = Annotations(str(pictures), [], labels, tuple(range(len(labels))), str(texts), relative=True)
+    keypoints = _keypoints(root)
     for stem, name in names.items():
-        things = _things(texts / stems[stem], labels) if stem in stems else []
+        things = _things(texts / stems[stem], labels, keypoints) if stem in stems else []
         found.pictures.append(Annotated(name, things))
+    if keypoints:
+        found.note("keypoints, which are left out", str(texts))
     return found
 
 
@@ -91,17 +96,44 @@ def _names(root: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
     labels = class_list(given(root, "", data, "classes"))
     description = _yaml(root)
     if labels is None and description is not None and "names" in description[1]:
-        place, names = description[0], description[1]["names"]
-        if isinstance(names, Mapping):
-            numbers = sorted(names)
-            if numbers != [*range(len(names))]:
-                raise ValueError(f"{place} numbers its names {listed([*map(str, numbers)])}; expected 0, 1, 2, ...")
-            names = [names[number] for number in numbers]
-        labels = tuple(map(str, names))
+        labels = _names_of(description[0], description[1]["names"])
     labels = labels or list_in(root)
     if labels is None:
         raise ValueError(f"{root} has no names of classes; expected names in data.yaml, or classes.txt with one a line")
     return labels
+
+
+def _names_of(place: Path, names: Any) -> tuple[str, ...]:
+    """The classes that a YAML names in a list, or in a mapping from their numbers."""
+    if isinstance(names, Mapping):
+        numbered = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
+        if {*numbered} != {*range(len(names))}:
+            raise ValueError(f"{place} numbers its names {listed([*map(str, names)])}; expected 0, 1, 2, ...")
+        names = [numbered[number] for number in range(len(names))]
+    # YAML takes yes, no, on and off for truth values.
+    if not isinstance(names, list) or any(isinstance(name, bool) or not isinstance(name, str | int) for name in names):
+        raise ValueError(f"{place} has the names {str(names)[:60]}; expected a list of texts, yes and no in quotes")
+    return distinct(tuple(map(str, names)), place)
+
+
+def _keypoints(root: Path) -> int:
+    """How many numbers follow each box, of keypoints."""
+    description = _yaml(root)
+    shape = description[1].get("kpt_shape") if description is not None else None
+    whole = isinstance(shape, list) and all(isinstance(length, int) for length in shape)
+    return math.prod(shape) if whole else 0
+
+
+def _check_description(root: Path, split: str, data: Mapping[str, Any]) -> None:
+    """Raise ValueError where a YAML names lists of pictures or several folders for a split, which are not read."""
+    description = _yaml(root)
+    for name in split_names(split) if description is not None and not data.get("pictures") else ():
+        told = description[1].get(name)
+        if isinstance(told, list) or (isinstance(told, str) and told.endswith(".txt")):
+            raise ValueError(
+                f"{description[0]} has {name}: {str(told)[:60]}; expected one folder of pictures, which data.pictures "
+                "names as well"
+            )
 
 
 def _places(root: Path, split: str) -> list[Path]:
@@ -121,7 +153,8 @@ def _pictures(root: Path, split: str, data: Mapping[str, Any]) -> Path | None:
         if isinstance(text, str) and not text.endswith(".txt"):
             base = Path(str(description[1].get("path") or "."))
             # Exports write paths that begin above the folder, or of the machine that they were made on.
-            tails = [Path(text), Path(*[part for part in Path(text).parts if part != ".."])]
+            given_path = Path(text.replace("\\", "/"))
+            tails = [given_path, Path(*[part for part in given_path.parts if part != ".."])]
             place = first_there([root / base / tails[0], root / tails[0], root / tails[1]])
             if place is not None:
                 return Path(os.path.normpath(place))
@@ -141,8 +174,10 @@ def _texts(root: Path, split: str, data: Mapping[str, Any], pictures: Path) -> P
     return pictures if any(stem not in _LISTS for stem in below(pictures, (".txt",))) else None
 
 
-def _things(path: Path, labels: Sequence[str]) -> list[Thing]:
-    things = []
+def _things(path: Path, labels: Sequence[str], keypoints: int) -> list[Thing]:
+    things: list[Thing] = []
+    if not path.stat().st_size:
+        return things
     for number, line in enumerate(lines_of(path, _EXPECTED), 1):
         cells = line.split()
         if not cells:
@@ -152,6 +187,8 @@ def _things(path: Path, labels: Sequence[str]) -> list[Thing]:
             label, *values = map(float, cells)
         except ValueError:
             label, values = -1.0, []
+        if keypoints and len(values) == 4 + keypoints:
+            values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             what = "; the fifth is no score that could be read" if len(values) == 5 else ""
             raise ValueError(f"{where} is {line[:60]!r}; expected {_EXPECTED}{what}")

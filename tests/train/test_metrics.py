@@ -172,6 +172,7 @@ def test_curves_name_units_epochs_and_what_is_of_training_alone(tmp_path, drawn)
     assert not any(frame.overlaps(axes.get_tightbbox()) for axes in drawn[0].axes)  # the legend covers nothing
     plain = dataclasses.replace(task, label_smoothing=0.0, flip=False, mixup=0.0, model=model)
     assert plain.training_only == ("batch statistics of batch norm",)
+    assert dataclasses.replace(plain, cutmix=1.0).training_only == ("cutmix", "batch statistics of batch norm")
 
 
 def test_curves_mark_what_is_not_finite(tmp_path, drawn):

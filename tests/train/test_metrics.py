@@ -100,6 +100,17 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_repeats(tmp_path, monkeypatch):
+    seen, begin = [], SummaryWriter.__init__
+    monkeypatch.setattr(
+        SummaryWriter,
+        "__init__",
+        lambda self, *a, **k: seen.append(k["purge_step"]) or begin(self, *a, **k),
+    )
+    write(tmp_path, [(6, {"a": 1})], first_step=5)
+    assert seen == [6]
+
+
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
     write(tmp_path, [(2, {"a": 1})])

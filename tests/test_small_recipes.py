@@ -32,6 +32,25 @@ RECIPES = {
     "masks": "finetune_masks.py:small",
 }
 BARS = {"masks": 80}
+# Epochs, those of the warm-up, options of the task and of its evaluations that reach the bars.
+MEASURED = {
+    "finetune.py:small": (200, 10.0, {"image_size": 64, "resize": "warp", "crop_scale": (0.5, 1.0)}, {}),
+    "finetune_sounds.py:small": (
+        *(60, 2.0),
+        {"frames": 128, "mels": 64, "freq_mask": 8, "time_mask": 16, "noise": 0.1, "roll": 10, "loss_kind": "ce"},
+        {},
+    ),
+    "finetune_video.py:small": (
+        *(100, 5.0),
+        {"frames": 8, "stride": 4, "segments": 2, "crops": 1, "image_size": 32, "crop_scale": (0.8, 1.0)},
+        {"segments": 1, "crops": 1},
+    ),
+    "modelnet40.py:small": (
+        *(15, 2.0),
+        {"points": 256, "raw_points": 512, "neighbours": 8, "view_size": 28, "object_size": 28, "votes": 8},
+        {"votes": 1},
+    ),
+}
 TRIED = [*RECIPES] if os.environ.get("KINDS") == "all" else [*RECIPES][:4]
 
 
@@ -84,6 +103,14 @@ def test_small_recipes_are_trained_alike_and_leave_alone_what_may_tell_classes_a
     assert not any(options.get(name) for name in ("flip", "rand_augment", "random_erasing", "mixup", "cutmix"))
     if recipe == "finetune.py:small":
         assert (options.resize, options.image_size) == ("warp", 64)  # the whole picture is looked at
+
+
+@pytest.mark.parametrize("recipe", MEASURED)
+def test_small_recipes_have_the_numbers_that_were_measured(recipe):
+    config, (epochs, warm_up, options, measured) = load_config(recipe, []), MEASURED[recipe]
+    assert (config.epochs, config.optim.warmup_epochs) == (epochs, warm_up)
+    assert config.task.options.to_dict().items() >= options.items()
+    assert config.eval.to_dict() == measured
 
 
 @pytest.mark.parametrize("kind", [*separable_files.KINDS, "masks"])

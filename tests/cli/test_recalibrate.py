@@ -10,6 +10,7 @@ import pytest
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.data.pipeline import train_batches
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
+from unireplknet_jax.train import recalibrate as recalibration
 from unireplknet_jax.train.batches import arrays_of
 from unireplknet_jax.train.recalibrate import recalibrate
 
@@ -48,6 +49,14 @@ def test_by_default_it_is_one_epoch_of_batches_that_fit_for_pytorch_too(small, f
     assert main(words) == 0
     assert "the statistics of 1 batches of 16 from" in capsys.readouterr().out  # 20 pictures on 8 devices
     assert not open_checkpoint(tmp_path / "out.pth").merged
+
+
+def test_by_default_it_is_no_more_than_so_many_batches(small, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recalibration, "_MOST", 1)
+    monkeypatch.setattr(recalibration, "make_statistics_step", lambda *_: lambda params, found, k, rows: found)
+    words = ["recalibrate", small, str(tmp_path / "out"), "--data", "folder", "--data-dir", folder]
+    assert main([*words, "--batch-size", "8"]) == 0
+    assert "the statistics of 1 batches of 8 from" in capsys.readouterr().out  # an epoch has two
 
 
 def test_a_merged_checkpoint_has_no_statistics(small, folder, tmp_path, capsys):

@@ -114,14 +114,14 @@ def test_a_split_has_the_classes_of_the_training(root):
 
 
 def test_what_systems_leave_behind_is_no_data(tmp_path, caplog):
-    for name in ("cat/1", "dog/1", "@eaDir/x", "cat/@eaDir/1.png/THUMB", "cat/._1", "__MACOSX/cat/._1"):
+    for name in ("cat/1", "dog/1", "@eaDir/x", "cat/@eaDir/1.png/THUMB", "cat/._1", "dog/deep/._1", "__MACOSX/cat/._1"):
         (tmp_path / "val" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "val" / f"{name}.png").touch()
     (tmp_path / "val" / "cat" / "2.png").symlink_to("nowhere")
     source = open_source("folder", "val", tmp_path)
     assert source.labels == ("cat", "dog")
     assert [source.path(i) for i in range(len(source))] == [f"{tmp_path}/val/{name}/1.png" for name in source.labels]
-    assert "5 entries passed over" in caplog.text
+    assert "6 entries passed over" in caplog.text
     assert "cat/2.png (a link to nothing)" in caplog.text
 
 

@@ -1,4 +1,5 @@
 import itertools
+import math
 from collections import Counter
 
 import grain
@@ -226,6 +227,13 @@ def test_what_fills_no_batch_is_filled_up():
     stream = ShapedStream(range(12), Lengths(), lambda index, rng: index % 2, 0)
     ids = [stream.in_batches(4)[position]["id"] for position in range(12)]
     assert len({*ids}) == 10  # two batches are full, and the third has two examples that are in neither
+
+
+def test_rests_are_drawn_by_how_large_they_are():
+    """Of three examples and of one a batch of four can be made: the three come three times as often."""
+    batches = ShapedStream(range(4), Lengths(), lambda index, rng: index < 3, 0).in_batches(4)
+    share = np.mean([batches[4 * epoch]["id"] < 3 for epoch in range(400)])
+    assert abs(share - 3 / 4) < 3 * math.sqrt(3 / 16 / 400)  # three deviations
 
 
 def test_every_example_of_a_rare_shape_comes_in_some_epoch():

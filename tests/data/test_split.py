@@ -82,6 +82,16 @@ def test_files_of_one_group_stay_together(tmp_path):
     assert 5 <= division.counts["val"]["owl"] <= 13  # of 37
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.22, 8), (0.28, 12)])
+def test_groups_come_as_near_to_a_share_as_they_can(share, count, tmp_path):
+    for number in range(40):
+        path = tmp_path / "all" / "owl" / f"night{number // 4}_{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    division = split(tmp_path, shares={"val": share}, group="^(night[0-9]+)_")
+    assert division.counts["val"]["owl"] == count  # of 9 and 11 that were asked for
+
+
 def test_the_kind_of_most_files_is_taken_and_the_rest_counted(tmp_path):
     write(tmp_path / "all", cat=5, dog=5)
     for name in ("cat/notes.txt", "dog/._1.png", ".DS_Store", "readme.md", "cat/a.wav"):

@@ -1,5 +1,7 @@
 """Text of any editor: encodings, marks, line ends, and what is no text."""
 
+import json
+
 import pytest
 
 from unireplknet_jax.data.files import EncodedFile
@@ -68,6 +70,12 @@ def test_labels_as_json(text, tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(text)
     assert read_label_file(path) == ("cat", "dog")
+
+
+def test_labels_in_json_are_in_the_order_of_their_numbers(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({str(number): f"class {number}" for number in reversed(range(12))}))
+    assert read_label_file(path) == tuple(f"class {number}" for number in range(12))
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", '{"a": "cat"}', '{"1": "cat"}', "[", '[""]', "[" * 100_000, '{"0": []}'])

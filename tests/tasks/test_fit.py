@@ -327,6 +327,19 @@ def test_a_checkpoint_of_heads_on_maps_gets_other_classes(caplog):
         fit_classes(checkpoint, None)
 
 
+def test_regions_keep_their_background_and_the_four_sides_of_each_box():
+    @dataclasses.dataclass
+    class Found:
+        labels: tuple[str, ...]
+        variables: dict
+
+    heads = {"fc_cls": np.arange(4), "fc_reg": np.arange(12)}
+    params = {"bbox_head_0": {name: {"bias": bias} for name, bias in heads.items()}}
+    found = fit_order(Found(("sky", "sea", "land"), {"params": params}), ("land", "sky", "sea"))
+    ordered = {name: leaf["bias"].tolist() for name, leaf in found.variables["params"]["bbox_head_0"].items()}
+    assert ordered == {"fc_cls": [2, 0, 1, 3], "fc_reg": [8, 9, 10, 11, 0, 1, 2, 3, 4, 5, 6, 7]}
+
+
 def test_kept_heads_have_the_classes_of_the_data_in_their_order():
     checkpoint, before = of_pixels(pixels(3, labels=("sky", "sea", "land")))
     ours = leaves(fit_order(checkpoint, ("land", "sky", "sea")).variables)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import flax
 import jax
@@ -19,7 +20,7 @@ from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
-from unireplknet_jax.tasks import convert, forecast_errors, forecast_plot
+from unireplknet_jax.tasks import convert, forecast_errors, forecast_plot, forecast_records
 from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
@@ -451,6 +452,13 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(short.examples, short.records).size[0] > 100
+
+
+def test_the_error_of_a_hindcast_is_that_of_known_values():
+    pred = {"forecast": np.array([[1.0, 2.0], [5.0, 9.0]]), "truth": np.array([[4.0, np.nan], [5.0, np.nan]])}
+    example = {"id": "a.csv", "known": np.array([[1, 0], [1, 0]]), "times": ["2024-01-01", "2024-01-02"]}
+    (found,) = forecast_records.combined([forecast_records.record(pred, example)], ("a", "b"), "m")
+    assert found["rmse of the hindcast"] == pytest.approx(math.sqrt(9 / 2), rel=1e-5)  # written with six digits
 
 
 def test_a_forecast_without_a_climatology_is_drawn(fitted, variables, tmp_path):

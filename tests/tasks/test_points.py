@@ -268,6 +268,11 @@ def test_the_stream_is_a_function_of_seed_and_position(data):
     assert first[0]["kept"].max() == 17
 
 
+def test_of_no_more_points_than_are_needed_each_is_kept_once(data):
+    example = examples_of(make_task(points=24), data, "train", train=True)[0]
+    assert sorted(example["kept"].tolist()) == [*range(24)]
+
+
 def test_evaluation_reads_alike_and_takes_the_votes_of_the_task(data):
     task = make_task()
     one, again = (examples_of(make_task(votes=1), data, "test", train=False)[3] for _ in range(2))

@@ -147,6 +147,13 @@ def test_a_second_call_neither_merges_nor_traces_again(pictures, traces, monkeyp
     assert (traces, merges) == ([2, 8, 2], [1, 1])
 
 
+def test_every_batch_size_has_a_network_of_its_own(pictures, traces):
+    checkpoint, files = pictures
+    for size in (1, 2, 1):
+        urk.predict(checkpoint, files, batch_size=size)
+    assert traces == [1, 2]
+
+
 def test_it_is_the_merged_form_that_runs(pictures, monkeypatch):
     checkpoint, files = pictures
     forms, known = [], task_class("classification")

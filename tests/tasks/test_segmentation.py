@@ -116,6 +116,9 @@ def test_a_prediction_is_a_map_of_the_pictures_size(task, data, variables, tmp_p
     shares = {row["label"]: row["share"] for row in record["classes"]}
     assert sum(shares.values()) == pytest.approx(1)
     assert shares[task.labels[record["class_map"][0, 0]]] > 0
+    counts = np.bincount(record["class_map"].ravel())
+    assert [row["pixels"] for row in record["classes"]] == sorted(counts[counts > 0], reverse=True)  # the largest first
+    assert len({*counts}) > 1
     task.save_mask(tmp_path / "mask.png", record)
     mask = Image.open(tmp_path / "mask.png")
     np.testing.assert_array_equal(np.asarray(mask), np.array([0, 5, 9])[record["class_map"]])

@@ -100,6 +100,17 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_repeats(tmp_path, monkeypatch):
+    seen, begin = [], SummaryWriter.__init__
+    monkeypatch.setattr(
+        SummaryWriter,
+        "__init__",
+        lambda self, *a, **k: seen.append(k["purge_step"]) or begin(self, *a, **k),
+    )
+    write(tmp_path, [(6, {"a": 1})], first_step=5)
+    assert seen == [6]
+
+
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics.jax, "process_index", lambda: 1)
     write(tmp_path, [(2, {"a": 1})])
@@ -172,6 +183,7 @@ def test_curves_name_units_epochs_and_what_is_of_training_alone(tmp_path, drawn)
     assert not any(frame.overlaps(axes.get_tightbbox()) for axes in drawn[0].axes)  # the legend covers nothing
     plain = dataclasses.replace(task, label_smoothing=0.0, flip=False, mixup=0.0, model=model)
     assert plain.training_only == ("batch statistics of batch norm",)
+    assert dataclasses.replace(plain, cutmix=1.0).training_only == ("cutmix", "batch statistics of batch norm")
 
 
 def test_curves_mark_what_is_not_finite(tmp_path, drawn):

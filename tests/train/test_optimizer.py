@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -331,6 +333,16 @@ def test_layer_decay_scales_the_step_and_its_decay():
     # In float32, 1 - 0.999 is off by 1e-5 of itself.
     np.testing.assert_allclose(updates["head"]["kernel"], step, rtol=1e-5)
     np.testing.assert_allclose(updates["stages_0_0"]["kernel"], step * 0.5**12, rtol=1e-5)
+
+
+def test_two_steps_of_adam_with_other_decays_and_eps():
+    params = {"bias": jnp.zeros(1)}
+    optimizer = make_optimizer(adamw(b1=0.5, b2=0.75, eps=0.5), np.array([1.0]))
+    state = optimizer.init(params)
+    for gradient in (1.0, 3.0):
+        updates, state = optimizer.update({"bias": jnp.array([gradient])}, state, params)
+    mean, square = (0.25 * 1 + 0.5 * 3) / 0.75, (0.1875 * 1 + 0.25 * 9) / 0.4375
+    np.testing.assert_allclose(updates["bias"], -mean / (math.sqrt(square) + 0.5), rtol=1e-6)
 
 
 def test_the_gradient_is_clipped_to_its_global_norm():

@@ -61,6 +61,16 @@ def test_stations_that_have_nothing_to_do_with_each_other_share_weights():
     np.testing.assert_allclose(weights[3], (0.9, 0.81), atol=0.1)
 
 
+def test_the_penalty_is_chosen_on_the_last_fifth():
+    """What the record followed before it is noise there, so that the least weights are the best."""
+    values = record(500, 1)
+    for row in range(1, 400):
+        values[row] = 0.97 * values[row - 1] + 0.3 * values[row]
+    examples = ridge._examples(values, values, 4, 2, False, range(495))
+    expected = ridge._sums(examples, False).weights(max(ridge.PENALTIES))
+    np.testing.assert_allclose(fit_ridge(values, values, 4, 2), expected, rtol=1e-9)
+
+
 def test_many_stations_share_weights_whatever_they_are_to_each_other(monkeypatch):
     values = record(600, 2)
     values[2:, 1] = values[:-2, 0]

@@ -44,14 +44,15 @@ def test_the_starts_by_hand():
     assert np.mean((after[2] - series.values[8:11]) ** 2) < np.mean((series.values[7] - series.values[8:11]) ** 2)
 
 
-def test_the_spread_is_the_error_of_the_start_where_it_is_known():
+@pytest.mark.parametrize("start", ["last", "climatology", "regression"])
+def test_the_spread_is_the_error_of_the_start_where_it_is_known(start):
     series = open_series("waves", "train").rows(0, 60)
     values = series.values.copy()
     values[20:30, 0] = values[-1] = np.nan
     series = dataclasses.replace(series, values=values)
-    statistics = fit_statistics(series, "last", 6, 3)
+    statistics = fit_statistics(series, start, 6, 3)
     batch = batch_of(series, statistics, count=60 - 8)
-    error = np.where(batch["known"] > 0, batch["history"][:, -1:] - batch["future"], np.nan)
+    error = np.where(batch["known"] > 0, curves(start, batch, statistics)[1] - batch["future"], np.nan)
     np.testing.assert_allclose(statistics["spread"], np.sqrt(np.nanmean(error**2, axis=0)), rtol=1e-5)
 
 

@@ -159,7 +159,7 @@ def tagged(tmp_path):
     (tmp_path / "eval.csv").write_text(
         "# Segments csv created Sun Mar  5 10:54:25 2017\n# YTID, start_seconds, end_seconds, positive_labels\n"
         '--aaa, 30.000, 40.000, "/m/09x0r,/m/04rlf"\nbbb, 0.000, 10.000, "/m/04rlf"\n'
-        'gone, 0.000, 10.000, "/m/04rlf"\nccc.wav, 0.000, 10.000, "Speech"\n'
+        'gone, 0.000, 10.000, "/m/04rlf"\nccc.wav, 0.000, 10.000, "Speech,/m/09x0r"\n'
     )
     for name in ("--aaa.wav", "bbb.flac", "ccc.wav"):
         write(tmp_path / "eval" / name)

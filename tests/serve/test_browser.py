@@ -73,13 +73,21 @@ def pictures(tmp_path_factory, files):
 
 
 @contextlib.contextmanager
-def served(folder):
-    """The address of a server of files, which sends no header of its own, and what it was asked for in vain."""
+def served(folder, unpacks=False):
+    """The address of a server of files, which sends no header of its own, and what it was asked for in vain.
+
+    unpacks: it lets browsers unpack what is packed, as some servers do.
+    """
     missing = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *words):
             pass
+
+        def end_headers(self):
+            if unpacks and self.path.endswith(".gz"):
+                self.send_header("Content-Encoding", "gzip")
+            super().end_headers()
 
         def send_error(self, code, *words):
             missing.append((code, self.path))
@@ -189,7 +197,7 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
 def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("segmentation"), tmp_path / "page", "web", image_size=64)
     opened = urk.open_checkpoint(tmp_path / "page")
-    with served(tmp_path / "page") as (address, missing):
+    with served(tmp_path / "page", unpacks=True) as (address, missing):
         seen = browse(address, pictures)
     expected = [record for (record,) in predict(opened, pictures[:2])]
     assert_mask_is_shown(seen, expected[0])

@@ -5,8 +5,8 @@ import { classMap, forClassifier, forMasks, overlay, planes, withoutAlpha } from
 
 // What can run a network, the fastest first.
 const RUNTIMES = [
-  { name: "WebGPU", provider: "webgpu", script: "ort.jspi.bundle.min.mjs", binary: "ort-wasm-simd-threaded.jspi.wasm.gz" },
-  { name: "WebAssembly", provider: "wasm", script: "ort.wasm.bundle.min.mjs", binary: "ort-wasm-simd-threaded.wasm.gz" },
+  { name: "WebGPU", provider: "webgpu", script: "ort.jspi.bundle.min.js", binary: "ort-wasm-simd-threaded.jspi.wasm.gz" },
+  { name: "WebAssembly", provider: "wasm", script: "ort.wasm.bundle.min.js", binary: "ort-wasm-simd-threaded.wasm.gz" },
 ];
 const TOLERANCE = 1e-2; // of logits of standard deviation 1, as where the file was written
 const TOP = 5;

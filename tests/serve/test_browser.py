@@ -4,6 +4,7 @@ and taken get what `predict` says, broken ones their sentence, and nobody else i
 import base64
 import contextlib
 import functools
+import gzip
 import http.server
 import io
 import json
@@ -23,15 +24,16 @@ from small_tasks import make_checkpoint
 import unireplknet_jax as urk
 from unireplknet_jax.data.files import EncodedFile
 from unireplknet_jax.data.pictures.decode import read_image
-from unireplknet_jax.tasks import web_runtime
+from unireplknet_jax.tasks import made_up, web_folder, web_runtime
 from unireplknet_jax.tasks.checkpoint import save_checkpoint
-from unireplknet_jax.tasks.export import export
+from unireplknet_jax.tasks.export import card_of, export
 from unireplknet_jax.tasks.predict import predict
 from unireplknet_jax.tasks.see import see
 from unireplknet_jax.tasks.see_plot import overlay
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("browse.cjs")
+NO_GRAPHICS = "there is no graphics processor for it"
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +75,21 @@ def pictures(tmp_path_factory, files):
 
 
 @contextlib.contextmanager
-def served(folder):
-    """The address of a server of files, which sends no header of its own, and what it was asked for in vain."""
+def served(folder, unpacks=False):
+    """The address of a server of files, which sends no header of its own, and what it was asked for in vain.
+
+    unpacks: it lets browsers unpack what is packed, as some servers do.
+    """
     missing = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *words):
             pass
+
+        def end_headers(self):
+            if unpacks and self.path.endswith(".gz"):
+                self.send_header("Content-Encoding", "gzip")
+            super().end_headers()
 
         def send_error(self, code, *words):
             missing.append((code, self.path))
@@ -189,7 +199,7 @@ def test_the_page_without_a_server_shows_what_predict_says(browse, runtime, pict
 def test_the_page_without_a_server_lays_a_mask_over_the_picture(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("segmentation"), tmp_path / "page", "web", image_size=64)
     opened = urk.open_checkpoint(tmp_path / "page")
-    with served(tmp_path / "page") as (address, missing):
+    with served(tmp_path / "page", unpacks=True) as (address, missing):
         seen = browse(address, pictures)
     expected = [record for (record,) in predict(opened, pictures[:2])]
     assert_mask_is_shown(seen, expected[0])
@@ -206,7 +216,7 @@ def test_a_graphics_processor_gives_the_same(browse, runtime, pictures, tmp_path
     export(make_checkpoint("classification"), tmp_path / "page", "web")
     with served(tmp_path / "page") as (address, missing):
         seen = browse(f"{address}?runtime=webgpu", pictures)
-    if "there is no graphics processor for it" in seen["state"]:
+    if NO_GRAPHICS in seen["state"]:
         pytest.skip("this Chromium has no graphics processor made of software")
     assert "ms in WebGPU" in seen["dropped"]["caption"]
     expected = [record for (record,) in predict(urk.open_checkpoint(tmp_path / "page"), pictures[:2])]
@@ -217,18 +227,34 @@ def test_a_graphics_processor_gives_the_same(browse, runtime, pictures, tmp_path
     assert (missing, seen["elsewhere"]) == ([], [])
 
 
-def test_a_browser_that_computes_other_numbers_says_so(browse, runtime, pictures, tmp_path):
+def test_a_graphics_processor_that_gives_other_numbers_is_not_taken(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("classification"), tmp_path / "page", "web")
     told = json.loads((tmp_path / "page" / "network.json").read_text())
     told["check"]["logits"][0] += 0.1 * told["check"]["deviation"]
     (tmp_path / "page" / "network.json").write_text(json.dumps(told))
     with served(tmp_path / "page") as (address, _):
-        seen = browse(address, pictures)
-    assert seen["state"].startswith("this browser cannot run the network (")
-    assert seen["state"].endswith("WebAssembly: it gives other numbers).")
+        seen = browse(f"{address}?runtime=webgpu", pictures)
+    if NO_GRAPHICS in seen["state"]:
+        pytest.skip("this Chromium has no graphics processor made of software")
+    assert seen["state"] == "this browser cannot run the network (WebGPU: it gives other numbers)."
+    assert seen["dropped"]["wrong"] == [seen["state"]]
 
 
 def test_a_page_that_is_opened_as_a_file_asks_for_a_server(browse, runtime, pictures, tmp_path):
     export(make_checkpoint("classification"), tmp_path / "page", "web")
     seen = browse((tmp_path / "page" / "index.html").as_uri(), pictures)
     assert seen["state"].endswith("open this page through a server, such as python -m http.server.")
+
+
+def test_a_browser_unpacks_less_than_27_mb_for_the_smallest_network(runtime, tmp_path):
+    made_up.write(tmp_path, ["a.pth"])
+    checkpoint = urk.open_checkpoint(tmp_path / "a.pth").in_merged_form()
+    page = tmp_path / "page"
+    page.mkdir()
+    web_folder.write(page, checkpoint, card_of(checkpoint, "web", None))
+    contents = {file.name: file.read_bytes() for file in page.rglob("*") if file.is_file()}
+    assert sum(map(len, contents.values())) < 18e6
+    sizes = {name: len(gzip.decompress(own) if name.endswith(".gz") else own) for name, own in contents.items()}
+    graphics = sum(size for name, size in sizes.items() if "jspi" in name)
+    plain = sum(size for name, size in sizes.items() if name.startswith("ort") and "jspi" not in name)
+    assert sum(sizes.values()) - min(graphics, plain) < 27e6

@@ -27,8 +27,9 @@ _FOR_MASKS = [((40, 64), (64, 64)), ((100, 90), (64, 64)), ((375, 500), (128, 96
 
 def made_up(height, width):
     """(h, w, 3) uint8, the picture that `pixelHashes` makes."""
-    places = np.arange(3 * height * width, dtype=np.uint64)
-    return ((places * np.uint64(2654435761) % 2**32) >> np.uint64(24)).astype(np.uint8).reshape(height, width, 3)
+    once = np.arange(3 * height * width, dtype=np.uint32) * np.uint32(2654435761)
+    twice = (once ^ (once >> np.uint32(15))) * np.uint32(2246822519)
+    return (twice >> np.uint32(24)).astype(np.uint8).reshape(height, width, 3)
 
 
 def jobs_and_hashes():

@@ -172,7 +172,13 @@ def test_the_runtime_is_fetched_once_and_kept(package, tmp_path, monkeypatch):
     first = web_runtime.files()
     shutil.rmtree(tmp_path / "registry")
     assert web_runtime.files() == first
-    assert {*first} == {*web_runtime.SCRIPTS, *(f"{name}.gz" for name in web_runtime.BINARIES)}
+    scripts = {name.replace(".mjs", ".js") for name in web_runtime.SCRIPTS}
+    assert {*first} == scripts | {f"{name}.gz" for name in web_runtime.BINARIES}
+
+
+def test_the_docs_name_the_version_that_is_fetched():
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    assert {*re.findall(r"(?:onnxruntime-web@|onnxruntime-web\) )([\d.]+\d)", page)} == {web_runtime.VERSION}
 
 
 def test_without_a_network_a_sentence_says_what_to_do(tmp_path, monkeypatch):

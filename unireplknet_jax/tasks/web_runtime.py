@@ -83,6 +83,8 @@ def _unpacked(package: bytes, name: str) -> dict[str, bytes]:
             file = archive.extractfile(f"package/dist/{member}")
             assert file is not None
             contents = file.read()
-            packed = member in BINARIES
-            found[f"{member}.gz" if packed else member] = gzip.compress(contents, mtime=0) if packed else contents
+            if member in BINARIES:
+                found[f"{member}.gz"] = gzip.compress(contents, mtime=0)
+            else:  # servers that do not know .mjs send it as a kind of file that browsers do not run
+                found[member.replace(".mjs", ".js")] = contents
     return found

@@ -5,8 +5,8 @@ import { classMap, forClassifier, forMasks, overlay, planes, withoutAlpha } from
 
 // What can run a network, the fastest first.
 const RUNTIMES = [
-  { name: "WebGPU", provider: "webgpu", script: "ort.jspi.bundle.min.mjs", binary: "ort-wasm-simd-threaded.jspi.wasm.gz" },
-  { name: "WebAssembly", provider: "wasm", script: "ort.wasm.bundle.min.mjs", binary: "ort-wasm-simd-threaded.wasm.gz" },
+  { name: "WebGPU", provider: "webgpu", script: "ort.jspi.bundle.min.js", binary: "ort-wasm-simd-threaded.jspi.wasm.gz" },
+  { name: "WebAssembly", provider: "wasm", script: "ort.wasm.bundle.min.js", binary: "ort-wasm-simd-threaded.wasm.gz" },
 ];
 const TOLERANCE = 1e-2; // of logits of standard deviation 1, as where the file was written
 const TOP = 5;
@@ -25,7 +25,7 @@ async function fetched(name) {
 
 /** {name of the runtime, run: ({image, size}) -> outputs}, started once. */
 function network() {
-  started ??= start().catch((error) => { started = null; throw error; });
+  started ??= start();
   return started;
 }
 
@@ -64,7 +64,7 @@ async function startIn({ name, provider, script, binary }, weights) {
     if (size) given.size = new runtime.Tensor("int32", Int32Array.from(size), [1, 2]);
     return session.run(given);
   }
-  await check(run);
+  if (provider === "webgpu") await check(run); // on a driver that nobody has tried it with
   return { name, run };
 }
 

@@ -494,6 +494,11 @@ def rates(config):
     return make_schedule(config.optim, config.steps / steps if config.steps else config.epochs, steps), steps
 
 
+@pytest.mark.parametrize(("recipe", "decay"), [("imagenet1k:t", 0.0), ("imagenet1k_384:l", 0.9)])
+def test_small_versions_have_a_moving_average_where_the_recipe_has_one(recipe, decay):
+    assert load(f"{recipe},runlocal").ema.decay == decay  # a minute has few steps to average over
+
+
 def test_what_every_recipe_starts_from():
     assert flat(base_config().to_dict()).items() >= DEFAULTS.items()
 

@@ -52,11 +52,17 @@ def test_by_default_it_is_one_epoch_of_batches_that_fit_for_pytorch_too(small, f
 
 
 def test_by_default_it_is_no_more_than_so_many_batches(small, folder, tmp_path, capsys, monkeypatch):
+    def unchanged(task, mesh, seed=0):
+        seeds.append(seed)
+        return lambda params, found, k, rows: found
+
+    seeds = []
     monkeypatch.setattr(recalibration, "_MOST", 1)
-    monkeypatch.setattr(recalibration, "make_statistics_step", lambda *_: lambda params, found, k, rows: found)
+    monkeypatch.setattr(recalibration, "make_statistics_step", unchanged)
     words = ["recalibrate", small, str(tmp_path / "out"), "--data", "folder", "--data-dir", folder]
-    assert main([*words, "--batch-size", "8"]) == 0
+    assert main([*words, "--batch-size", "8", "--seed", "5"]) == 0
     assert "the statistics of 1 batches of 8 from" in capsys.readouterr().out  # an epoch has two
+    assert seeds == [5]
 
 
 def test_a_merged_checkpoint_has_no_statistics(small, folder, tmp_path, capsys):

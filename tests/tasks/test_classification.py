@@ -48,6 +48,15 @@ def test_options_go_through_json():
     assert again.module() == task.module()
 
 
+@pytest.mark.parametrize(
+    ("size", "resize", "rule"), [(16, None, "warp"), (64, None, "crop"), (16, "crop", "crop"), (64, "warp", "warp")]
+)
+def test_whoever_prepares_pictures_elsewhere_is_told_the_rule(size, resize, rule):
+    task = make_task(image_size=size, resize=resize)
+    found = {"image_size": size, "resize": rule, "mean": (0.5,), "std": (0.25,), "white": 0}
+    assert task.preparation_rules == found
+
+
 def test_a_dtype_goes_through_json():
     task = Classification({**MODEL, "dtype": jnp.bfloat16})
     again = Classification(**json.loads(json.dumps(task.options)))

@@ -91,6 +91,8 @@ def test_a_second_call_neither_merges_nor_traces_again(tmp_path, monkeypatch):
     np.testing.assert_array_equal(urk.embed(checkpoint, files[:1]), first[:1])
     urk.predict(checkpoint, files)
     assert counts == {"merges": 1, "traces": 1}
+    urk.embed(checkpoint, files, batch_size=1)
+    assert counts == {"merges": 1, "traces": 2}  # every batch size has a network of its own
 
 
 def test_a_network_without_classifier_embeds_what_comes_before_it(goldens, tmp_path):

@@ -15,12 +15,12 @@ from waves import DATA, DECODER, MODEL, make_task
 
 import unireplknet_jax as urk
 from unireplknet_jax.data.series.sets import open_series
-from unireplknet_jax.data.series.time_features import season_basis
+from unireplknet_jax.data.series.time_features import frequency_of, season_basis, time_features
 from unireplknet_jax.data.series.windows import Series
 from unireplknet_jax.models.reparameterize import reparameterize
 from unireplknet_jax.models.torch_archive import read_state_dict, write_state_dict
 from unireplknet_jax.models.torch_names import Entry, from_torch
-from unireplknet_jax.tasks import convert, forecast_errors, forecast_plot, forecast_records
+from unireplknet_jax.tasks import convert, forecast_errors, forecast_plot, forecast_records, forecasting_names
 from unireplknet_jax.tasks.base import Split, get_task
 from unireplknet_jax.tasks.checkpoint import Checkpoint, initial_variables, open_checkpoint, save_checkpoint
 from unireplknet_jax.tasks.forecast_plot import draw_forecast
@@ -452,6 +452,20 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(short.examples, short.records).size[0] > 100
+
+
+def test_without_a_baseline_there_is_no_skill_though_a_station_was_never_measured():
+    """Where nothing is known the sums of a baseline that is NaN are 0."""
+    totals = {name: np.array([[6.0, 0.0]]) for name in ("squared", "absolute", "persistence")}
+    totals |= {"ridge": np.array([[np.nan, 0.0]]), "count": np.array([[3.0, 0.0]])}
+    found = forecast_errors.metrics(totals, ("a", "b"))
+    assert (found["mse"], found["skill_persistence"]) == (2, 0)
+    assert not any("ridge" in name for name in found)
+
+
+def test_the_step_that_a_number_of_features_tells_has_as_many():
+    for count, seconds in forecasting_names._STEPS.items():
+        assert time_features(np.zeros(1, "datetime64[s]"), frequency_of(seconds)).shape == (1, count)
 
 
 def test_the_error_of_a_hindcast_is_that_of_known_values():

@@ -16,7 +16,7 @@ from splits import examples_of, fitted_to
 import unireplknet_jax as urk
 from unireplknet_jax.data.pictures.mask_transforms import canvas_of
 from unireplknet_jax.models.complexity import count_parameters
-from unireplknet_jax.tasks import mask_metrics, stream
+from unireplknet_jax.tasks import mask_metrics, segmentation, stream
 from unireplknet_jax.tasks.base import get_task
 from unireplknet_jax.tasks.canvases import slide_windows, way_of
 from unireplknet_jax.tasks.checkpoint import Checkpoint, open_checkpoint
@@ -69,6 +69,14 @@ def test_classes_colours_and_values_come_from_the_data(task):
     assert task.labels == ("road", "car", "sky")
     assert (task.colours, task.values) == (COLOURS, (0, 5, 9))
     assert task.classes == 3
+
+
+def test_every_option_of_training_reaches_the_pictures(task):
+    options = {"crop": 96, "scale": (80, 60), "ratio": (0.7, 0.9), "cat_max_ratio": 0.5}
+    for flip in (False, True):
+        given = options | {"flip": flip, "distortion": not flip}
+        transform = segmentation._train_transform(dataclasses.replace(task, **given))
+        assert {name: getattr(transform, name) for name in given} == given
 
 
 def test_colours_and_values_follow_their_classes_into_another_order(task, data, tmp_path):

@@ -232,6 +232,13 @@ def test_the_network_sees_the_normalized_layout():
             np.testing.assert_allclose(found, expected, atol=1e-6)  # float32
 
 
+def test_training_takes_clips_from_anywhere_in_a_video():
+    frames = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None, None], (60, 16, 16, 3))
+    example, task = {"path": frames, "label": 0, "id": 0}, make_task()
+    clips = [task.augmented(example, np.random.default_rng(seed))["clip"] for seed in range(12)]
+    assert len({int(clip[0, 0, 0, 0]) for clip in clips}) > 6
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_clips_are_mirrored_where_the_recipe_says_so(flip):
     frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)

@@ -129,6 +129,12 @@ class Summed(Fixed):
         raise AssertionError
 
 
+def test_where_sums_suffice_outcomes_are_there_all_the_same():
+    examples, outcomes = make_examples(9), []
+    evaluate(Summed(MODEL), WEIGHT, grain.MapDataset.source(examples), 8, outcomes=outcomes)
+    assert outcomes == [[example["label"], int(np.argmax(example["logits"]))] for example in examples]
+
+
 @pytest.mark.parametrize("n", [1, 37])
 def test_where_sums_suffice_no_predictions_are_fetched(n):
     examples = make_examples(n)

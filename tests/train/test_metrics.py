@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_without_a_file_there_are_no_rows(tmp_path):
 def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(SummaryWriter, "add_scalar", lambda self, *scalar: seen.append(scalar))
-    write(tmp_path, [(3, {"train/loss": 0.5, "lr": 1e-3})])
+    write(tmp_path, [(3, {"train/loss": 0.5, "eval/ap_small": math.nan, "lr": 1e-3})])
     assert seen == [("train/loss", 0.5, 3), ("lr", 1e-3, 3)]
     assert list((tmp_path / "tensorboard").glob("events.*"))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from types import SimpleNamespace
 
 import flax
 import jax
@@ -64,6 +65,16 @@ def test_devices_stand_in_the_order_of_their_processes(monkeypatch, fsdp):
 
 def test_a_shuffled_list_of_devices_gives_the_same_mesh():
     assert make_mesh(2, jax.devices()[::-1]) == make_mesh(2)
+
+
+def test_own_rows_come_in_their_order_each_once(monkeypatch):
+    def shard(start, stop):
+        return SimpleNamespace(index=(slice(start, stop),), data=jnp.arange(start or 0, stop))
+
+    monkeypatch.setattr(sharding.jax, "process_count", lambda: 2)
+    shards = [shard(*ends) for ends in ((6, 8), (4, 6), (6, 8), (4, 6))]
+    found = sharding.own_rows(SimpleNamespace(addressable_shards=shards))
+    np.testing.assert_array_equal(found, [4, 5, 6, 7])
 
 
 def test_large_leaves_are_split_over_fsdp_along_their_largest_axis():

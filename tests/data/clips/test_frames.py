@@ -266,6 +266,8 @@ def test_crops_lie_along_the_longer_side():
         np.testing.assert_array_equal(crops[at], [0, 20, 40])
         np.testing.assert_array_equal(spatial_crops(clip, 40, 1), crops[1:2])
     assert spatial_crops(columns, 20, 4).shape == (4, 2, 20, 20, 3)
+    odd = columns[:, :, :43]
+    assert [int(spatial_crops(odd[:, :, :width], 40, 1)[0, 0, 0, 0, 0]) for width in (41, 43)] == [0, 2]  # 0.5, 1.5
 
 
 def test_all_frames_of_a_clip_are_augmented_alike():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unireplknet_jax.data.series.stations import order_stations, standardized
+from unireplknet_jax.data.series.stations import check_same_stations, order_stations, standardized
 
 
 def test_neighbours_share_a_leaf():
@@ -29,6 +29,13 @@ def test_stations_that_do_not_fill_a_tree():
         order_stations(np.zeros((10, 2)), (2, 3))
     with pytest.raises(ValueError, match="no latitude or longitude"):
         order_stations(np.full((6, 2), np.nan), (2, 3))
+
+
+def test_stations_that_are_called_alike_are_the_same_in_the_same_order():
+    names = ("Port", "Port", "Hill")
+    check_same_stations(names, names, "mine")
+    with pytest.raises(ValueError, match="station 2 of mine is Hill, but that of the model is Port"):
+        check_same_stations(names, ("Port", "Hill", "Port"), "mine")
 
 
 def test_places_are_standardized():

@@ -94,6 +94,17 @@ def test_one_file_takes_any_number_of_pictures(form, tmp_path):
             np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=TOLERANCE * max(1, np.std(ours)))
 
 
+@pytest.mark.slow
+def test_a_last_map_of_one_position_is_no_trouble(tmp_path):
+    model = dict(make_checkpoint("classification").task.model) | {
+        "depths": (0, 0, 0, 1),
+        "kernel_sizes": ((),) * 3 + ((3,),),
+    }
+    opened, found = exported(tmp_path, "litert", make_checkpoint("classification", model=model))
+    assert (found.difference <= TOLERANCE, found.kept) == (True, 1)
+    assert opened.runtime({"image": np.zeros((3, 32, 32, 3), np.uint8)})["logits"].shape == (3, 6)
+
+
 @pytest.mark.parametrize("form", ["stablehlo", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_half_of_the_size_is_half_of_the_digits(form, tmp_path):
     model = {"depths": (1, 1, 0, 0), "dims": (32, 64, 32, 32), "kernel_sizes": ((13,), (7,), (), ()), "num_classes": 6}

@@ -62,6 +62,7 @@ class Server:
         self.app = Starlette(
             routes=self._routes(), lifespan=self._lifespan, exception_handlers={HTTPException: _no_such_address}
         )
+        self.app.router.redirect_slashes = False  # a proxy's path before the address would be lost
 
     @property
     def _all(self) -> list[Model]:

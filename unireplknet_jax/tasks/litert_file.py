@@ -14,9 +14,9 @@ import numpy as np
 from jax import export
 
 from unireplknet_jax.models.shapes import map_size
+from unireplknet_jax.tasks.onnx_file import KEY
 from unireplknet_jax.tasks.stablehlo_file import batched
 
-KEY = "unireplknet_jax"  # of the card in the file's metadata
 SIGNATURE = "serving_default"
 
 

@@ -27,6 +27,11 @@ def requirement(name):
     return next(known.specifier for known in map(Requirement, filter(None, lines)) if known.name == name)
 
 
+def test_what_others_use_without_declaring_it_is_declared_here():
+    assert requirement("flatbuffers").contains("25.12.19")  # jax.export, which programs of StableHLO go through
+    assert requirement("importlib_resources").contains("6.5")  # tensorflow-datasets
+
+
 def test_the_citation_names_the_paper_and_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "title", "message", "authors"} <= set(citation)  # what the format requires

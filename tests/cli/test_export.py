@@ -7,6 +7,8 @@ import pytest
 from web_package import write_package
 
 from unireplknet_jax.__main__ import main
+from unireplknet_jax.cli.export import _FORMATS
+from unireplknet_jax.tasks.artefact import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +17,10 @@ def exported(small, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("exported") / "small.onnx")
     assert main(["export", small, path]) == 0
     return path
+
+
+def test_every_format_may_be_asked_for():
+    assert tuple(FORMATS) == _FORMATS
 
 
 def test_a_table_says_what_was_written(small, tmp_path, capsys):

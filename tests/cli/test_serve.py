@@ -89,6 +89,23 @@ def test_a_token_that_protects_nothing_is_refused(small, started, monkeypatch, c
     assert started == []
 
 
+def test_a_file_that_is_no_text_holds_no_token(started, tmp_path, capsys):
+    (tmp_path / "token").write_bytes(b"\xff\xfe a long one")
+    assert main(["serve", "x", "--token-file", str(tmp_path / "token")]) == 1
+    assert f"the token of {tmp_path / 'token'} is too short, or not of ASCII letters" in capsys.readouterr().err
+
+
+def test_a_host_that_nobody_knows_is_said_in_words(monkeypatch):
+    from unireplknet_jax.serve.run import listen
+
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_server", unknown)
+    with pytest.raises(OSError, match=r"cannot listen on nowhere, port 80 \(Name or service not known\); choose"):
+        listen("nowhere", 80)
+
+
 def test_a_port_that_is_taken_is_said_in_one_sentence(small, started, monkeypatch, capsys):
     monkeypatch.delenv("UNIREPLKNET_TOKEN", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -73,6 +73,7 @@ def test_the_page_is_told_of_models_and_examples(server):
         assert client.get("/examples/1").status_code == 404
         assert client.get("/examples/-1").status_code == 404
         assert client.get("/examples/..%2Fpage").status_code == 404
+        assert client.get("/examples/" + "9" * 5000).status_code == 404
     assert told["examples"] == ["a.png"]
     tiny, masks = told["models"]
     assert (tiny["name"], tiny["task"], tiny["sees"], tiny["ready"]) == ("tiny", "classification", True, False)

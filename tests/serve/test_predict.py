@@ -124,7 +124,9 @@ def test_a_body_that_is_no_input_is_refused_in_one_sentence(client, body, kind, 
 def test_an_address_or_a_method_that_is_none_is_said_in_json(client):
     assert client.get("/nothing").status_code == 404
     assert client.get("/nothing").json() == {"error": "GET /nothing is no address of this server: Not Found."}
-    assert client.get("/predict").status_code == 405
+    assert client.get("/models/", follow_redirects=False).status_code == 404
+    answer = client.get("/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.fixture(scope="module", params=[name for name in KINDS if name != "classification"])

@@ -130,15 +130,29 @@ ONE = np.zeros((1, 32, 32, 3), np.uint8)
             },
             "outputs as classifications are not given",
         ),
+        # What no array can have: more sides than numpy knows, and more elements than it counts.
+        ({"inputs": [tensor(ONE, data=[0]) | {"shape": [1] * 100}]}, "the examples have the shapes [[1, 1, 1, 1, 1, 1"),
+        ({"inputs": [tensor(ONE, data=[]) | {"shape": [2**70, 0]}]}, "the examples have the shapes [[0]]; expected ("),
+        ({"inputs": [tensor(ONE, data=[0]) | {"shape": [1, 10**4000, 10**4000]}]}, "the examples have the shapes [["),
+        ({"inputs": [{"name": "x" * 9000}]}, "the model tiny has no input 'xxxx"),
+        ({"inputs": [tensor(ONE) | {"datatype": "x" * 9000}]}, "the input image is of 'xxxx"),
     ],
 )
 def test_what_is_no_call_is_refused_in_one_sentence(client, document, said):
     answer = binary(client, document, ONE.tobytes())
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(said)
+    assert len(answer.content) < 400
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "99999", "1.5"])
+@pytest.mark.parametrize("outputs", [["scores"], "scores", [{"name": "scores", "parameters": [1]}]])
+def test_an_output_may_be_named_alone(client, outputs):
+    answer = client.post(INFER, json={"inputs": [tensor(ONE, data=[0] * 3072)], "outputs": outputs})
+    assert answer.status_code == 200
+    assert [output["name"] for output in answer.json()["outputs"]] == ["scores"]
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "99999", "1.5", "9" * 5000])
 def test_a_header_of_another_length_is_refused(client, length):
     answer = client.post(INFER, content=b"{}", headers={"Inference-Header-Content-Length": length})
     assert answer.status_code == 400
@@ -146,8 +160,12 @@ def test_a_header_of_another_length_is_refused(client, length):
 
 def test_a_batch_of_more_than_the_queue_is_refused(client):
     many = np.zeros((9, 32, 32, 3), np.uint8)
-    answer = binary(client, {"inputs": [tensor(many, parameters={"binary_data_size": many.nbytes})]}, many.tobytes())
+    document = {"inputs": [tensor(many, parameters={"binary_data_size": many.nbytes})]}
+    answer = binary(client, document, many.tobytes())
     assert (answer.status_code, answer.json()["error"]) == (
         413,
         "the batch has 9 examples; this server takes 8 at most.",
     )
+    document["inputs"][0]["shape"][0] = 10**4000
+    answer = binary(client, document, many.tobytes())
+    assert (answer.status_code, len(answer.content) < 200) == (413, True)

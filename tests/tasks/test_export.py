@@ -7,11 +7,16 @@ import subprocess
 import sys
 
 import jax
+import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tasks import FILES, make_checkpoint, with_lists, write_files
+from small_tasks import FILES, make_checkpoint, make_task, with_lists, write_files
 
 import unireplknet_jax as urk
+from unireplknet_jax.ops.batch import SMALL
+from unireplknet_jax.ops.layers import LAYER_NORM_EPS
+from unireplknet_jax.ops.response_norm import GRN_EPS
 from unireplknet_jax.tasks import artefact, export
 from unireplknet_jax.tasks.predict import predictor, with_views
 
@@ -46,6 +51,8 @@ def test_stablehlo_gives_the_records_of_every_task(name, tmp_path):
     assert found.kept in (1.0, None)
     assert opened.task == checkpoint.task
     assert opened.merged
+    with np.load(tmp_path / "it.stablehlo") as file:
+        assert jax.export.deserialize(bytearray(file["program_0"])).platforms == ("cpu", "cuda", "tpu")
     files = write_files(tmp_path, name)
     expected, theirs = (with_lists(urk.predict(each, files)) for each in (checkpoint, opened))
     assert_alike(theirs, expected)
@@ -65,6 +72,13 @@ def assert_alike(found, expected):
             assert_alike(one, other)
 
 
+def test_a_canvas_is_as_high_and_wide_as_the_task_has_it():
+    pytest.importorskip("onnx")
+    from unireplknet_jax.tasks.onnx_file import canvas_of
+
+    assert canvas_of(make_task("segmentation", buckets=((32, 64),))) == (32, 64)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_pictures_of_several_sizes_lie_in_one_canvas(form, tmp_path):
@@ -73,7 +87,12 @@ def test_pictures_of_several_sizes_lie_in_one_canvas(form, tmp_path):
     assert found.difference <= TOLERANCE
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((40, 64), (64, 33), (100, 90))]
-    on_canvas = dataclasses.replace(checkpoint, task=opened.task)
+    on_canvas = dataclasses.replace(checkpoint, task=opened.task).in_merged_form()
+    examples = [  # what is beyond a picture, noise here, must not matter
+        {"image_0": rng.integers(0, 256, (1, 64, 64, 3), np.uint8), "size_0": np.array([size], np.int32)}
+        for size in ((40, 64), (64, 33), (37, 23), (1, 2))
+    ]
+    assert export.compare(on_canvas, opened.runtime, examples)[0] <= TOLERANCE
     for (ours,), (theirs,) in zip(*(urk.predict(each, pictures) for each in (on_canvas, opened)), strict=True):
         assert np.mean(ours["class_map"] == theirs["class_map"]) >= 0.999  # two classes may be as likely
 
@@ -94,6 +113,17 @@ def test_one_file_takes_any_number_of_pictures(form, tmp_path):
             np.testing.assert_allclose(theirs[name], ours, rtol=0, atol=TOLERANCE * max(1, np.std(ours)))
 
 
+@pytest.mark.slow
+def test_a_last_map_of_one_position_is_no_trouble(tmp_path):
+    model = dict(make_checkpoint("classification").task.model) | {
+        "depths": (0, 0, 0, 1),
+        "kernel_sizes": ((),) * 3 + ((3,),),
+    }
+    opened, found = exported(tmp_path, "litert", make_checkpoint("classification", model=model))
+    assert (found.difference <= TOLERANCE, found.kept) == (True, 1)
+    assert opened.runtime({"image": np.zeros((3, 32, 32, 3), np.uint8)})["logits"].shape == (3, 6)
+
+
 @pytest.mark.parametrize("form", ["stablehlo", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_half_of_the_size_is_half_of_the_digits(form, tmp_path):
     model = {"depths": (1, 1, 0, 0), "dims": (32, 64, 32, 32), "kernel_sizes": ((13,), (7,), (), ()), "num_classes": 6}
@@ -103,6 +133,20 @@ def test_half_of_the_size_is_half_of_the_digits(form, tmp_path):
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.in_merged_form().variables))
     assert weights / 2 < found.size < weights / 2 + 250_000  # the program, or the description
     assert opened.task == checkpoint.task
+    for value in stored(tmp_path, form) if form != "openvino" else ():
+        assert value.dtype == (np.float16 if value.size >= SMALL else np.float32)
+
+
+def stored(folder, form):
+    """The weights and constants in a file, those of float32 and float16."""
+    if form == "onnx":
+        import onnx
+
+        values = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(folder / "it.onnx").graph.initializer]
+    else:
+        with np.load(folder / "it.stablehlo") as file:
+            values = [file[name] for name in json.loads(file["card.json"])["weights"]]
+    return [value for value in values if value.dtype.kind == "f"]
 
 
 def test_a_graph_has_a_convolution_for_each_kernel_and_turns_no_map(tmp_path):
@@ -115,6 +159,8 @@ def test_a_graph_has_a_convolution_for_each_kernel_and_turns_no_map(tmp_path):
     assert nodes.count("Conv") == 5 + 2 * 5  # stem and downsamplers; depthwise, two of SE and two pointwise in a block
     assert nodes.count("Gelu") == 1 + 2
     assert "Transpose" not in nodes
+    numbers = {float(value) for value in stored(tmp_path, "onnx") if value.size == 1}
+    assert numbers == {255, 1, float(np.float32(LAYER_NORM_EPS)), float(np.float32(GRN_EPS))}  # too small to be felt
     assert model.opset_import[0].version == 21
     assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
 
@@ -152,7 +198,7 @@ def test_other_numbers_are_refused_and_nothing_is_left(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     from unireplknet_jax.tasks import onnx_graph
 
-    monkeypatch.setattr(onnx_graph, "LAYER_NORM_EPS", 1e-3)
+    monkeypatch.setattr(onnx_graph, "LAYER_NORM_EPS", 1e-4)  # a difference that only halves of digits would excuse
     with pytest.raises(ValueError, match=r"differs by .* which exceeds 5e-05; nothing was written\.$"):
         export.export(make_checkpoint("classification"), tmp_path / "it.onnx")
     assert os.listdir(tmp_path) == []
@@ -162,6 +208,32 @@ def test_probabilities_are_compared_as_they_are_and_boxes_by_their_spread():
     boxes, masks = np.array([[0, 200.0]], np.float32), np.array([[0.4, 0.41]], np.float32)
     units = export._units([{"boxes_0": boxes, "masks_0": masks, "scores_0": masks, "labels_0": np.arange(2)}])
     assert units == {"boxes_0": 100, "masks_0": 1, "scores_0": 1}
+
+
+def test_the_share_of_classes_that_stay_is_counted():
+    checkpoint = make_checkpoint("classification").in_merged_form()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    examples = [{"image": one} for one in pixels]
+    logits = np.stack([one["logits"] for one in predictor(checkpoint)(examples)])
+    scores = np.stack([one["scores"] for one in predictor(checkpoint)(examples)])
+    logits[1, np.argmin(logits[1])] = np.max(logits[1]) + 1
+    runtime = artefact.Runtime(
+        "made up", lambda _: {"logits": logits, "scores": scores}, [{"image": pixels.shape[1:]}], None
+    )
+    difference, kept = export.compare(checkpoint, runtime, examples)
+    assert difference > 0.5
+    assert kept == 0.75
+
+
+def test_no_file_gives_way_unasked(tmp_path):
+    for name in ("it.stablehlo", "other.bin"):
+        (tmp_path / name).write_text("mine")
+    checkpoint = make_checkpoint("classification")
+    with pytest.raises(FileExistsError, match=r"it\.stablehlo exists already; remove it"):
+        export.export(checkpoint, tmp_path / "it.stablehlo")
+    with pytest.raises(FileExistsError, match=r"other\.bin exists already; remove it"):
+        export.check_destination(tmp_path / "other.xml", "openvino")
+    assert (tmp_path / "it.stablehlo").read_text() == "mine"
 
 
 def test_what_is_not_finite_is_refused(tmp_path):
@@ -212,16 +284,24 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"the format onnx needs onnx, .*: pip install 'unireplknet_jax\[export\]'"):
         export.export(make_checkpoint("classification"), tmp_path / "it.onnx")
+    with pytest.raises(ValueError, match="the format onnx is for classification and segmentation, not for audio"):
+        export.export(make_checkpoint("audio"), tmp_path / "it.onnx")  # which no library would help
 
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_the_form_and_the_type_of_a_checkpoint_do_not_matter(merged, tmp_path):
     checkpoint = make_checkpoint("classification")
     checkpoint = checkpoint.in_merged_form() if merged else checkpoint
+    coarse = jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf, jnp.bfloat16)), checkpoint.variables)
+    wide = dataclasses.replace(checkpoint, variables=jax.tree.map(lambda leaf: leaf.astype(np.float32), coarse))
     narrow = {**dict(checkpoint.task.model), "dtype": "bfloat16"}
-    checkpoint = dataclasses.replace(checkpoint, task=dataclasses.replace(checkpoint.task, model=narrow))
+    checkpoint = dataclasses.replace(
+        checkpoint, variables=coarse, task=dataclasses.replace(checkpoint.task, model=narrow)
+    )
     opened, found = exported(tmp_path, "stablehlo", checkpoint)
     assert found.difference <= TOLERANCE
+    examples = [{"image": np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)}]
+    assert export.compare(wide.in_merged_form(), opened.runtime, examples)[0] <= TOLERANCE
     assert "dtype" not in opened.task.options["model"]
 
 
@@ -238,9 +318,11 @@ def test_an_artefact_takes_inputs_as_it_was_exported(opened, tmp_path):
         urk.tasks.predict.with_image_size(opened, opened.path, 64)
     with pytest.raises(ValueError, match="the task classification has no option mirror"):
         with_views(opened, {"mirror": True})
-    found = opened.runtime({"image": np.zeros((5, 32, 32, 3), np.uint8)})  # of two at a time
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    found = opened.runtime({"image": pixels})  # of two at a time
     assert found["logits"].shape == (5, 6)
-    np.testing.assert_array_equal(found["logits"][0], found["logits"][4])
+    last = opened.runtime({"image": pixels[3:]})["logits"][1]
+    np.testing.assert_allclose(found["logits"][4], last, rtol=0, atol=TOLERANCE)
     with pytest.raises(ValueError, match="takes image 32 x 32 x 3, and not image 64 x 64 x 3; export it for that"):
         opened.runtime({"image": np.zeros((2, 64, 64, 3), np.uint8)})
 

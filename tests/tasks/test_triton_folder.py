@@ -59,9 +59,13 @@ def test_a_classifier_is_a_model_of_a_repository(tmp_path):
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
-def test_without_names_there_are_no_labels(tmp_path):
-    config = exported(make_checkpoint("classification"), tmp_path / "it")
+def test_options_are_those_of_the_graph_and_without_names_there_are_no_labels(tmp_path):
+    config = exported(make_checkpoint("classification"), tmp_path / "it", half=True, opset=21)
     assert "label_filename" not in config
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(tmp_path / "it/1/model.onnx")
+    assert model.opset_import[0].version == 21
+    assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
     assert sorted(os.listdir(tmp_path / "it")) == ["1", "config.pbtxt"]
 
 

@@ -49,7 +49,7 @@ def add_arguments(parser):
 
 
 def run(args):
-    from unireplknet_jax.tasks import artefact, export
+    from unireplknet_jax.tasks import export
     from unireplknet_jax.tasks.checkpoint import open_checkpoint
     from unireplknet_jax.tasks.sources import files_of
 
@@ -57,7 +57,6 @@ def run(args):
     check_least("--batch", args.batch, 1)
     form = export.format_for(args.destination, args.format)
     export.check_destination(args.destination, form, args.overwrite)
-    artefact.module_of(form, "write")
     if args.int8 != bool(args.calibrate):
         raise ValueError("--int8 and --calibrate DIR belong together: a folder of pictures like those to come.")
     checkpoint = open_checkpoint(args.checkpoint)

@@ -130,7 +130,10 @@ def _token(args):
     if args.token_file is None and TOKEN not in os.environ:
         return None
     where = args.token_file or f"${TOKEN}"
-    token = os.environ.get(TOKEN, "") if args.token_file is None else pathlib.Path(args.token_file).read_text()
+    if args.token_file is None:
+        token = os.environ.get(TOKEN, "")
+    else:
+        token = pathlib.Path(args.token_file).read_text(encoding="utf-8", errors="replace")
     if len(token.strip()) < 8 or not token.strip().isascii():
         raise ValueError(f"the token of {where} is too short, or not of ASCII letters; give 8 of them or more.")
     return token.strip()

@@ -62,6 +62,7 @@ class Server:
         self.app = Starlette(
             routes=self._routes(), lifespan=self._lifespan, exception_handlers={HTTPException: _no_such_address}
         )
+        self.app.router.redirect_slashes = False  # a proxy's path before the address would be lost
 
     @property
     def _all(self) -> list[Model]:
@@ -94,7 +95,7 @@ class Server:
         return [
             *(route(f"/{path}", self._page, free=True) for path in _PAGE),
             route("/models", self._describe),
-            route("/examples/{number:int}", self._example),
+            route("/examples/{number}", self._example),
             route("/predict", self._predict, method="POST"),
             route("/see", self._see, method="POST"),
             route("/metrics", self._metrics),
@@ -233,9 +234,10 @@ class Server:
 
     async def _example(self, request: Request) -> Response:
         number = request.path_params["number"]
-        if number >= len(self._examples):
-            raise Refusal(404, f"there is no example {number}.")
-        return Response(bytes(self._examples[number]), media_type="application/octet-stream", headers=_HEADERS)
+        example = {str(index): example for index, example in enumerate(self._examples)}.get(number)
+        if example is None:
+            raise Refusal(404, f"there is no example {number[:80]!r}.")
+        return Response(bytes(example), media_type="application/octet-stream", headers=_HEADERS)
 
     async def _metrics(self, request: Request) -> Response:
         del request
@@ -260,4 +262,6 @@ async def _no_such_address(request: Request, error: Exception) -> Response:
     """The answer to an address or a method that there is not."""
     assert isinstance(error, HTTPException)
     there = f"{request.method} {request.url.path[:80]} is no address of this server: {error.detail}."
-    return refused(Refusal(error.status_code, there))
+    response = refused(Refusal(error.status_code, there))
+    response.headers.update(error.headers or {})  # of a method that there is not: those that there are
+    return response

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from reprlib import repr as shortened
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from unireplknet_jax.tasks.base import Example
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 VERSION = "1"
+_DIGITS = 18  # of a number of bytes
 _TYPES = {
     **{"bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64"},
     **{"int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64"},
@@ -69,32 +71,42 @@ def read_call(body: bytes, header_length: str | None, model: Model, most: int) -
     """
     if header_length is None:
         header, blobs = body, b""
-    elif header_length.isdecimal() and int(header_length) <= len(body):
+    elif header_length.isdecimal() and len(header_length) <= _DIGITS and int(header_length) <= len(body):
         header, blobs = body[: int(header_length)], body[int(header_length) :]
     else:
-        raise Refusal(400, f"{HEADER_LENGTH} is {header_length!r}; expected how many of the body's bytes are JSON.")
+        raise Refusal(
+            400, f"{HEADER_LENGTH} is {shortened(header_length)}; expected how many of the body's bytes are JSON."
+        )
     document = document_of(header)
     if not isinstance(document, dict) or not isinstance(document.get("inputs"), list):
         raise Refusal(400, "the document has no list of inputs, which the protocol asks for.")
-    arrays = dict(_arrays(document["inputs"], blobs, model))
-    return Call(_examples(arrays, model, most), _wanted(document, model), document.get("id"))
+    arrays = dict(_arrays(document["inputs"], blobs, model, most))
+    return Call(_examples(arrays, model), _wanted(document, model), document.get("id"))
 
 
-def _arrays(inputs: list[Any], blobs: bytes, model: Model) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(inputs: list[Any], blobs: bytes, model: Model, most: int) -> Iterator[tuple[str, np.ndarray]]:
     """(name, array) of every input; the binary ones lie one after the other in `blobs`."""
     start = 0
     for given in inputs:
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or name not in model.programs.inputs:
             expected = ", ".join(model.programs.inputs)
-            raise Refusal(400, f"the model {model.name} has no input {name!r}; expected {expected}.")
+            raise Refusal(400, f"the model {model.name} has no input {shortened(name)}; expected {expected}.")
         leaf = model.programs.inputs[name]
         shape, parameters = given.get("shape"), given.get("parameters") or {}
         dtype = np.dtype(leaf.dtype)
         if given.get("datatype") != _type_of(dtype):
-            raise Refusal(400, f"the input {name} is of {given.get('datatype')!r}; expected {_type_of(dtype)}.")
+            raise Refusal(
+                400, f"the input {name} is of {shortened(given.get('datatype'))}; expected {_type_of(dtype)}."
+            )
         if not (isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)):
-            raise Refusal(400, f"the shape of the input {name} is {shape!r}; expected a list of whole numbers.")
+            raise Refusal(
+                400, f"the shape of the input {name} is {shortened(shape)}; expected a list of whole numbers."
+            )
+        if shape and tuple(shape[1:]) not in [kind[name].shape for kind in model.programs.kinds.values()]:
+            raise _of_other_shapes([shape[1:]], model)
+        if shape and shape[0] > most:
+            raise Refusal(413, f"the batch has {shortened(shape[0])} examples; this server takes {most:,} at most.")
         size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
         if size is None:
             yield name, _from_json(name, given.get("data"), dtype, shape)
@@ -113,7 +125,8 @@ def _from_json(name: str, data: Any, dtype: np.dtype[Any], shape: list[int]) -> 
         raise wrong
     try:
         found = np.array(data)
-        same = found.astype(dtype)
+        with np.errstate(invalid="ignore"):  # NaN as a whole number, which is refused below
+            same = found.astype(dtype)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise wrong from error
     if found.dtype.kind not in "iufb" or found.size != math.prod(shape):
@@ -123,7 +136,7 @@ def _from_json(name: str, data: Any, dtype: np.dtype[Any], shape: list[int]) -> 
     return same.reshape(shape)
 
 
-def _examples(arrays: Mapping[str, np.ndarray], model: Model, most: int) -> list[Example]:
+def _examples(arrays: Mapping[str, np.ndarray], model: Model) -> list[Example]:
     missing = [name for name in model.programs.inputs if name not in arrays]
     if missing:
         raise Refusal(400, f"the input {missing[0]} is missing, which the model {model.name} needs.")
@@ -132,12 +145,14 @@ def _examples(arrays: Mapping[str, np.ndarray], model: Model, most: int) -> list
         raise Refusal(400, "the inputs are no batch: their first sides differ, or are 0.")
     kind = tuple(arrays[name].shape[1:] for name in model.programs.inputs)
     if kind not in model.programs.kinds:
-        expected = " or ".join(str(tuple(map(list, known))) for known in model.programs.kinds)
-        raise Refusal(400, f"the examples have the shapes {[*map(list, kind)]}; expected {expected}.")
+        raise _of_other_shapes([*map(list, kind)], model)
     (count,) = counts
-    if count > most:
-        raise Refusal(413, f"the batch has {count:,} examples; this server takes {most:,} at most.")
     return [{name: array[row] for name, array in arrays.items()} for row in range(count)]
+
+
+def _of_other_shapes(shapes: list[list[int]], model: Model) -> Refusal:
+    expected = " or ".join(str(tuple(map(list, known))) for known in model.programs.kinds)
+    return Refusal(400, f"the examples have the shapes {shortened(shapes)}; expected {expected}.")
 
 
 def _wanted(document: Mapping[str, Any], model: Model) -> dict[str, bool]:
@@ -150,8 +165,9 @@ def _wanted(document: Mapping[str, Any], model: Model) -> dict[str, bool]:
         name = each.get("name") if isinstance(each, dict) else each
         if not isinstance(name, str) or name not in model.programs.outputs:
             expected = ", ".join(model.programs.outputs)
-            raise Refusal(400, f"the model {model.name} has no output {name!r}; expected {expected}.")
-        own = each.get("parameters") or {}
+            raise Refusal(400, f"the model {model.name} has no output {shortened(name)}; expected {expected}.")
+        own = each.get("parameters") if isinstance(each, dict) else None
+        own = own if isinstance(own, dict) else {}
         if "classification" in own:
             raise Refusal(400, "outputs as classifications are not given; `/predict` names classes.")
         found[name] = bool(own.get("binary_data", default))

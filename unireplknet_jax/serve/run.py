@@ -25,7 +25,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
+        named = isinstance(error, socket.gaierror)  # whose numbers are of another kind
+        reason = os.strerror(error.errno) if error.errno and not named else error.strerror or error
         raise OSError(
             f"cannot listen on {host}, port {port} ({reason}); choose another with --host and --port."
         ) from error

@@ -87,8 +87,9 @@ def export(
     given = {"half": half or None, "batch": batch, "opset": opset, "examples": examples or None}
     options = _options(form, given | {"onnxruntime_web": onnxruntime_web})
     destinations = check_destination(path, form, overwrite)
+    _check_source(checkpoint, form)
     module = module_of(form, "write")
-    merged = _ready(checkpoint, form, image_size)
+    merged = _ready(checkpoint, image_size)
     split = None if calibrate is None else _measured_on(merged, form, half, calibrate, data)
     batch = 1 if batch is None and form == "litert" else batch
     compared, told = _examples(merged)
@@ -161,16 +162,19 @@ def _options(form: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None and name != "batch"}
 
 
-def _ready(checkpoint: Checkpoint, form: str, image_size: int | None) -> Checkpoint:
-    """The merged checkpoint in float32 for images of a size; ValueError for one that a format cannot hold."""
+def _check_source(checkpoint: Checkpoint, form: str) -> None:
+    """Raise ValueError for a checkpoint that a format cannot hold."""
     require_weights(checkpoint)
     require_classifier(checkpoint)
-    task, tasks = checkpoint.task, FORMATS[form].tasks
-    if tasks and task.name not in tasks:
-        others = [name for name, known in FORMATS.items() if not known.tasks or task.name in known.tasks]
-        raise ValueError(
-            f"the format {form} is for {' and '.join(tasks)}, not for {task.name}; give {' or '.join(others)}."
-        )
+    name, tasks = checkpoint.task.name, FORMATS[form].tasks
+    if tasks and name not in tasks:
+        others = [other for other, known in FORMATS.items() if not known.tasks or name in known.tasks]
+        raise ValueError(f"the format {form} is for {' and '.join(tasks)}, not for {name}; give {' or '.join(others)}.")
+
+
+def _ready(checkpoint: Checkpoint, image_size: int | None) -> Checkpoint:
+    """The merged checkpoint in float32, for images of a size."""
+    task = checkpoint.task
     if image_size is not None:
         if image_size < 1 or image_size % _MULTIPLE:
             raise ValueError(f"--image-size is {image_size}; expected a multiple of {_MULTIPLE}, the network's stride.")

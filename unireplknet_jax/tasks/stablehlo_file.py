@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from jax import export
 from unireplknet_jax.models.directory import CARD
 from unireplknet_jax.models.program import AheadOfTime
 from unireplknet_jax.ops.batch import SMALL
+from unireplknet_jax.tasks.artefact import kind_of
 from unireplknet_jax.tasks.base import Spec
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_Kind = tuple[tuple[str, tuple[int, ...]], ...]  # the names of an example's inputs and their shapes
 
 
 def write(path: Path, checkpoint: Any, card: Mapping[str, Any], half: bool = False) -> None:
@@ -90,7 +90,7 @@ def opened(path: Path) -> tuple[dict[str, Any], str, Any]:
         card = json.loads(file[CARD])
         weights = {name: file[name] for name in card["weights"]}
         programs = {
-            _kind({name: leaf["shape"] for name, leaf in one["inputs"].items()}): _compiled(file[one["entry"]])
+            kind_of({name: leaf["shape"][1:] for name, leaf in one["inputs"].items()}): _compiled(file[one["entry"]])
             for one in card["programs"]
         }
     on_device: list[Any] = []
@@ -98,7 +98,7 @@ def opened(path: Path) -> tuple[dict[str, Any], str, Any]:
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not on_device:
             on_device.append(jax.device_put(weights))
-        program = programs[_kind({name: value.shape for name, value in inputs.items()})]
+        program = programs[kind_of({name: value.shape[1:] for name, value in inputs.items()})]
         return jax.device_get(program(on_device[0], dict(inputs)))
 
     return card, f"jax {jax.__version__}", run
@@ -109,8 +109,3 @@ def _compiled(program: bytes) -> AheadOfTime:
         warnings.simplefilter("ignore", UserWarning)
         call = export.deserialize(bytearray(program)).call
     return AheadOfTime(jax.jit(call), "an exported network")
-
-
-def _kind(shapes: Mapping[str, Sequence[int]]) -> _Kind:
-    """The shapes of an example, of those of a batch."""
-    return tuple((name, tuple(shapes[name][1:])) for name in sorted(shapes))

@@ -174,6 +174,7 @@ def test_a_mask_of_another_size_names_the_picture(tmp_path):
         (lambda d: d["images"].append({"id": 7}), 'expected {"id": ..., "file_name": ...}'),
         (lambda d: d["images"][0].update(width=float("inf"), file_name="gone.jpg"), "gone.jpg is not there, though"),
         (lambda d: d["images"][0].update(file_name="gone.jpg"), "gone.jpg is not there, though"),
+        (lambda d: d["images"][0].update(file_name="\ud800"), r"has the picture '\\ud800', which is no name of a file"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "annotation 1 of .* has the box"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "expected \\[left, top, width, height\\]"),
         (
@@ -192,7 +193,12 @@ def test_a_document_that_is_none_is_one_sentence(change, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty; expected"), ("{", "is no whole JSON"), ("[]", "has a list; expected an object")],
+    [
+        ("", "is empty; expected"),
+        ("{", "is no whole JSON"),
+        ("[]", "has a list; expected an object"),
+        ("null", "has nothing; expected"),
+    ],
 )
 def test_a_file_that_is_no_document_is_one_sentence(text, message, tmp_path):
     write_coco(tmp_path)

@@ -113,6 +113,9 @@ def source_of(annotations: Annotations, white: int = 0) -> BoxFiles:
     if not annotations.labels:
         raise ValueError(f"{origin} has no classes; expected one at least")
     check_once(pictures, origin)
+    for picture in pictures:
+        if not _is_encodable(picture.name):
+            raise ValueError(f"{origin} has the picture {picture.name!r}, which is no name of a file")
     files = ListedFiles(annotations.folder, Names([picture.name for picture in pictures]))
     missing = _missing(files)
     if missing:
@@ -296,6 +299,14 @@ def _found(root: Path, split: str, data: Mapping[str, Any]) -> types.ModuleType:
         )
         raise ValueError(f"{root} has {what}; {remedy}")
     return readers[names[0]]
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether a file can be called so: a JSON may have halves of letters."""
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
 
 
 def _missing(files: ListedFiles) -> list[str]:

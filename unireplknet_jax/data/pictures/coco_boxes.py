@@ -98,7 +98,8 @@ def _document(place: Path) -> dict[str, Any]:
         _log.info("reading %s, %.0f MB", place, os.path.getsize(place) / 1e6)
     found = json_of(place, _EXPECTED)
     if not isinstance(found, dict):
-        raise ValueError(f"{place} has a {type(found).__name__}; expected {_EXPECTED}")
+        what = "nothing" if found is None else f"a {type(found).__name__}"
+        raise ValueError(f"{place} has {what}; expected {_EXPECTED}")
     lacking = [part for part in ("images", "annotations", "categories") if not isinstance(found.get(part), list)]
     if lacking:
         raise ValueError(f"{place} has no list of {listed(lacking)}; expected {_EXPECTED}")

@@ -131,8 +131,8 @@ def _check_description(root: Path, split: str, data: Mapping[str, Any]) -> None:
         told = description[1].get(name)
         if isinstance(told, list) or (isinstance(told, str) and told.endswith(".txt")):
             raise ValueError(
-                f"{description[0]} has {name}: {str(told)[:60]}; expected one folder of pictures, which data.pictures "
-                "names as well"
+                f"{description[0]} has {name}: {str(told)[:60]}; expected one folder of pictures, which "
+                "data.pictures=images/{split}, say, names as well"
             )
 
 

@@ -59,7 +59,7 @@ def test_convolutions_are_integers_as_far_as_the_accuracy_bears(labelled, tmp_pa
 
 def test_a_graph_that_loses_accuracy_is_refused_with_the_number(labelled, tmp_path):
     checkpoint, _ = labelled
-    black = [np.zeros((32, 32, 3), np.uint8)]
+    black = np.zeros((32, 32, 3), np.uint8)
     why = r"^in integers the top-1 accuracy falls from 100\.00 to \d+\.\d\d %, by more than 1 point; nothing was"
     with pytest.raises(ValueError, match=why):
         export.export(checkpoint, tmp_path / "it.onnx", calibrate=black)

@@ -21,6 +21,7 @@ from unireplknet_jax.tasks.base import Example, Split
 from unireplknet_jax.tasks.checkpoint import Checkpoint, require_weights
 from unireplknet_jax.tasks.onnx_int8 import Integers, quantize
 from unireplknet_jax.tasks.predict import predictor, require_classifier, with_image_size
+from unireplknet_jax.tasks.sources import sources_of
 
 # half or not -> the largest difference, of logits of standard deviation 1, that rounding explains: of T it is up to
 # 6e-6, of an A whose maps grow to 1e4 1.1e-5; 2e-3 where weights have half of their digits.
@@ -60,7 +61,7 @@ def export(
     half: bool = False,
     batch: int | None = None,
     opset: int | None = None,
-    calibrate: Sequence[Any] | None = None,
+    calibrate: Any = None,
     data: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     examples: Sequence[EncodedFile] = (),
@@ -90,7 +91,8 @@ def export(
     _check_source(checkpoint, form)
     module = module_of(form, "write")
     merged = _ready(checkpoint, image_size)
-    split = None if calibrate is None else _measured_on(merged, form, half, calibrate, data)
+    pictures = None if calibrate is None else sources_of(calibrate)
+    split = None if pictures is None else _measured_on(merged, form, half, pictures, data)
     batch = 1 if batch is None and form == "litert" else batch
     compared, told = _examples(merged)
     folder = bool(FORMATS[form].marks)
@@ -104,8 +106,8 @@ def export(
                 f"the standard deviation 1, which exceeds {TOLERANCE[half]:g}; nothing was written."
             )
         integers = None
-        if calibrate is not None and split is not None:
-            integers = quantize(part, merged.task, batch, calibrate, split)
+        if pictures is not None and split is not None:
+            integers = quantize(part, merged.task, batch, pictures, split)
             difference, kept = compare(merged, open_artefact(part, form)[1], compared)
         files = part.rglob("*") if folder else [part.with_suffix(end.suffix) for end in destinations]
         size = sum(file.stat().st_size for file in files if file.is_file())
@@ -195,14 +197,14 @@ def _ready(checkpoint: Checkpoint, image_size: int | None) -> Checkpoint:
 
 
 def _measured_on(
-    merged: Checkpoint, form: str, half: bool, calibrate: Sequence[Any], data: Mapping[str, Any] | None
+    merged: Checkpoint, form: str, half: bool, pictures: Sequence[Any], data: Mapping[str, Any] | None
 ) -> Split:
     """The split on which a file in integers is measured; ValueError where there can be none."""
     if form != "onnx" or merged.task.name != "classification":
         raise ValueError("integers of 8 bits are for classifiers of pictures in ONNX; leave out --int8.")
     if half:
         raise ValueError("weights are stored as float16 or as integers, not both; leave out --half or --int8.")
-    if not calibrate:
+    if not pictures:
         raise ValueError("there is no picture to calibrate on; give some like those that the network will see.")
     data = data or merged.data
     if not data:

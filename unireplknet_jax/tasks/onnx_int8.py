@@ -19,7 +19,7 @@ from unireplknet_jax.data.pipeline import eval_batches
 from unireplknet_jax.tasks.artefact import Runtime, open_artefact
 from unireplknet_jax.tasks.base import Split, Task
 from unireplknet_jax.tasks.onnx_file import asked_of_graph
-from unireplknet_jax.tasks.sources import named, sources_of
+from unireplknet_jax.tasks.sources import named
 
 LOSS = 1.0  # points of top-1 accuracy that may be lost
 _MOST = 128  # pictures to calibrate on
@@ -38,15 +38,14 @@ class Integers(NamedTuple):
     examples: int
 
 
-def quantize(path: Path, task: Task, batch: int | None, pictures: Any, split: Split) -> Integers:
+def quantize(path: Path, task: Task, batch: int | None, pictures: Sequence[Any], split: Split) -> Integers:
     """Replace a graph of float32 by one with integers, the one with the most kinds of layers that keeps its accuracy.
 
-    batch: the one number of examples that the graph takes, None: any. pictures: what to calibrate on, read as
-    `predict` reads them. split: of `Task.open`, of which the accuracy is measured.
+    batch: the one number of examples that the graph takes, None: any. pictures: what to calibrate on, of
+    `sources_of`. split: of `Task.open`, of which the accuracy is measured.
     Raises ValueError for a picture that cannot be read, and where every form loses more than `LOSS` points.
     """
-    sources = sources_of(pictures)
-    feeds = _feeds(task, sources, batch or _BATCH)
+    feeds = _feeds(task, pictures, batch or _BATCH)
     before = _accuracy(path, task, split)
     best, kept, lost = None, path.with_suffix(".kept"), 0.0
     for count in range(1, len(_KINDS) + 1):
@@ -56,7 +55,7 @@ def quantize(path: Path, task: Task, batch: int | None, pictures: Any, split: Sp
         if before - after > LOSS:
             lost = before - after
             break
-        best = Integers(_KINDS[:count], before, after, min(len(sources), _MOST), len(split.source))
+        best = Integers(_KINDS[:count], before, after, min(len(pictures), _MOST), len(split.source))
         os.replace(tried, kept)
     if best is None:
         raise ValueError(
@@ -67,15 +66,15 @@ def quantize(path: Path, task: Task, batch: int | None, pictures: Any, split: Sp
     return best
 
 
-def _feeds(task: Task, sources: Sequence[Any], size: int) -> list[dict[str, np.ndarray]]:
+def _feeds(task: Task, pictures: Sequence[Any], size: int) -> list[dict[str, np.ndarray]]:
     """Batches of what a graph takes, of pictures evenly chosen among all."""
-    places = np.unique(np.linspace(0, len(sources) - 1, min(len(sources), _MOST)).astype(int))
+    places = np.unique(np.linspace(0, len(pictures) - 1, min(len(pictures), _MOST)).astype(int))
     images = []
     for place in places:
         try:
-            images += [example["image"] for example in task.read(sources[place])]
+            images += [example["image"] for example in task.read(pictures[place])]
         except (ValueError, OSError) as error:
-            raise ValueError(named(sources[place], int(place), str(error))) from error
+            raise ValueError(named(pictures[place], int(place), str(error))) from error
     whole = [images[start : start + size] for start in range(0, len(images), size)]
     filled = [rows + [rows[-1]] * (size - len(rows)) for rows in whole]
     return [asked_of_graph({"image": np.stack(rows)}) for rows in filled]

@@ -351,6 +351,13 @@ def test_a_damaged_file_is_a_sentence(ending, tmp_path):
         urk.open_checkpoint(path)
 
 
+def test_a_part_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefact, "module_of", lambda *_: None)  # nothing of the library is needed to see that
+    (tmp_path / "it.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match=r"it\.bin is missing, which belongs to .*it\.xml; copy both, or export it"):
+        urk.open_checkpoint(tmp_path / "it.xml")
+
+
 # The lines of docs/export.md, in an environment that has neither flax nor this package.
 WITH_JAX_ALONE = """
 import json, sys

@@ -87,14 +87,16 @@ def _input(given: Any, index: int) -> Any:
     name, data = f"input {index}", given
     if isinstance(given, dict):
         name, data = given.get("name", name), given.get("data")
-    if isinstance(data, str) and isinstance(name, str):
+        if not isinstance(name, str):
+            raise Refusal(400, f"the name of input {index} is no text; {EXPECTED}.")
+    if isinstance(data, str):
         try:
             return EncodedFile(base64.b64decode(data.partition("base64,")[2] or data, validate=True), _safe_name(name))
         except (binascii.Error, ValueError) as error:
             raise Refusal(400, f"input {index} is no base64 text; {EXPECTED}.") from error
     if isinstance(data, list):
         return _array(data, index)
-    raise Refusal(400, f"input {index} is a {type(data).__name__}; {EXPECTED}.")
+    raise Refusal(400, f"input {index} holds neither a text nor a list; {EXPECTED}.")
 
 
 def _array(values: list[Any], index: int) -> np.ndarray:

@@ -25,7 +25,12 @@ _NAME = 255  # characters of a file's name that are kept
 
 
 async def counted(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """The body of a request in parts; Refusal (413) as soon as it has more than `most` bytes, or says so."""
+    """The body of a request in parts; Refusal (413) as soon as it has more than `most` bytes, or says so, (415) for one
+    that is compressed, since a small one may hold much.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Refusal(415, f"the body is encoded as {encoding[:80]!r}; send it as it is, without Content-Encoding.")
     too_large = Refusal(413, f"the request has more than {most:,} bytes, which this server takes at most.")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > most:

@@ -68,6 +68,16 @@ def test_a_body_of_more_bytes_is_refused_by_what_it_says_and_by_what_it_has(clie
         assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/tiny/infer"])
+def test_a_compressed_body_is_called_so(client, path):
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post(path, content=b"\x1f\x8b", headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (
+        415,
+        "the body is encoded as 'gzip'; send it as it is, without Content-Encoding.",
+    )
+
+
 def test_a_length_that_is_stated_is_refused_before_anything_is_read():
     async def receive():
         pytest.fail("the body is read")

@@ -44,7 +44,7 @@ def test_what_was_exported_is_served_as_its_checkpoint(ending, checkpoint, files
             assert close_to(result["records"], records)
         assert client.get("/models").json()["models"][0]["sees"] is False
         answer = client.post("/see", files=form(files[0]))
-        assert (answer.status_code, "sees no single picture" in answer.json()["error"]) == (400, True)
+        assert (answer.status_code, answer.json()["error"].startswith("tiny was exported")) == (400, True)
         metadata = client.get("/v2/models/tiny").json()
         assert {each["name"] for each in metadata["outputs"]} == {"logits", "scores"}
 
@@ -100,7 +100,8 @@ def test_a_broken_file_leaves_the_others_their_records(client, files, expected):
         (b'{"inputs": 3}', "application/json", 400, "the document has no list of inputs"),
         (b'{"inputs": []}', "application/json", 400, "the request holds no input"),
         (b'{"inputs": ["%%"]}', "application/json", 400, "input 0 is no base64 text"),
-        (b'{"inputs": [{"data": 3}]}', "application/json", 400, "input 0 is a int"),
+        (b'{"inputs": [{"data": 3}]}', "application/json", 400, "input 0 holds neither a text nor a list"),
+        (b'{"inputs": [{"name": 3, "data": "AAAA"}]}', "application/json", 400, "the name of input 0 is no text"),
         (b'{"inputs": [[[1, 2], [3]]]}', "application/json", 400, "input 0 is no array of numbers"),
         (b'{"inputs": [[["a"]]]}', "application/json", 400, "input 0 is no array of numbers"),
         (b'{"inputs": [[[1.5, 2]]]}', "application/json", 400, "input 0: an array of float64 (1, 2) is not a picture"),

@@ -159,7 +159,7 @@ def test_a_graph_has_a_convolution_for_each_kernel_and_turns_no_map(tmp_path):
     assert nodes.count("Conv") == 5 + 2 * 5  # stem and downsamplers; depthwise, two of SE and two pointwise in a block
     assert nodes.count("Gelu") == 1 + 2
     assert "Transpose" not in nodes
-    numbers = {float(value) for value in stored(tmp_path, "onnx") if value.size == 1}
+    numbers = {value.item() for value in stored(tmp_path, "onnx") if value.size == 1}
     assert numbers == {255, 1, float(np.float32(LAYER_NORM_EPS)), float(np.float32(GRN_EPS))}  # too small to be felt
     assert model.opset_import[0].version == 21
     assert [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
@@ -355,6 +355,13 @@ def test_a_damaged_file_is_a_sentence(ending, tmp_path):
         pytest.importorskip(library)
     with pytest.raises(ValueError, match=r"cannot be read as \w+: .*; export it again\.$"):
         urk.open_checkpoint(path)
+
+
+def test_a_part_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(artefact, "module_of", lambda *_: None)  # nothing of the library is needed to see that
+    (tmp_path / "it.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match=r"it\.bin is missing, which belongs to .*it\.xml; copy both, or export it"):
+        urk.open_checkpoint(tmp_path / "it.xml")
 
 
 # The lines of docs/export.md, in an environment that has neither flax nor this package.

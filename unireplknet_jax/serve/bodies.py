@@ -25,7 +25,12 @@ _NAME = 255  # characters of a file's name that are kept
 
 
 async def counted(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """The body of a request in parts; Refusal (413) as soon as it has more than `most` bytes, or says so."""
+    """The body of a request in parts; Refusal (413) as soon as it has more than `most` bytes, or says so, (415) for one
+    that is compressed, since a small one may hold much.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Refusal(415, f"the body is encoded as {encoding[:80]!r}; send it as it is, without Content-Encoding.")
     too_large = Refusal(413, f"the request has more than {most:,} bytes, which this server takes at most.")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > most:
@@ -87,14 +92,16 @@ def _input(given: Any, index: int) -> Any:
     name, data = f"input {index}", given
     if isinstance(given, dict):
         name, data = given.get("name", name), given.get("data")
-    if isinstance(data, str) and isinstance(name, str):
+        if not isinstance(name, str):
+            raise Refusal(400, f"the name of input {index} is no text; {EXPECTED}.")
+    if isinstance(data, str):
         try:
             return EncodedFile(base64.b64decode(data.partition("base64,")[2] or data, validate=True), _safe_name(name))
         except (binascii.Error, ValueError) as error:
             raise Refusal(400, f"input {index} is no base64 text; {EXPECTED}.") from error
     if isinstance(data, list):
         return _array(data, index)
-    raise Refusal(400, f"input {index} is a {type(data).__name__}; {EXPECTED}.")
+    raise Refusal(400, f"input {index} holds neither a text nor a list; {EXPECTED}.")
 
 
 def _array(values: list[Any], index: int) -> np.ndarray:

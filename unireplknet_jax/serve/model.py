@@ -88,6 +88,8 @@ class Model:
         "picture": as the network saw it; "evidence": tinted where it speaks for the class, None where nothing tells;
         "field": the contribution of each pixel to the middle of the last map.
         """
+        if not self.checkpoint.variables:
+            raise Refusal(400, f"{self.name} was exported, and what it looks at takes the weights of its checkpoint.")
         if not self.sees:
             raise Refusal(400, f"the network of the task {self.task.name} sees no single picture of an input.")
         loop = asyncio.get_running_loop()

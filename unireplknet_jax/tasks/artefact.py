@@ -144,11 +144,16 @@ def module_of(name: str, to: str) -> ModuleType:
 def open_artefact(path: str | os.PathLike[str], name: str) -> tuple[dict[str, Any], Runtime]:
     """(the card, the artefact in its runtime) of a file of a format; ValueError for one that cannot be run."""
     module = module_of(name, "run")
+    missing = [Path(path).with_suffix(suffix) for suffix in FORMATS[name].beside]
+    missing = [file for file in missing if not file.is_file()]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing, which belongs to {path}; copy both, or export it again.")
     try:
         card, runtime, run = module.opened(Path(path))
         opened = None if card is None else Runtime(runtime, run, card["kinds"], card["batch"])
     except Exception as error:  # every runtime has its own for a file that is damaged
-        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        lines = [line for line in str(error).splitlines() if not line.startswith("Exception from")]  # OpenVINO's source
+        why = next(filter(None, lines), type(error).__name__).rstrip(".")
         raise ValueError(f"{path} cannot be read as {name}: {why}; export it again.") from error
     if opened is None:
         raise ValueError(

@@ -1,12 +1,17 @@
 """Which programs there are, and which of them is taken, with networks that compute nothing."""
 
 import dataclasses
+import signal
+import threading
+import types
 
 import numpy as np
 import pytest
 from small_tasks import make_checkpoint
 
+from unireplknet_jax.models.program import is_compiling
 from unireplknet_jax.serve import programs as module
+from unireplknet_jax.serve import run as running
 from unireplknet_jax.serve.programs import Programs, batch_sizes
 
 
@@ -122,3 +127,26 @@ def test_of_an_artefact_the_kinds_that_it_takes_are_warm(networks, monkeypatch):
     refused.append((1, 32, 64, 3))
     with pytest.raises(ValueError, match="takes no such thing"):
         Programs(checkpoint, 1).warm()
+
+
+def test_a_server_that_ends_before_it_is_warm_tells_the_command_line(monkeypatch):
+    """Which ends the process at once then: jax aborts where the interpreter ends while it works."""
+    begun, told = threading.Event(), threading.Event()
+
+    def warm():
+        begun.set()
+        told.wait(20)
+
+    def early(self, sockets):
+        begun.wait(20)
+        signal.raise_signal(signal.SIGTERM)  # before uvicorn listens to it
+        assert self.should_exit
+
+    monkeypatch.setattr(running._Draining, "run", early)
+    settings = types.SimpleNamespace(time=1)
+    with running.listen("127.0.0.1", 0) as listening:
+        running.run(types.SimpleNamespace(app=None, settings=settings, warm=warm), listening)
+    assert is_compiling()
+    told.set()
+    while is_compiling():
+        pass

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 _log = logging.getLogger(__name__)
 _SILENT = 2.0  # seconds that a wait may last before a line says what is waited for
 _AGAIN = 20.0  # seconds between the lines after that
-_compilations: list[threading.Event] = []  # an event for each that goes on, which it sets at its end
+_at_work: list[threading.Event] = []  # an event for each thread in which jax works, which it sets at its end
 # For a program that runs once: what the compiler saves is more than what the program then takes longer.
 _QUICK: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": "0"}}
 QUICK_ELSEWHERE: dict[str, Any] = {"exec_time_optimization_effort": -1.0}
@@ -36,23 +36,35 @@ def compile_program(function: Any, *arguments: Any, what: str, quick: bool = Fal
 def compile_lowered(lowered: jax.stages.Lowered, options: dict[str, Any] | None = None) -> jax.stages.Compiled:
     """`lowered.compile(options)` in a thread of its own, so that signals are handled while it goes on."""
     result: dict[str, Any] = {}
-    done = threading.Event()
 
     def work() -> None:
         try:
             result["program"] = lowered.compile(compiler_options=options)
         except BaseException as error:  # raised where it is waited for
             result["error"] = error
-        _compilations.remove(done)
-        done.set()
 
-    _compilations.append(done)
-    threading.Thread(target=work, daemon=True).start()
+    done = in_background(work)
     while not done.wait(0.1):  # a handler runs between two waits
         pass
     if "error" in result:
         raise result["error"]
     return result["program"]
+
+
+def in_background(work: Callable[[], None], name: str | None = None) -> threading.Event:
+    """Let jax work in a thread of its own; -> what is set at its end. Of one that is left behind: `is_compiling`."""
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            _at_work.remove(done)
+            done.set()
+
+    _at_work.append(done)
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return done
 
 
 class AheadOfTime:
@@ -77,8 +89,10 @@ class AheadOfTime:
 
 
 def is_compiling() -> bool:
-    """Whether a compilation goes on that nobody waits for any more: the interpreter cannot end before it does."""
-    return bool(_compilations)
+    """Whether jax works in a thread that nobody waits for any more: the interpreter would wait for its compiler, and
+    abort where it ends in the middle of anything else.
+    """
+    return bool(_at_work)
 
 
 @contextlib.contextmanager

@@ -7,12 +7,12 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from typing import Any
 
 import uvicorn
 
+from unireplknet_jax.models.program import in_background
 from unireplknet_jax.serve.app import Server
 
 _LINGER = 0.5  # seconds after the last connection was accepted in which its request may still come
@@ -61,11 +61,14 @@ def run(server: Server, listening: socket.socket) -> None:
             return
         _log.info("ready after %.0f s: http://%s:%d", time.monotonic() - began, shown, port)
 
+    def end(*_: Any) -> None:
+        running.should_exit = True
+
+    # For a SIGTERM that comes before uvicorn listens to signals; those that ended it it raises once more at its end.
+    before = signal.signal(signal.SIGTERM, end)
     _log.info("listening on http://%s:%d; compiling ...", shown, port)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # uvicorn raises the signals that ended it once more when it has drained; SIGTERM has done all that it should then.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    threading.Thread(target=warm, name="warm", daemon=True).start()
+    in_background(warm, "warm")
     try:
         running.run(sockets=[listening])
     finally:

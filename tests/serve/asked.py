@@ -79,7 +79,11 @@ class Process:
         """Ask it to end; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(60)
+        try:
+            code = self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # or it would outlive the tests
+            raise
         self._reader.join(10)
         self.process.stderr.close()
         return code

@@ -1,5 +1,6 @@
 """The merged classifier in the runtimes with which people deploy it on a CPU."""
 
+import functools
 import importlib.util
 
 import jax
@@ -34,8 +35,14 @@ def programs(names, model, params, images):
     """{name: `Program`} of the merged parameters of a classifier on images (n, h, w, c), in float32 on all threads
     that this process may use. `run` returns the logits.
     """
-    make = {"openvino": _openvino, "onnxruntime": _onnxruntime, "litert": _litert}
-    return {name: Program(make[name](model, params, np.asarray(images)), wait=lambda result: None) for name in names}
+    images = np.asarray(images)
+    graph = functools.cache(lambda: _graph(model, params, images))  # one for all that take it
+    make = {
+        "openvino": lambda: _openvino(*graph()),
+        "onnxruntime": lambda: _onnxruntime(*graph()),
+        "litert": lambda: _litert(model, params, images),
+    }
+    return {name: Program(make[name](), wait=lambda result: None) for name in names}
 
 
 def _graph(model, params, images):
@@ -46,10 +53,9 @@ def _graph(model, params, images):
     return build(params, model.depths, *inputs.shape).SerializeToString(), inputs
 
 
-def _openvino(model, params, images):
+def _openvino(graph, inputs):
     from unireplknet_jax.tasks.openvino_file import library
 
-    graph, inputs = _graph(model, params, images)
     openvino = library()
     core = openvino.Core()
     options = {
@@ -61,10 +67,9 @@ def _openvino(model, params, images):
     return lambda: request.infer({0: inputs}, share_inputs=True)[0]
 
 
-def _onnxruntime(model, params, images):
+def _onnxruntime(graph, inputs):
     import onnxruntime
 
-    graph, inputs = _graph(model, params, images)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

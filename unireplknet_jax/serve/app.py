@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import importlib.resources
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from unireplknet_jax.serve.model import Model
 from unireplknet_jax.serve.refusal import Refusal
 from unireplknet_jax.serve.settings import Settings
 from unireplknet_jax.tasks.checkpoint import Checkpoint
+from unireplknet_jax.tasks.web_folder import PAGE
 
 _PAGE = {
     "": ("page.html", "text/html"),
@@ -213,7 +213,7 @@ class Server:
 
     async def _page(self, request: Request) -> Response:
         name, kind = _PAGE[request.url.path.rpartition("/")[2]]
-        content = (importlib.resources.files("unireplknet_jax.tasks") / "page" / name).read_bytes()
+        content = (PAGE / name).read_bytes()
         return Response(content, media_type=kind, headers=_HEADERS | {"Cache-Control": "no-cache"})
 
     async def _describe(self, request: Request) -> Response:
@@ -258,9 +258,8 @@ def _whole_number(request: Request, name: str, default: int) -> int:
     return int(text[:9])
 
 
-async def _no_such_address(request: Request, error: Exception) -> Response:
-    """The answer to an address or a method that there is not."""
-    assert isinstance(error, HTTPException)
+async def _no_such_address(request: Request, error: Any) -> Response:
+    """The answer to an address or a method that there is not; error: an HTTPException."""
     there = f"{request.method} {request.url.path[:80]} is no address of this server: {error.detail}."
     response = refused(Refusal(error.status_code, there))
     response.headers.update(error.headers or {})  # of a method that there is not: those that there are

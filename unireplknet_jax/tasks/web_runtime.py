@@ -15,6 +15,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO, cast
 
 from unireplknet_jax.data.files import staging
 from unireplknet_jax.models.program import announced
@@ -80,9 +81,9 @@ def _unpacked(package: bytes, name: str) -> dict[str, bytes]:
     found = {}
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         for member in (*SCRIPTS, *BINARIES):
-            file = archive.extractfile(f"package/dist/{member}")
-            assert file is not None
-            contents = file.read()
+            contents = cast(
+                IO[bytes], archive.extractfile(f"package/dist/{member}")
+            ).read()  # None is of a folder alone
             if member in BINARIES:
                 found[f"{member}.gz"] = gzip.compress(contents, mtime=0)
             else:  # servers that do not know .mjs send it as a kind of file that browsers do not run

@@ -81,9 +81,7 @@ def _unpacked(package: bytes, name: str) -> dict[str, bytes]:
     found = {}
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         for member in (*SCRIPTS, *BINARIES):
-            contents = cast(
-                IO[bytes], archive.extractfile(f"package/dist/{member}")
-            ).read()  # None is of a folder alone
+            contents = cast(IO[bytes], archive.extractfile(f"package/dist/{member}")).read()
             if member in BINARIES:
                 found[f"{member}.gz"] = gzip.compress(contents, mtime=0)
             else:  # servers that do not know .mjs send it as a kind of file that browsers do not run

@@ -7,11 +7,19 @@ from PIL import Image
 
 from unireplknet_jax.__main__ import main
 from unireplknet_jax.benchmark.throughput import STEPS
+from unireplknet_jax.models.variants import VARIANTS, Variant
 
 
 @pytest.fixture(autouse=True)
 def without_torchvision(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
+
+
+@pytest.fixture
+def few_blocks(monkeypatch):
+    """A block per stage passes for the smallest size: what is compiled of A takes minutes, and fills the same table."""
+    few = Variant((1, 1, 1, 1), (8, 16, 24, 32), ((3,), (13,), (13,), (13,)))
+    monkeypatch.setitem(VARIANTS, "unireplknet_a", few)
 
 
 def test_the_speed_of_the_input_is_printed_as_a_table(capsys):
@@ -83,6 +91,7 @@ def test_the_block_is_timed_beside_one_kernel(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("part", ["model", "train"])
 def test_networks_are_timed_beside_pytorch(capsys, part):
     # In training PyTorch refuses to normalize over a single value: the last map of one example is 1x1.
@@ -99,6 +108,7 @@ def test_networks_are_timed_beside_pytorch(capsys, part):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_blocks")
 @pytest.mark.parametrize("part", ["model", "train"])
 def test_networks_around_a_trunk_are_timed_beside_pytorch(capsys, part):
     found = run_json(capsys, part, "unireplknet_a", "--task", "segmentation", "--size", "32", "--rounds", "1")

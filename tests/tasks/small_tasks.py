@@ -49,8 +49,8 @@ FILES = {
     "points": "shape.xyz",
     "forecasting": "table.csv",
 }
-# As parameters of tests that compile the network. Those with many heads compile for long.
-SLOW = ("detection", "segmentation")
+# As parameters of tests that compile the network. Those with more than a trunk and a classifier compile for long.
+SLOW = ("detection", "segmentation", "points", "forecasting")
 KINDS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in FILES]
 
 

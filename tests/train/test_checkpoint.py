@@ -125,6 +125,22 @@ def test_what_one_device_wrote_comes_back_on_eight(tmp_path):
     assert ours["params"]["kernel"].addressable_data(0).shape == (4, 512)
 
 
+def test_what_every_device_has_is_written_without_compiling_a_program(tmp_path, caplog):
+    """Orbax would cut small arrays into a part for each device, by a program for every shape and part."""
+
+    class Odd(Linear):
+        def module(self, deploy=False):
+            return nn.Dense(1016, use_bias=False)  # no other test's shapes
+
+    state = make_state(Odd(), OPTIMIZER, make_mesh(), seed=0, ema=True)
+    checkpoints = checkpoints_in(tmp_path, make_mesh(), task=Odd)
+    with jax.log_compiles():
+        checkpoints.save(1, state)
+        checkpoints.close()
+    assert "Compiling" not in caplog.text
+    assert steps_in(tmp_path) == [1]
+
+
 def test_only_the_newest_stay(tmp_path, states):
     save(tmp_path, states, (1, 2, 3, 4, 5), keep=2)
     assert steps_in(tmp_path) == [4, 5]

@@ -14,6 +14,7 @@ from unireplknet_jax.train.distributed import gather_rows
 
 _log = logging.getLogger(__name__)
 _WHOLE, _DAMAGED, _OUT_OF_REACH, _NOT_OURS = range(4)  # what a process finds, the worse the larger
+_SHARED_FROM = 2**20  # bytes of an array for each device that has it, from which they share the writing
 _PASSING = re.compile(
     r"\b(UNAVAILABLE|PERMISSION_DENIED|UNAUTHENTICATED|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|CANCELLED): "
 )
@@ -41,13 +42,20 @@ class TrainCheckpoints:
             cleanup_tmp_directories=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager, self._saving = ocp.CheckpointManager(self._folder, options=options), None
+        # Where every device has a whole array, each would write its part of it, by a program of its own for every shape
+        # and part: seconds of compilation at the first state, which pay for large arrays alone.
+        arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SHARED_FROM)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        states = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        handlers = {"state": states, "facts": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        self._saving = None
 
     def save(self, step, state):
         """Write a state in the background; a failure to write an earlier one (a full disk) is raised here."""
         args = self._ocp.args
         facts = {**self._facts, "state": _outline(self._state)}
-        composite = args.Composite(state=args.StandardSave(state), facts=args.JsonSave(facts))
+        composite = args.Composite(state=args.PyTreeSave(state), facts=args.JsonSave(facts))
         if step != self._manager.latest_step():
             self._manager.wait_until_finished()
             self._saving = step

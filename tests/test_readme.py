@@ -23,7 +23,7 @@ STAND_INS = {  # small ones of tests/goldens/dense for weights that the authors 
 # These need the network or a server, or are this very selection of tests: their syntax is all that is checked.
 # tests/serve sends such requests.
 NOT_RUN = ("pip install", "hf download", "bash launch/test.sh", "127.0.0.1:8000")
-MINUTES = ("bash launch/quickstart.sh", "unireplknet train")
+MINUTES = ("bash launch/quickstart.sh", "unireplknet train", "unireplknet see")
 # What a training command of a block is given in addition: an epoch leaves behind what a whole run does.
 SHORT = "--config.epochs=1 --config.optim.warmup_epochs=0"
 LEFT_BEHIND = {

@@ -28,12 +28,10 @@ QUICK = (
     "coco:runlocal",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
-    "imagenet22k:s",
     "modelnet40:solids",
-    "kinetics400:synthetic",
     "small_images:digits",
     "speech_commands:synthetic",
-    "station_weather:irish_wind",
+    "station_weather:runlocal",
 )
 
 

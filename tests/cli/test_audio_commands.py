@@ -42,6 +42,7 @@ def labels(capsys):
     return {r["file"]: [p["label"] for p in r["records"][0]["predictions"]] for r in document["results"]}
 
 
+@pytest.mark.slow  # `test_the_originals_network_in_both_forms` of tasks/test_audio.py stays
 def test_the_merged_network_hears_the_same(heard, sounds, tmp_path, capsys):
     merged = str(tmp_path / "merged")
     assert main(["reparameterize", heard, merged]) == 0

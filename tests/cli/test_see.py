@@ -68,7 +68,7 @@ def test_small_inputs_say_that_nothing_tells_where(seen, pictures, tmp_path, cap
     assert (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize("failing", ["drawing", "writing"])
+@pytest.mark.parametrize("failing", [pytest.param("drawing", marks=pytest.mark.slow), "writing"])
 def test_a_failure_leaves_what_was_there(seen, pictures, tmp_path, monkeypatch, capsys, failing):
     from unireplknet_jax.tasks import see_plot
 

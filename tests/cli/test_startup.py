@@ -52,6 +52,7 @@ def test_a_process_that_fails_is_named_with_its_last_words(until):
         measure(Case("row x", [sys.executable, "-c", script], until=until), rounds=1)
 
 
+@pytest.mark.slow  # `test_a_row_of_the_table_is_measured_in_processes_of_its_own` stays
 def test_the_files_of_a_row_are_made_and_predicted(tmp_path, capsys):
     (case,) = cases(tmp_path, "predict a table")
     made_up.write(tmp_path, case.files)

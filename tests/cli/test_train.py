@@ -253,6 +253,7 @@ def evaluated(path, capsys, *words):
     return json.loads(captured.out)
 
 
+@pytest.mark.slow  # its commands have quick tests of their own: test_evaluate, test_predict, train/test_loop
 def test_a_recipe_goes_all_the_way(trained, tmp_path, capsys):
     model, merged = trained / "model", tmp_path / "merged"
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_tasks import FILES, make_checkpoint, write_files
+from small_tasks import make_checkpoint, write_files
 
 import unireplknet_jax as urk
 from unireplknet_jax.__main__ import main
@@ -17,7 +17,7 @@ from unireplknet_jax.tasks.base import task_class
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-EMBEDDED = [name for name in FILES if name not in ("forecasting", "segmentation", "detection")]
+EMBEDDED = ["classification", "audio", *(pytest.param(name, marks=pytest.mark.slow) for name in ("video", "points"))]
 
 
 def pooled(checkpoint, maps):

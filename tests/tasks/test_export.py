@@ -288,7 +288,7 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path, monkeypatch):
         export.export(make_checkpoint("audio"), tmp_path / "it.onnx")  # which no library would help
 
 
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("merged", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_form_and_the_type_of_a_checkpoint_do_not_matter(merged, tmp_path):
     checkpoint = make_checkpoint("classification")
     checkpoint = checkpoint.in_merged_form() if merged else checkpoint

@@ -388,6 +388,7 @@ def test_merged_inference_gives_the_same_forecast(fitted, tmp_path):
     assert reparameterize(variables).keys() == merged.variables.keys()
 
 
+@pytest.mark.slow  # train/test_evaluate.py saves predictions of 8 devices
 def test_an_evaluation_on_8_devices_saves_what_it_predicts(fitted, variables, tmp_path):
     dataset = examples_of(fitted, DATA, "val", train=False)[:13]
     metrics = evaluate(fitted, variables, dataset, 8, predictions=tmp_path / "a.npz")

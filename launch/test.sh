@@ -23,4 +23,4 @@ ruff check .
 ruff format --check .
 mypy
 shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
-python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "$tests" "$@"
+python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "$tests" "$@"

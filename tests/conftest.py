@@ -1,3 +1,4 @@
+import collections
 import gc
 import os
 import signal
@@ -29,6 +30,17 @@ def pytest_configure(config):
     """The quick selection compiles in the quickest way; all tests together, and single ones, as users do."""
     if config.option.markexpr == "not slow" and jax.__version_info__ < (0, 11):  # later compilers do not know the flags
         os.environ["XLA_FLAGS"] = f"{QUICK_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+@pytest.hookimpl(trylast=True)  # when the others are deselected
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests come first: one that takes minutes, begun at the end, has one worker wait for it.
+
+    launch/test.sh keeps xdist from sorting files by the number of their tests.
+    """
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    tests = collections.Counter(item.path for item in items)
+    items.sort(key=lambda item: (slow[item.path], tests[item.path]), reverse=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

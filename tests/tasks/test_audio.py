@@ -422,10 +422,10 @@ def test_totals_are_masked_and_ties_count_against_us():
     task = make_task(3)
     logits = np.array([[1, 0, 0], [0, 0, -1], [0, 2, 0], [np.nan] * 3, [9, 0, 0]], np.float32)
     batch = {"target": np.eye(3, dtype=np.float32)[[0, 0, 1, 0, 0]], "mask": np.array([1, 1, 1, 1, 0], np.float32)}
-    totals = task.totals({"logits": logits}, batch)
+    totals = jax.jit(task.totals)({"logits": logits}, batch)
     assert (float(totals["hits"]), float(totals["count"])) == (2, 4)
     alone = {"target": np.ones((2, 1), np.float32), "mask": np.ones(2, np.float32)}
-    totals = make_task(1).totals({"logits": np.array([[0.0], [np.nan]], np.float32)}, alone)
+    totals = jax.jit(make_task(1).totals)({"logits": np.array([[0.0], [np.nan]], np.float32)}, alone)
     assert float(totals["hits"]) == 1
 
 
@@ -469,7 +469,7 @@ def test_metrics_of_a_whole_set(multilabel):
     logits = np.array([[2, 0, 1], [0, 1, 2], [3, 1, 0]], np.float32)
     targets = np.array([[1, 0, 0], [0, 0, 1], [0, 1, 0]], np.float32)
     batch = {"target": targets, "mask": np.ones(3, np.float32)}
-    totals = jax.device_get(task.totals({"logits": logits}, batch))
+    totals = jax.device_get(jax.jit(task.totals)({"logits": logits}, batch))
     records = [
         task.record({"logits": logits[i]}, {"id": np.int32(i), "target": targets[i], "mask": 1}) for i in range(3)
     ]
@@ -522,7 +522,7 @@ def test_scores_of_a_softmax_add_up_to_one():
 def test_a_preview_is_a_picture_with_low_tones_below():
     spectrogram = np.zeros((1, 16, 8), np.float32)
     spectrogram[:, :, 0] = 1.5
-    picture = np.asarray(make_task().preview({"spectrogram": spectrogram}, None))
+    picture = np.asarray(jax.jit(make_task().preview)({"spectrogram": spectrogram}, None))
     assert picture.shape == (1, 8, 16, 1)
     np.testing.assert_allclose(picture[0, -1], 1)
     np.testing.assert_allclose(picture[0, :-1], 0.5)

@@ -171,7 +171,7 @@ def test_totals_count_masked_hits_with_ties_and_nan_against_us(classes):
     logits[rng.random(logits.shape) < 0.02] = np.inf
     labels, mask = rng.integers(0, classes, 400), (rng.random(400) < 0.7).astype(np.float32)
     batch = {"label": jnp.asarray(labels), "mask": jnp.asarray(mask)}
-    totals = make_task(classes).totals({"logits": jnp.asarray(logits)}, batch)
+    totals = jax.jit(make_task(classes).totals)({"logits": jnp.asarray(logits)}, batch)
     assert float(totals["top1"]) == by_hand(logits, labels, mask, 1)
     assert float(totals["top5"]) == by_hand(logits, labels, mask, 5)
     assert float(totals["count"]) == mask.sum()
@@ -197,7 +197,7 @@ def test_balance_draws_every_class_as_often():
 def test_padding_adds_no_loss_even_if_it_is_nan():
     logits = np.array([[2.0, 0.0], [np.nan, np.nan]], np.float32)
     batch = {"label": jnp.array([1, 0]), "mask": jnp.array([1.0, 0.0])}
-    totals = make_task(2).totals({"logits": jnp.asarray(logits)}, batch)
+    totals = jax.jit(make_task(2).totals)({"logits": jnp.asarray(logits)}, batch)
     assert float(totals["loss"]) == pytest.approx(np.log1p(np.exp(2.0)), rel=1e-6)
 
 

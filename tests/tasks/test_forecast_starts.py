@@ -194,10 +194,10 @@ def test_a_forecast_of_the_ridge_regression_has_no_skill_against_it(tasks):
     saved = task.saved(jax.device_get(pred), batch)
     np.testing.assert_allclose(saved["ridge"][1], 0.5 * split.baseline(batch["history"][1]), rtol=1e-5)
     own = {**pred, "forecast": saved["ridge"]}
-    found = task.metrics(jax.device_get(task.totals(own, batch)), [])
+    found = task.metrics(jax.device_get(jax.jit(task.totals)(own, batch)), [])
     assert found["skill_ridge"] == pytest.approx(0, abs=1e-6)
     assert found["skill_persistence"] > 0.5
-    start = task.metrics(jax.device_get(task.totals(pred, batch)), [])
+    start = task.metrics(jax.device_get(jax.jit(task.totals)(pred, batch)), [])
     assert start["skill_start"] == pytest.approx(0, abs=1e-6)
     assert task.units["skill_ridge"] == "1 - MSE / MSE of it"
 
@@ -218,6 +218,6 @@ def test_without_a_training_part_there_is_no_skill_against_ridge_and_a_note(task
         split, (note,) = compared(task, open_train=open_train)
         assert words in note
         batch = batch_of(task.examples(split, train=False))
-        found = task.metrics(jax.device_get(task.totals(task.predict(saying(0.0)[0], {}, batch), batch)), [])
+        found = task.metrics(jax.device_get(jax.jit(task.totals)(task.predict(saying(0.0)[0], {}, batch), batch)), [])
         assert "skill_ridge" not in found
         assert found["skill_climatology"] > 0

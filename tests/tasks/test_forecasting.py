@@ -318,7 +318,7 @@ def test_metrics_are_the_errors_of_known_values_in_physical_units(fitted):
     expected = 0.1 * season_basis(times, 0, 2) @ np.array(task.climatology)
     np.testing.assert_allclose(pred["climatology"][1], expected, rtol=1e-4)
     assert np.isnan(task.saved(pred, batch)["truth"][0, 1, 2])
-    found = task.metrics(jax.device_get(task.totals({**pred, "forecast": forecast}, batch)), [])
+    found = task.metrics(jax.device_get(jax.jit(task.totals)({**pred, "forecast": forecast}, batch)), [])
 
     known = batch["known"][:2] > 0
     errors = {"forecast": forecast, "persistence": pred["persistence"], "climatology": pred["climatology"]}
@@ -342,9 +342,9 @@ def test_metrics_are_the_errors_of_known_values_in_physical_units(fitted):
 def test_a_forecast_that_is_not_finite_is_no_good_forecast(fitted):
     batch = make_batch(fitted)
     pred = fitted.predict(lambda *inputs, **options: jnp.full((3, 4, 12), jnp.nan), {}, batch)
-    assert np.isnan(fitted.metrics(jax.device_get(fitted.totals(pred, batch)), [])["mse"])
+    assert np.isnan(fitted.metrics(jax.device_get(jax.jit(fitted.totals)(pred, batch)), [])["mse"])
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        fitted.metrics(jax.device_get(fitted.totals(pred, {**batch, "known": 0 * batch["known"]})), [])
+        fitted.metrics(jax.device_get(jax.jit(fitted.totals)(pred, {**batch, "known": 0 * batch["known"]})), [])
 
 
 def test_a_station_without_known_values_has_no_error():

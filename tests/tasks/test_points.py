@@ -338,7 +338,7 @@ def test_metrics_of_a_whole_set():
     )
     each = np.concatenate([each, np.full((1, 2, 3), np.nan), [[[0, 0, 9]] * 2]]).astype(np.float32)
     batch = {"label": np.array([0, 0, 1, 0, 1, 2], np.int32), "mask": np.array([1, 1, 1, 1, 1, 0], np.float32)}
-    totals = jax.device_get(task.totals({"logits": each.mean(axis=1), "each": each}, batch))
+    totals = jax.device_get(jax.jit(task.totals)({"logits": each.mean(axis=1), "each": each}, batch))
     metrics = task.metrics({**totals, "loss": 5.0}, [])
     assert list(metrics) == ["OA", "mAcc", "single", "loss", "count"]
     # Class 0: one of three (a tie and a wrong one), class 1: one of two (NaN), class 2: masked.
@@ -379,7 +379,7 @@ def test_a_file_is_predicted_and_drawn(checkpoint, tmp_path):
 def test_a_preview_shows_all_views_side_by_side(data):
     task = make_task()
     batch = next(iter(train_batches(examples_of(task, data, "train", train=True), 2)))
-    shown = np.asarray(task.preview(batch, None))
+    shown = np.asarray(jax.jit(task.preview)(batch, None))
     assert shown.shape == (2, 14, 3 * 14, 1)
     for view in np.split(shown, 3, axis=2):
         assert view.max() == 1

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import filecmp
+import functools
 import itertools
 import json
 import logging
@@ -70,7 +71,7 @@ def measure_nothing(monkeypatch, values):
 
 @pytest.fixture(scope="module", autouse=True)
 def set_up_once():
-    """Runs share what follows from their recipe, so that their step is traced once; UNREAD says nothing of a step."""
+    """Runs share what follows from their recipe, so that their steps are traced once; UNREAD says nothing of these."""
     made, real = {}, loop.set_up
 
     def set_up(config, task, mesh, examples):
@@ -82,6 +83,7 @@ def set_up_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "set_up", set_up)
+        patch.setattr(evaluations, "make_eval_step", functools.cache(evaluations.make_eval_step))
         yield
 
 
@@ -479,6 +481,7 @@ def test_what_reads_the_data_is_closed(tmp_path, monkeypatch):
         next(made[0])
 
 
+@pytest.mark.slow  # test_workdir.py has what is mirrored, test_checkpoint.py what is saved
 def test_rows_are_in_a_bucket_before_their_state_and_each_split_is_opened_once(tmp_path, monkeypatch):
     opened, open_source = [], pictures.open_source
     monkeypatch.setattr(classification, "open_source", lambda *args: opened.append(args[1]) or open_source(*args))

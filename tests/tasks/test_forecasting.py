@@ -421,7 +421,9 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     path = write_csv(tmp_path / "a.csv", series, 20, series.names[::-1])
     task = dataclasses.replace(fitted, scale=0.5)
     checkpoint = Checkpoint(task, variables, merged=False)
-    (prediction,) = predict_files(checkpoint, [path], batch_size=2)
+    # History and horizon, one row less, and no more than a part of the history.
+    shorter = [write_csv(tmp_path / f"{rows}.csv", series, rows) for rows in (16, 15, 12)]
+    prediction, both, one_less, short = predict_files(checkpoint, [path, *shorter], batch_size=2)
     assert prediction.error is None
     (record,) = prediction.records
     assert record["id"] == str(path)
@@ -444,13 +446,8 @@ def test_a_file_becomes_a_forecast_and_a_hindcast(fitted, variables, tmp_path):
     picture = np.asarray(task.draw(prediction.examples, prediction.records))
     assert picture.shape[2] == 3
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
-    for rows, more in (
-        (16, {"hindcast", "truth", "rmse of the hindcast"}),
-        (15, set()),
-    ):  # history and horizon, and one row less
-        (other,) = predict_files(checkpoint, [write_csv(tmp_path / f"{rows}.csv", series, rows)], batch_size=2)
-        assert set(other.records[0]) == {"id", "unit", "forecast"} | more
-    (short,) = predict_files(checkpoint, [write_csv(tmp_path / "b.csv", series, 12)], batch_size=2)
+    assert set(both.records[0]) == {"id", "unit", "forecast", "hindcast", "truth", "rmse of the hindcast"}
+    assert set(one_less.records[0]) == {"id", "unit", "forecast"}
     assert set(short.records[0]) == {"id", "unit", "forecast"}
     assert task.draw(short.examples, short.records).size[0] > 100
 

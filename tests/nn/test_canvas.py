@@ -35,7 +35,7 @@ def variables():
 @pytest.fixture(scope="module")
 def pictures():
     """Two in a canvas, and what is beyond their sizes is anything."""
-    return 3 * normal(0, len(SIZES), *CANVAS, 3)
+    return 3 * np.asarray(normal(0, len(SIZES), *CANVAS, 3))
 
 
 def alone(pictures, index):
@@ -45,6 +45,7 @@ def alone(pictures, index):
 
 def close(found, expected, share=1e-5):
     """found (h, w, c) begins with expected (1, h', w', c)."""
+    found, expected = np.asarray(found), np.asarray(expected)
     _, rows, columns, _ = expected.shape
     assert np.abs(found[:rows, :columns] - expected[0]).max() <= share * np.abs(expected).max()
 

@@ -86,7 +86,7 @@ def test_it_is_jittable_and_gives_the_tree_of_the_merged_module(variables):
 
 
 def test_bfloat16_storage_is_folded_in_float32(variables):
-    stored = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), variables)
+    stored = jax.tree.map(lambda x: x.astype(jnp.bfloat16), variables)
     merged = reparameterize(stored)
     assert merged["params"]["stages_1_0"]["dwconv"]["lk_origin"]["kernel"].dtype == jnp.float32
     assert merged["params"]["head"]["kernel"].dtype == jnp.bfloat16

@@ -92,7 +92,7 @@ def test_a_wait_is_announced_when_it_is_long(caplog, monkeypatch):
     monkeypatch.setattr(program, "_AGAIN", 20)
     assert inspect.signature(announced).parameters["silent"].default == 2
     monkeypatch.setattr(announced.__wrapped__, "__defaults__", (0.2,))
-    clock = iter([0, 2, 2.3, 2.3])  # of a beginning, a line and an end
+    clock = iter([0, 0.3, 2.3, 2.3])  # of a beginning, a line and an end
     monkeypatch.setattr(program, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     caplog.clear()
     compile_program(Slow(0.5), what="a large program")

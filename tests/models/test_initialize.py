@@ -94,7 +94,7 @@ def test_an_abstract_initialization_traces_each_kind_of_convolution_once(monkeyp
     monkeypatch.setattr(depthwise_dft, "convolve", lambda *args: traced.append(1) or real(*args))
     jax.clear_caches()
     for _ in range(2):
-        jax.eval_shape(small_model(kernel_sizes=((), (13,), (13,) * 3, ()), depths=(0, 1, 3, 0)).init,
+        jax.eval_shape(small_model(kernel_sizes=((), (13,), (13,) * 2, ()), depths=(0, 1, 2, 0)).init,
                        jax.random.key(0), jnp.zeros((1, 160, 160, 3)))  # fmt: skip
     # Maps of 20 and 10 pixels; one kind of branch in each is small enough for another form.
     assert 0 < len(traced) <= 2 * 6

@@ -89,6 +89,7 @@ ASSIGNED = np.random.default_rng(0).permutation([*range(1, 31)] + [NEGATIVE] * 5
 draw = functools.partial(jax.jit, static_argnums=(2, 3))(sample)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("count", "most", "positives", "negatives"),
     [(40, 10, 10, 30), (40, 40, 30, 10), (100, 25, 25, 50), (200, 50, 30, 50), (8, 16, 8, 0)],
@@ -108,6 +109,7 @@ def test_a_draw_has_the_numbers_that_the_rules_give(count, most, positives, nega
     assert (ASSIGNED[others] == NEGATIVE).all()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_every_row_is_drawn_equally_often_and_a_key_draws_the_same():
     keys = jax.random.split(jax.random.key(1), 2000)
     found = jax.jit(jax.vmap(lambda key: draw(ASSIGNED, key, 20, 6)))(keys)
@@ -120,6 +122,7 @@ def test_every_row_is_drawn_equally_often_and_a_key_draws_the_same():
     np.testing.assert_array_equal(again.row, np.asarray(found.row)[3])
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_draw_where_nothing_or_little_is_there():
     for assigned in (np.zeros(0, np.int32), np.full(5, IGNORED, np.int32)):
         found = draw(assigned, jax.random.key(0), 8, 4)

@@ -10,6 +10,8 @@ from draws import normal
 
 from unireplknet_jax.ops import batch_norm, layers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (4, 3, 5, 6)
 DTYPES = {jnp.float32: 3e-6, jnp.bfloat16: 2**-7}
 

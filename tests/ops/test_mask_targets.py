@@ -10,7 +10,7 @@ from unireplknet_jax.ops.mask_targets import mask_targets
 
 
 def packed(masks, cut):
-    """The bits and crops of masks (g, h, w) bool, whole or cut to what is set."""
+    """The bits and crops of masks (g, h, w) bool, whole or cut to what is set; the bits are filled up to one length."""
     bits, crops, first = [], [], 0
     for mask in masks:
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -20,7 +20,8 @@ def packed(masks, cut):
         bits.append(own)
         crops.append((first, top, left, bottom - top, right - left))
         first += len(own)
-    return np.concatenate(bits), np.array(crops, np.int32)
+    most = np.packbits(masks, axis=-1).size
+    return np.pad(np.concatenate(bits), (0, most - first)), np.array(crops, np.int32)
 
 
 @pytest.fixture(scope="module")

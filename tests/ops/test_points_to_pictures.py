@@ -108,7 +108,7 @@ def test_sums_are_the_originals(projection):
     np.testing.assert_allclose(pictures, arrays["image_nhwc"], rtol=0, atol=1e-6 * largest)
 
 
-@pytest.mark.parametrize("size", [4, 7, 24, 56, 225])
+@pytest.mark.parametrize("size", [4, 7, 225, *(pytest.param(size, marks=pytest.mark.slow) for size in (24, 56))])
 def test_the_longer_side_spans_the_picture_and_the_shorter_is_in_its_middle(size):
     rng = np.random.default_rng(size)
     flat_of = jax.jit(lambda points: flat_pixels(pixels_of(points, size), size))
@@ -122,7 +122,7 @@ def test_the_longer_side_spans_the_picture_and_the_shorter_is_in_its_middle(size
         assert abs(columns.min() - (size - 1 - columns.max())) <= 1
 
 
-@pytest.mark.parametrize("size", [4, 25, 32, 56, 112, 224])
+@pytest.mark.parametrize("size", [4, 25, 56, 224, *(pytest.param(size, marks=pytest.mark.slow) for size in (32, 112))])
 def test_pixels_are_those_of_exactly_rounded_divisions(size):
     rng = np.random.default_rng(size)
     find, rounded_down = jax.jit(pixels_of, static_argnums=1), 0

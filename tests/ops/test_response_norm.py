@@ -11,6 +11,8 @@ from unireplknet_jax.ops import response_norm
 from unireplknet_jax.ops.layers import gelu
 from unireplknet_jax.train.sharding import batch_sharding, make_mesh
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPE = (2, 3, 5, 6)
 
 

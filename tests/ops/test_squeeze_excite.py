@@ -9,6 +9,8 @@ from draws import normal
 from unireplknet_jax.ops import layers, squeeze_excite
 from unireplknet_jax.ops.squeeze_excite import Biased, excited, linear_of_excited
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 C, FEATURES = 8, 6
 # bfloat16: sum, factor, scaled map and result are rounded one after the other, 2^-9 of each.
 DTYPES = {jnp.float32: 2e-6, jnp.bfloat16: 3 * 2**-8}

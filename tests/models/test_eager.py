@@ -19,8 +19,7 @@ IMAGES = np.random.default_rng(0).standard_normal((8, 48, 40, 3)).astype(np.floa
 
 @pytest.fixture(scope="module")
 def model():
-    kernels = ((3,), (13, 13), (0,), (7,))
-    return small_model(depths=(1, 2, 1, 1), kernel_sizes=kernels, drop_path_rate=0.3, impl="xla")
+    return small_model(depths=(0, 2, 1, 0), kernel_sizes=((), (13, 13), (0,), ()), drop_path_rate=0.3, impl="xla")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +60,8 @@ def test_blocks_of_one_kind_share_a_program(plain):
     from unireplknet_jax.models.unireplknet import _block_program
 
     before = _block_program._cache_size()
-    kernels = ((3,), (13,) * 5, (0,), (7,))
-    deeper = small_model(depths=(1, 5, 1, 1), kernel_sizes=kernels, drop_path_rate=0.1, impl="xla")
+    kernels = ((), (13,) * 5, (0,), ())
+    deeper = small_model(depths=(0, 5, 1, 0), kernel_sizes=kernels, drop_path_rate=0.1, impl="xla")
     deeper.apply(lively(abstract_variables(deeper)), IMAGES)
     assert _block_program._cache_size() == before  # whatever the depth and the rate of stochastic depth
 
@@ -83,7 +82,7 @@ def test_intercepted_calls_reach_into_blocks(model, variables, plain):
 
     with nn.intercept_methods(skip):
         other = model.apply(variables, IMAGES)
-    assert met.count("lk_origin") == 3
+    assert met.count("lk_origin") == 2
     assert not np.allclose(other, plain)
     np.testing.assert_array_equal(model.apply(variables, IMAGES), plain)
 
@@ -150,7 +149,7 @@ def test_recomputed_blocks_stay_recomputed(model, variables):
     def loss(params):
         return jnp.sum(model.clone(remat=True).apply({**variables, "params": params}, IMAGES[:1]))
 
-    assert str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count("remat") >= 5
+    assert str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count("remat") >= 3
 
 
 def test_annotated_parameters_are_unboxed(model, variables, jitted):

@@ -24,7 +24,7 @@ OPTIONS = {
     "classifier": {},
     "scaled head": {"head_init_scale": 0.001},
     "backbone": {"num_classes": None, "output_norms": True},
-    "merged": {"deploy": True},
+    "merged": {"deploy": True} | ONE_BLOCK,
     "no layer scale": {"layer_scale_init": None},
     "large layer scale": {"layer_scale_init": 0.5},
     "rematerialized": {"remat": True},
@@ -57,11 +57,12 @@ def test_the_numbers_are_those_that_the_layers_draw(monkeypatch, quick_compilati
 
 
 def test_a_trunk_inside_of_another_network_draws_by_its_place(monkeypatch, quick_compilation):
-    model = PooledClassifier(small_model(num_classes=None), 4)
+    trunk = small_model(num_classes=None, **ONE_BLOCK)
+    model = PooledClassifier(trunk, 4)
     expected, found = by_flax(monkeypatch, model), jax.jit(model.init)(jax.random.key(3), IMAGE)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2.4e-7, atol=0), found, expected)
-    alone = jax.jit(small_model(num_classes=None).init)(jax.random.key(3), IMAGE)["params"]
-    kernels = [tree["stages_0_0"]["pwconv1"]["kernel"] for tree in (found["params"]["backbone"], alone)]
+    alone = jax.jit(trunk.init)(jax.random.key(3), IMAGE)["params"]
+    kernels = [tree["stages_1_0"]["pwconv1"]["kernel"] for tree in (found["params"]["backbone"], alone)]
     assert not np.array_equal(*kernels)
 
 

@@ -1,6 +1,7 @@
 """Programs compiled ahead: announced, low in effort where they run once, and no obstacle to being stopped."""
 
 import inspect
+import itertools
 import os
 import signal
 import subprocess
@@ -108,10 +109,16 @@ def test_a_wait_that_was_given_up_did_not_end(caplog):
 
 def test_how_long_it_takes_already_is_said(caplog, monkeypatch):
     caplog.set_level("INFO", logger="unireplknet_jax")
-    monkeypatch.setattr(program, "_AGAIN", 0.55)
+    monkeypatch.setattr(program, "_AGAIN", 0.01)
+    clock = itertools.count(0, 0.6)
+    monkeypatch.setattr(program, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     with announced("compiling", silent=0):
-        time.sleep(1.4)
-    assert "compiling: 1 s so far" in caplog.messages
+        for _ in range(500):
+            if len(caplog.messages) >= 3:
+                break
+            time.sleep(0.01)
+    lines = ["compiling ...", "compiling: 1 s so far", "compiling: 2 s so far"]  # after 0.6, 1.2 and 1.8 seconds
+    assert caplog.messages[:3] == lines
 
 
 def test_a_signal_is_handled_while_the_compiler_works():

@@ -15,9 +15,9 @@ from unireplknet_jax.nn.upernet import UPerNet
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 TRUNK = UniRepLKNet(
-    depths=(1, 1, 1, 1),
+    depths=(1, 0, 1, 1),
     dims=(4, 8, 12, 16),
-    kernel_sizes=((3,), (7,), (13,), (0,)),
+    kernel_sizes=((3,), (), (13,), (0,)),
     num_classes=None,
     output_norms=True,
     layer_scale_init=1.0,

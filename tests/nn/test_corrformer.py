@@ -24,9 +24,8 @@ TRUNK = UniRepLKNet(
     num_classes=None,
     in_chans=1,
     layer_scale_init=1.0,
+    impl="xla",  # the depthwise form that is traced soonest; the others are tested in tests/ops and tests/models
 )
-# As "auto" computes it the merged form is tested here, and all are in tests/models.
-QUICK_TRUNK = TRUNK.clone(impl="xla")
 NETWORK = Corrformer(TRUNK, (2, 3), label=8, horizon=8, width=32, heads=4, hidden=64)
 
 
@@ -85,8 +84,9 @@ def test_the_originals_forecasts(goldens, variables, run, merged, readouts):
     places = (stations - stations.mean(axis=0)) / stations.std(axis=0)
     tree = reparameterize(variables) if merged else variables
     for readout in readouts:
-        trunk = TRUNK.clone(deploy=True) if merged else QUICK_TRUNK
-        module = NETWORK.clone(backbone=trunk, readout=readout, moving_average=5 if run == "L16ma5" else 25)
+        module = NETWORK.clone(
+            backbone=TRUNK.clone(deploy=merged), readout=readout, moving_average=5 if run == "L16ma5" else 25
+        )
         out = compiled(module)(tree, file["x_enc"], file["x_mark_enc"], file["x_mark_dec"], places)
         expected = file[f"{readout}/out_f64"]
         np.testing.assert_allclose(out, expected, rtol=0, atol=2e-5 * expected.std(), err_msg=readout)
@@ -181,7 +181,7 @@ def test_every_parameter_learns():
 def test_rows_of_a_batch_do_not_mix(goldens, variables):
     file = np.load(goldens / "series" / "model_L16.npz")
     inputs = [file[name] for name in ("x_enc", "x_mark_enc", "x_mark_dec")]
-    places, apply = np.zeros((12, 3), np.float32), compiled(NETWORK.clone(backbone=QUICK_TRUNK))
+    places, apply = np.zeros((12, 3), np.float32), compiled(NETWORK.clone(backbone=TRUNK.clone(deploy=False)))
     both, turned = apply(variables, *inputs, places), apply(variables, *(x[::-1] for x in inputs), places)
     np.testing.assert_allclose(np.asarray(turned)[::-1], both, rtol=0, atol=2e-5 * np.std(both))
 

@@ -396,7 +396,7 @@ def test_an_empty_batch_is_refused():
         depthwise_conv2d(np.zeros((0, 4, 4, 2)), np.zeros((3, 3, 1, 2)))
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", [pytest.param("auto", marks=pytest.mark.slow), *FORMS])
 def test_float64_is_float64_throughout(impl):
     with jax.enable_x64(True):
         x, kernel, g = (a.astype(jnp.float64) for a in inputs((2, 14, 14, 3), (13, 13)))

@@ -34,7 +34,7 @@ def seen_by_itself(variables):
     return flax.traverse_util.unflatten_dict(flat)
 
 
-@pytest.mark.parametrize(("kernel_size", "side"), [(0, 63), (13, 111)])
+@pytest.mark.parametrize(("kernel_size", "side"), [pytest.param(0, 63, marks=pytest.mark.slow), (13, 111)])
 def test_the_receptive_field_has_the_support_that_one_counts_by_hand(kernel_size, side):
     """Five 3x3 convolutions of stride 2 see 63 pixels; 13 taps more on the map of stride 4 add 12 * 4."""
     model = small_model(

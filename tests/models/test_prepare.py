@@ -31,7 +31,7 @@ def compiled(model):
     return jax.jit(model.apply)
 
 
-@pytest.mark.parametrize("size", [pytest.param(224, marks=pytest.mark.slow), (96, 160), 33])
+@pytest.mark.parametrize("size", [(96, 160), *(pytest.param(size, marks=pytest.mark.slow) for size in (224, 33))])
 def test_prepared_variables_give_the_same_logits(merged, model, size):
     height, width = (size, size) if isinstance(size, int) else size
     images = normal(0, 2, height, width, 3)

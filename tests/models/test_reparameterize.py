@@ -25,7 +25,12 @@ def variables():
     return lively(abstract_variables(small_model()))
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("tiny_afp", "tiny_kernels")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
+)
 def test_merged_tensors_equal_the_originals(goldens, case):
     _, trained = load_checkpoint(goldens / f"{case}.pth")
     _, expected = load_checkpoint(goldens / f"{case}_deploy.pth")

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMPLS = ("auto", *IMPLEMENTATIONS)
 # Of the forms on a mesh two are quick: the partitioner splits what "auto" takes here, "fft" splits itself.
 SPLIT = [pytest.param(impl, marks=() if impl in ("auto", "fft") else pytest.mark.slow) for impl in IMPLS]
-FORMS, TILED = tuple(IMPLEMENTATIONS), ("toeplitz", "toeplitz_tpu")
+FORMS, SPECTRA, TILED = tuple(IMPLEMENTATIONS), ("fft", "dft"), ("toeplitz", "toeplitz_tpu")
 # (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel;
 # and the forms whose test is quick: all those that have code for what is special, and "auto" where it takes each once.
 SHAPES = [
@@ -32,10 +32,10 @@ SHAPES = [
     ((2, 14, 14, 8), (13, 13), 1, IMPLS),
     ((2, 7, 7, 8), (13, 13), 1, FORMS),
     ((2, 9, 4, 3), (7, 7), 2, FORMS),
-    ((1, 2, 11, 5), (3, 3), 5, FORMS),
+    ((1, 2, 11, 5), (3, 3), 5, ("shift", *SPECTRA)),
     ((3, 5, 6, 1), (5, 3), 1, FORMS),
     ((2, 3, 2, 4), (17, 17), 1, ()),
-    ((1, 1, 1, 6), (13, 13), 1, FORMS),
+    ((1, 1, 1, 6), (13, 13), 1, (*SPECTRA, *TILED)),
     ((2, 28, 28, 4), (13, 13), 1, TILED),
     ((1, 24, 12, 4), (7, 7), 2, TILED),
     ((1, 44, 41, 2), (9, 9), 1, ("auto",)),

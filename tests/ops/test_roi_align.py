@@ -35,7 +35,8 @@ def of_pictures(features, rois, output, scale):
     return pooled[rois[:, 0].astype(int), np.arange(len(rois))]
 
 
-@pytest.mark.parametrize("output", [7, 14])
+# Seven bins are quick in the gradient and in the pyramid.
+@pytest.mark.parametrize("output", [pytest.param(7, marks=pytest.mark.slow), 14])
 def test_bins_are_the_originals(case, output):
     assert case["spatial_scale"] == 0.25
     pool = jax.jit(of_pictures, static_argnums=(2, 3))

@@ -19,7 +19,7 @@ IMAGES = np.random.default_rng(0).standard_normal((8, 48, 40, 3)).astype(np.floa
 
 @pytest.fixture(scope="module")
 def model():
-    return small_model(depths=(1, 2, 1, 1), kernel_sizes=((3,), (13, 13), (0,), (7,)), drop_path_rate=0.3)
+    return small_model(depths=(0, 2, 1, 0), kernel_sizes=((), (13, 13), (0,), ()), drop_path_rate=0.3, impl="xla")
 
 
 @pytest.fixture(scope="module")
@@ -27,42 +27,52 @@ def variables(model):
     return lively(abstract_variables(model))
 
 
+@pytest.fixture(scope="module")
+def jitted(model, variables):
+    """What the network as one program gives."""
+    return np.asarray(jax.jit(model.apply)(variables, IMAGES))
+
+
+@pytest.fixture(scope="module")
+def plain(model, variables):
+    """What it gives block by block."""
+    return np.asarray(model.apply(variables, IMAGES))
+
+
 def close(found, expected, rtol=2e-6):
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
-def test_it_gives_what_the_jitted_one_gives(model, variables):
-    close(model.apply(variables, IMAGES), jax.jit(model.apply)(variables, IMAGES))
-    maps, expected = model.apply(variables, IMAGES, method="features"), jax.jit(model.apply)(variables, IMAGES)
+def test_it_gives_what_the_jitted_one_gives(model, variables, jitted, plain):
+    close(plain, jitted)
+    maps = model.apply(variables, IMAGES, method="features")
     assert [m.shape for m in maps] == [(8, 12, 10, 8), (8, 6, 5, 16), (8, 3, 3, 24), (8, 2, 2, 32)]
-    assert np.isfinite(expected).all()
+    assert np.isfinite(jitted).all()
 
 
-def test_merged_and_prepared_variables_too(model, variables):
-    merged, deployed = urk.reparameterize(variables), model.clone(deploy=True)
-    expected = jax.jit(model.apply)(variables, IMAGES)
-    close(deployed.apply(merged, IMAGES), expected, 1e-5)
-    close(deployed.apply(urk.prepare(merged, (48, 40)), IMAGES), expected, 1e-5)
+def test_merged_and_prepared_variables_too(model, variables, jitted):
+    merged, deployed = urk.reparameterize(variables), model.clone(deploy=True, impl="auto")
+    close(deployed.apply(merged, IMAGES), jitted, 1e-5)
+    close(deployed.apply(urk.prepare(merged, (48, 40)), IMAGES), jitted, 1e-5)
 
 
-def test_blocks_of_one_kind_share_a_program(model, variables):
+def test_blocks_of_one_kind_share_a_program(plain):
     from unireplknet_jax.models.unireplknet import _block_program
 
-    model.apply(variables, IMAGES)
     before = _block_program._cache_size()
-    deeper = small_model(depths=(1, 5, 1, 1), kernel_sizes=((3,), (13,) * 5, (0,), (7,)), drop_path_rate=0.1)
+    kernels = ((), (13,) * 5, (0,), ())
+    deeper = small_model(depths=(0, 5, 1, 0), kernel_sizes=kernels, drop_path_rate=0.1, impl="xla")
     deeper.apply(lively(abstract_variables(deeper)), IMAGES)
     assert _block_program._cache_size() == before  # whatever the depth and the rate of stochastic depth
 
 
-def test_who_looks_inside_sees_every_layer(model, variables):
-    model.apply(variables, IMAGES)
+def test_who_looks_inside_sees_every_layer(model, variables, plain):
     _, seen = model.apply(variables, IMAGES, capture_intermediates=True)
     assert seen["intermediates"]["stages_1_1"]["dwconv"]["lk_origin"]["__call__"][0].shape == (8, 6, 5, 16)
 
 
-def test_intercepted_calls_reach_into_blocks(model, variables):
-    plain, met = model.apply(variables, IMAGES), []
+def test_intercepted_calls_reach_into_blocks(model, variables, plain):
+    met = []
 
     def skip(next_function, args, kwargs, context):
         if isinstance(context.module, DepthwiseConv):
@@ -72,7 +82,7 @@ def test_intercepted_calls_reach_into_blocks(model, variables):
 
     with nn.intercept_methods(skip):
         other = model.apply(variables, IMAGES)
-    assert met.count("lk_origin") == 3
+    assert met.count("lk_origin") == 2
     assert not np.allclose(other, plain)
     np.testing.assert_array_equal(model.apply(variables, IMAGES), plain)
 
@@ -98,11 +108,11 @@ def test_statistics_are_updated_outside_of_jit(model, variables):
     assert all(jax.tree.leaves(moved))
 
 
-def test_on_a_mesh_the_batch_stays_split(model, variables):
-    expected, mesh = model.apply(variables, IMAGES), make_mesh()
+def test_on_a_mesh_the_batch_stays_split(model, variables, plain):
+    mesh = make_mesh()
     with jax.set_mesh(mesh):
         logits = model.apply(variables, jax.device_put(IMAGES, batch_sharding(mesh)))
-    close(logits, expected)
+    close(logits, plain)
     assert len(logits.sharding.device_set) == 8
 
 
@@ -139,14 +149,14 @@ def test_recomputed_blocks_stay_recomputed(model, variables):
     def loss(params):
         return jnp.sum(model.clone(remat=True).apply({**variables, "params": params}, IMAGES[:1]))
 
-    assert str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count("remat") >= 5
+    assert str(jax.make_jaxpr(jax.grad(loss))(variables["params"])).count("remat") >= 3
 
 
-def test_annotated_parameters_are_unboxed(model, variables):
+def test_annotated_parameters_are_unboxed(model, variables, jitted):
     kernel = variables["params"]["head"]["kernel"]
     boxed = {
         **variables["params"],
         "head": {**variables["params"]["head"], "kernel": nn.Partitioned(kernel, (None, "m"))},
     }
     found = jax.jit(model.apply)({**variables, "params": boxed}, IMAGES)
-    np.testing.assert_array_equal(found, jax.jit(model.apply)(variables, IMAGES))
+    np.testing.assert_array_equal(found, jitted)

@@ -1,5 +1,7 @@
 """Merged variables prepared for one input size."""
 
+import functools
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -24,15 +26,18 @@ def model():
     return small_model(deploy=True)
 
 
-@pytest.mark.parametrize("size", [224, (96, 160), 33])
+@functools.cache
+def compiled(model):
+    return jax.jit(model.apply)
+
+
+@pytest.mark.parametrize("size", [(96, 160), *(pytest.param(size, marks=pytest.mark.slow) for size in (224, 33))])
 def test_prepared_variables_give_the_same_logits(merged, model, size):
     height, width = (size, size) if isinstance(size, int) else size
     images = normal(0, 2, height, width, 3)
     prepared = urk.prepare(merged, size, "cpu")
-    expected = jax.jit(model.apply)(merged, images)
-    np.testing.assert_allclose(
-        jax.jit(model.apply)(prepared, images), expected, rtol=0, atol=1e-6 * np.abs(expected).max()
-    )
+    expected = np.asarray(compiled(model)(merged, images))
+    np.testing.assert_allclose(compiled(model)(prepared, images), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 def test_large_kernels_are_prepared_for_the_platform_and_the_rest_stays(merged):
@@ -68,22 +73,22 @@ def test_what_bfloat16_needs_is_cast_and_laid_out(merged, platform):
     if platform == "gpu":
         matrix = prepared["prepared"]["stages_1_0"]["dwconv"]["lk_origin"]["toeplitz"]
         assert matrix.shape == (16, 64, 64)  # as cuBLAS takes it
-    ours, plain = (jax.jit(model.apply)(tree, images) for tree in (prepared, merged))
+    ours, plain = (np.asarray(compiled(model)(tree, images)) for tree in (prepared, merged))
     np.testing.assert_allclose(ours, plain, rtol=0, atol=2**-7 * np.abs(plain).max())
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu"])  # which keep spectra in float32, and matrices in bfloat16
 def test_what_was_prepared_in_another_precision_than_the_models_is_left_alone(merged, model, platform):
     images, tree = normal(0, 1, 64, 64, 3), urk.prepare(merged, 64, platform, jnp.bfloat16)
-    np.testing.assert_array_equal(jax.jit(model.apply)(tree, images), jax.jit(model.apply)(merged, images))
+    np.testing.assert_array_equal(compiled(model)(tree, images), compiled(model)(merged, images))
 
 
 def test_one_export_serves_all_platforms(merged, model):
     """jax.export refuses what has no stable form, as constraints of layouts."""
     images = normal(0, 1, 64, 64, 3)
-    exported = jax.export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(merged, images)
+    exported = jax.export.export(compiled(model), platforms=("cpu", "cuda", "tpu"))(merged, images)
     ours = jax.jit(exported.call)(merged, images)
-    expected = jax.jit(model.apply)(merged, images)
+    expected = np.asarray(compiled(model)(merged, images))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
@@ -103,7 +108,7 @@ def test_it_is_jittable(merged):
 def test_inputs_of_another_size_are_refused(merged, model):
     prepared = urk.prepare(merged, 224, "cpu")
     with pytest.raises(ValueError, match=r"another size .* call unireplknet_jax.prepare"):
-        model.apply(prepared, jnp.zeros((1, 192, 192, 3)))
+        jax.eval_shape(model.apply, prepared, jax.ShapeDtypeStruct((1, 192, 192, 3), np.float32))
 
 
 def test_a_forced_form_wins_over_a_prepared_one(merged, model):
@@ -111,7 +116,7 @@ def test_a_forced_form_wins_over_a_prepared_one(merged, model):
     images = normal(0, 1, 32, 32, 3)
     forced = jax.jit(model.clone(impl="fft").apply).lower(prepared, images).as_text()
     assert "stablehlo.fft" in forced
-    assert "stablehlo.fft" not in jax.jit(model.apply).lower(prepared, images).as_text()
+    assert "stablehlo.fft" not in compiled(model).lower(prepared, images).as_text()
 
 
 def test_sizes_may_be_numpy_integers(merged):

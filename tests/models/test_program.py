@@ -1,11 +1,14 @@
 """Programs compiled ahead: announced, low in effort where they run once, and no obstacle to being stopped."""
 
+import inspect
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +91,12 @@ def test_a_wait_is_announced_when_it_is_long(caplog, monkeypatch):
     assert caplog.messages[0] == "compiling ..."
     assert caplog.messages[-1] == "compiling: took 0 s"
     monkeypatch.setattr(program, "_AGAIN", 20)
+    assert inspect.signature(announced).parameters["silent"].default == 2
+    monkeypatch.setattr(announced.__wrapped__, "__defaults__", (0.2,))
+    clock = iter([0, 0.3, 2.3, 2.3])  # of a beginning, a line and an end
+    monkeypatch.setattr(program, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     caplog.clear()
-    compile_program(Slow(2.3), what="a large program")
+    compile_program(Slow(0.5), what="a large program")
     assert caplog.messages == ["compiling a large program ...", "compiling a large program: took 2 s"]
 
 
@@ -102,10 +109,16 @@ def test_a_wait_that_was_given_up_did_not_end(caplog):
 
 def test_how_long_it_takes_already_is_said(caplog, monkeypatch):
     caplog.set_level("INFO", logger="unireplknet_jax")
-    monkeypatch.setattr(program, "_AGAIN", 0.6)
+    monkeypatch.setattr(program, "_AGAIN", 0.01)
+    clock = itertools.count(0, 0.6)
+    monkeypatch.setattr(program, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
     with announced("compiling", silent=0):
-        time.sleep(2)
-    assert "compiling: 2 s so far" in caplog.messages
+        for _ in range(500):
+            if len(caplog.messages) >= 3:
+                break
+            time.sleep(0.01)
+    lines = ["compiling ...", "compiling: 1 s so far", "compiling: 2 s so far"]  # after 0.6, 1.2 and 1.8 seconds
+    assert caplog.messages[:3] == lines
 
 
 def test_a_signal_is_handled_while_the_compiler_works():
@@ -131,9 +144,15 @@ import jax, jax.numpy as jnp
 from unireplknet_jax import __main__, cli
 from unireplknet_jax.models.program import compile_program
 
-def endless(x):
-    for i in range(4000):
+@jax.jit
+def hundred(x):
+    for i in range(100):
         x = jnp.sin(x @ x) + jnp.sort(x, axis=i % 2)
+    return x
+
+def endless(x):  # traced and lowered at once
+    for _ in range(40):
+        x = hundred(x)
     return x
 
 def run(args):
@@ -172,13 +191,13 @@ HOW = How()
     ],
 )
 def test_a_command_that_compiles_ends_within_seconds(number, how, code, says):
-    script = SCRIPT.replace("def endless", how + "\ndef endless")
+    script = SCRIPT.replace("def run", how + "\ndef run")
     process = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(1)
+        time.sleep(0.6)
         assert process.poll() is None
         began = time.monotonic()
         process.send_signal(number)

@@ -37,13 +37,13 @@ def by_flax(model, channels):
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_they_are_those_that_flax_gives(options):
-    model = small_model(**options)
+    model = small_model(**options, impl="xla")
     assert abstract_variables(model) == by_flax(model, model.in_chans)
 
 
 def test_of_a_network_around_a_trunk_too():
     for deploy in (False, True):
-        model = PooledClassifier(small_model(num_classes=None, in_chans=1, deploy=deploy), 4)
+        model = PooledClassifier(small_model(num_classes=None, in_chans=1, deploy=deploy, impl="xla"), 4)
         assert abstract_variables(model) == by_flax(model, 1)
 
 

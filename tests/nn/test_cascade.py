@@ -1,5 +1,7 @@
 """Cascade Mask R-CNN: the original's maps, proposals, stages, detections and masks, and pictures in larger canvases."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def original(goldens):
 
 
 def nhwc(array):
-    return jnp.asarray(array.transpose(0, 2, 3, 1))
+    return array.transpose(0, 2, 3, 1)
 
 
 def distance(found, expected):
@@ -42,19 +44,18 @@ def with_counts(model, golden):
 
 @pytest.fixture(scope="module")
 def apply(golden, original):
-    """Calls a function of the network and arrays, compiled, with the original's variables."""
+    """Calls a function of the network and arrays, compiled, with the original's variables; numpy's arrays."""
     model = with_counts(original.module, golden)
 
     def run(function, *inputs):
-        return jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=function))(
-            original.variables, *inputs
-        )
+        compiled = jax.jit(lambda variables, *inputs: model.apply(variables, *inputs, method=function))
+        return jax.tree.map(np.asarray, compiled(original.variables, *inputs))
 
     return run
 
 
 def sizes_of(golden):
-    return jnp.asarray(golden["img_hw"])[None]
+    return golden["img_hw"][None]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def regions_of(golden):
 
 
 def test_stages_are_the_originals(golden, apply):
-    rois = jnp.stack([golden[f"s{stage}_rois"][:, 1:] for stage in range(3)])
+    rois = np.stack([golden[f"s{stage}_rois"][:, 1:] for stage in range(3)])
 
     def say(model, maps, rois):
         cells = model.features_of(maps, rois.reshape(1, -1, 4), 7).reshape(3, 1, -1, 7, 7, maps[0].shape[-1])
@@ -111,21 +112,21 @@ def check_detections(found, golden):
 
 
 def test_detections_are_the_originals(golden, apply):
-    logits = [jnp.asarray(golden[f"s{stage}_cls"])[None] for stage in range(3)]
-    deltas, rois = jnp.asarray(golden["s2_reg"]).reshape(1, -1, 5, 4), jnp.asarray(golden["s2_rois"])[None, :, 1:]
-    found = apply(CascadeRCNN.final, logits, deltas, rois, jnp.ones(rois.shape[:2], bool), sizes_of(golden))
-    check_detections({name: np.asarray(value[0]) for name, value in found.items()}, golden)
+    logits = [golden[f"s{stage}_cls"][None] for stage in range(3)]
+    deltas, rois = golden["s2_reg"].reshape(1, -1, 5, 4), golden["s2_rois"][None, :, 1:]
+    found = apply(CascadeRCNN.final, logits, deltas, rois, np.ones(rois.shape[:2], bool), sizes_of(golden))
+    check_detections({name: value[0] for name, value in found.items()}, golden)
 
 
 def test_masks_are_the_originals(golden, apply):
-    boxes, labels = jnp.asarray(golden["mask_rois"])[None, :, 1:], jnp.asarray(golden["det_img_labels"])[None]
+    boxes, labels = golden["mask_rois"][None, :, 1:], golden["det_img_labels"][None]
     found = apply(CascadeRCNN.mask_probabilities, regions_of(golden), boxes, labels)
     np.testing.assert_allclose(found[0], golden["mask_prob_mean_at_label"], atol=2e-5)
 
 
 def test_where_the_background_is_likeliest_the_likeliest_class_moves_a_region(golden, original):
-    boxes = jnp.asarray(golden["proposals"][None, :20, :4])
-    proposals = Proposals(boxes, jnp.ones((1, 20)), jnp.ones((1, 20), bool))
+    boxes = golden["proposals"][None, :20, :4]
+    proposals = Proposals(boxes, np.ones((1, 20), np.float32), np.ones((1, 20), bool))
 
     @jax.jit
     def rois(params):
@@ -137,7 +138,7 @@ def test_where_the_background_is_likeliest_the_likeliest_class_moves_a_region(go
     for name in ("bbox_head_0", "bbox_head_1"):
         score = params[name]["fc_cls"]
         certain[name] = params[name] | {
-            "fc_cls": score | {"bias": score["bias"] + 100 * np.eye(6, dtype=np.float32)[5]}
+            "fc_cls": score | {"bias": np.asarray(score["bias"]) + 100 * np.eye(6, dtype=np.float32)[5]}
         }
     for found, expected in zip(rois(certain), rois(params), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -145,16 +146,19 @@ def test_where_the_background_is_likeliest_the_likeliest_class_moves_a_region(go
 
 def test_a_score_has_to_exceed_the_least_one(original):
     """Of two logits that are equal both scores are exactly a half."""
-    rois, deltas = jnp.array([[[0, 0, 8, 8.0]]]), jnp.zeros((1, 1, 1, 4))
+    rois, deltas = np.array([[[0, 0, 8, 8]]], np.float32), np.zeros((1, 1, 1, 4), np.float32)
+    inputs = [np.zeros((1, 1, 2), np.float32)] * 3, deltas, rois, np.ones((1, 1), bool), np.array([[32, 32]])
     for least, count in ((0.5, 0), (0.49, 1)):
         model = original.module.clone(num_classes=1, min_score=least)
-        inputs = [jnp.zeros((1, 1, 2))] * 3, deltas, rois, jnp.ones((1, 1), bool), jnp.array([[32, 32]])
-        assert model.apply({}, *inputs, method="final")["valid"].sum() == count
+        found = jax.jit(functools.partial(model.apply, {}, method="final"))(*inputs)
+        assert np.sum(found["valid"]) == count
 
 
 def test_maps_go_on_behind_a_frame_by_one_position():
-    x = jnp.arange(2 * 16 * 24, dtype=jnp.float32).reshape(2, 16, 24, 1)
-    found = bordered([x], jnp.array([[30, 60], [64, 96]]))[0]  # frames of 8 x 16 and 16 x 24 positions
+    x = np.arange(2 * 16 * 24, dtype=np.float32).reshape(2, 16, 24, 1)
+    found = np.asarray(
+        jax.jit(bordered)([x], np.array([[30, 60], [64, 96]]))[0]
+    )  # frames of 8 x 16 and 16 x 24 positions
     np.testing.assert_array_equal(found[1], x[1])
     expected = np.array(x[0])
     expected[8] = expected[7]
@@ -179,7 +183,7 @@ def whole(golden, original):
 
 @pytest.fixture(scope="module")
 def of_picture(golden, original, whole):
-    return whole(original.variables, nhwc(golden["input_nchw"]), jnp.asarray(golden["img_hw"])[None])
+    return whole(original.variables, nhwc(golden["input_nchw"]), sizes_of(golden))
 
 
 @pytest.mark.slow  # a whole network; the pieces are quick
@@ -224,7 +228,7 @@ def test_the_merged_form_finds_the_same(golden, original, of_picture):
     model = model.clone(backbone=model.backbone.clone(deploy=True))
     apply = jax.jit(lambda variables, x, sizes: model.apply(variables, x, sizes=sizes))
     merged = reparameterize(original.variables)
-    found = apply(merged, nhwc(golden["input_nchw"]), jnp.asarray(golden["img_hw"])[None])
+    found = apply(merged, nhwc(golden["input_nchw"]), sizes_of(golden))
     for name, expected in of_picture[-1].items():
         near = {"boxes": 1e-2, "scores": 5e-5, "masks": 5e-4}.get(name, 0)
         np.testing.assert_allclose(found[name][0], expected[0], atol=near, err_msg=name)
@@ -240,14 +244,17 @@ def test_batch_statistics_of_regions_leave_padding_out(original):
     """Rows that hold nothing change neither what the others give nor the running statistics."""
     head = original.module.bind({}).bbox_head[0].clone(parent=None)
     variables = {name: tree["bbox_head_0"] for name, tree in original.variables.items()}
-    x = normal(0, 2, 4, 7, 7, 32)
-    valid = jnp.arange(4)[None] < jnp.array([[3], [2]])
+    x = np.asarray(normal(0, 2, 4, 7, 7, 32))
+    valid = np.arange(4)[None] < np.array([[3], [2]])
 
     @jax.jit
-    def apply(x, valid=None):
+    def compiled(x, valid=None):
         return head.apply(variables, x, True, valid, mutable=["batch_stats"])
 
-    (logits, deltas), updates = apply(jnp.where(valid[..., None, None, None], x, 9.0), valid)
+    def apply(*inputs):
+        return jax.tree.map(np.asarray, compiled(*inputs))
+
+    (logits, deltas), updates = apply(np.where(valid[..., None, None, None], x, np.float32(9)), valid)
     (expected, moves), alone = apply(x[valid][None])
     np.testing.assert_allclose(logits[valid], expected[0], atol=1e-5 * np.abs(expected).max())
     np.testing.assert_allclose(deltas[valid], moves[0], atol=1e-5 * np.abs(moves).max())

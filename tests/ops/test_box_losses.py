@@ -36,17 +36,29 @@ def test_losses_of_boxes_are_the_originals(case, padding):
 
 
 def test_the_two_parts_of_smooth_l1_meet_at_beta():
-    deltas = jnp.array([[0.25, 0, 0, 0], [0.5, -0.5, 0, 0], [2, 0, 0, -3.0]])
-    np.testing.assert_allclose(smooth_l1(deltas, jnp.zeros(4), beta=0.5), [0.0625, 0.5, 4.5])
-    np.testing.assert_allclose(jax.grad(lambda d: jnp.sum(smooth_l1(d, jnp.zeros(4), 0.5)))(deltas)[:2, 0], [0.5, 1])
+    deltas = np.array([[0.25, 0, 0, 0], [0.5, -0.5, 0, 0], [2, 0, 0, -3]], np.float32)
+
+    def loss(deltas):
+        losses = smooth_l1(deltas, jnp.zeros(4), beta=0.5)
+        return jnp.sum(losses), losses
+
+    gradient, losses = jax.jit(jax.grad(loss, has_aux=True))(deltas)
+    np.testing.assert_allclose(losses, [0.0625, 0.5, 4.5])
+    np.testing.assert_allclose(np.asarray(gradient)[:2, 0], [0.5, 1])
 
 
 def test_giou_of_equal_far_and_empty_boxes():
-    boxes = jnp.array([[0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 0, 0], [3, 3, 3, 3], [5, 5, 4, 4]], jnp.float32)
-    targets = jnp.array([[0, 0, 2, 2], [999, 999, 1000, 1000], [0, 0, 0, 0], [1, 1, 2, 2], [0, 0, 1, 1]], jnp.float32)
-    losses, pull = jax.vjp(giou_loss, boxes, targets)
-    np.testing.assert_allclose(losses[:3], [0, 2, 1], atol=3e-6)
-    for gradient in pull(jnp.ones(5)):
+    boxes = np.array([[0, 0, 2, 2], [0, 0, 1, 1], [0, 0, 0, 0], [3, 3, 3, 3], [5, 5, 4, 4]], np.float32)
+    targets = np.array([[0, 0, 2, 2], [999, 999, 1000, 1000], [0, 0, 0, 0], [1, 1, 2, 2], [0, 0, 1, 1]], np.float32)
+
+    @jax.jit
+    def run(boxes, targets):
+        losses, pull = jax.vjp(giou_loss, boxes, targets)
+        return losses, pull(jnp.ones(5))
+
+    losses, gradients = run(boxes, targets)
+    np.testing.assert_allclose(np.asarray(losses)[:3], [0, 2, 1], atol=3e-6)
+    for gradient in gradients:
         assert np.isfinite(gradient).all()
 
 
@@ -55,18 +67,18 @@ def test_cross_entropies_in_float64():
     logits, labels = 20 * rng.standard_normal((6, 5)).astype(np.float32), rng.integers(0, 5, 6)
     wide = logits.astype(np.float64)
     expected = np.log(np.exp(wide - wide.max(-1, keepdims=True)).sum(-1)) + wide.max(-1) - wide[np.arange(6), labels]
-    np.testing.assert_allclose(cross_entropy(logits, labels), expected, rtol=0, atol=4e-6)
+    np.testing.assert_allclose(jax.jit(cross_entropy)(logits, labels), expected, rtol=0, atol=4e-6)
     targets = rng.integers(0, 2, (6, 5)).astype(bool)
     expected = np.logaddexp(0, np.where(targets, -wide, wide))
-    np.testing.assert_allclose(binary_cross_entropy(logits, targets), expected, rtol=0, atol=4e-6)
-    gradient = jax.grad(lambda x: jnp.sum(binary_cross_entropy(x, jnp.array([1.0, 0, 1]))))(jnp.array([0.0, 900, -900]))
-    np.testing.assert_array_equal(gradient, [-0.5, 1, -1])
+    np.testing.assert_allclose(jax.jit(binary_cross_entropy)(logits, targets), expected, rtol=0, atol=4e-6)
+    gradient = jax.jit(jax.grad(lambda x, targets: jnp.sum(binary_cross_entropy(x, targets))))
+    logits, targets = np.array([[0, 900, -900], [1, 0, 1]], np.float32)
+    np.testing.assert_array_equal(gradient(logits, targets), [-0.5, 1, -1])
 
 
 def test_rows_that_do_not_count():
-    losses = jnp.array([[1.0, 2], [jnp.nan, jnp.inf], [4, 8]])
-    assert masked_sum(losses, jnp.array([True, False, True])) == 15
-    np.testing.assert_array_equal(
-        jax.grad(masked_sum)(losses, jnp.array([True, False, True])), [[1, 1], [0, 0], [1, 1]]
-    )
-    assert masked_sum(losses, losses > 3.5) == jnp.inf
+    losses, mask = np.array([[1, 2], [np.nan, np.inf], [4, 8]], np.float32), np.array([True, False, True])
+    total, gradient = jax.jit(jax.value_and_grad(masked_sum))(losses, mask)
+    assert float(total) == 15
+    np.testing.assert_array_equal(gradient, [[1, 1], [0, 0], [1, 1]])
+    assert float(jax.jit(masked_sum)(losses, losses > 3.5)) == np.inf

@@ -24,19 +24,32 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMPLS = ("auto", *IMPLEMENTATIONS)
 # Of the forms on a mesh two are quick: the partitioner splits what "auto" takes here, "fft" splits itself.
 SPLIT = [pytest.param(impl, marks=() if impl in ("auto", "fft") else pytest.mark.slow) for impl in IMPLS]
-# (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel.
+FORMS, SPECTRA, TILED = tuple(IMPLEMENTATIONS), ("fft", "dft"), ("toeplitz", "toeplitz_tpu")
+# (n, h, w, c), kernel size, dilation: the network's shapes, odd and thin maps, kernels larger than the map, one pixel;
+# and the forms whose test is quick: all those that have code for what is special, and "auto" where it takes each once.
 SHAPES = [
-    ((2, 14, 14, 8), (3, 3), 1),
-    ((2, 14, 14, 8), (13, 13), 1),
-    ((2, 7, 7, 8), (13, 13), 1),
-    ((2, 9, 4, 3), (7, 7), 2),
-    ((1, 2, 11, 5), (3, 3), 5),
-    ((3, 5, 6, 1), (5, 3), 1),
-    ((2, 3, 2, 4), (17, 17), 1),
-    ((1, 1, 1, 6), (13, 13), 1),
-    ((2, 28, 28, 4), (13, 13), 1),
-    ((1, 24, 12, 4), (7, 7), 2),
-    ((1, 44, 41, 2), (9, 9), 1),
+    ((2, 14, 14, 8), (3, 3), 1, ("auto",)),
+    ((2, 14, 14, 8), (13, 13), 1, IMPLS),
+    ((2, 7, 7, 8), (13, 13), 1, FORMS),
+    ((2, 9, 4, 3), (7, 7), 2, FORMS),
+    ((1, 2, 11, 5), (3, 3), 5, ("shift", *SPECTRA)),
+    ((3, 5, 6, 1), (5, 3), 1, FORMS),
+    ((2, 3, 2, 4), (17, 17), 1, ()),
+    ((1, 1, 1, 6), (13, 13), 1, (*SPECTRA, *TILED)),
+    ((2, 28, 28, 4), (13, 13), 1, TILED),
+    ((1, 24, 12, 4), (7, 7), 2, TILED),
+    ((1, 44, 41, 2), (9, 9), 1, ("auto",)),
+]
+CASES = [
+    pytest.param(*case, impl, marks=() if impl in quick else pytest.mark.slow)
+    for *case, quick in SHAPES
+    for impl in IMPLS
+]
+# "shift" alone has other code for a small kernel; "auto" takes the others.
+BOTH_SIZES = [
+    pytest.param((k, k), impl, marks=() if impl == "shift" or (impl in FORMS and k == 13) else pytest.mark.slow)
+    for k in (3, 13)
+    for impl in IMPLS
 ]
 # Of the largest value. An FFT spreads the rounding of the largest over all outputs; bfloat16 keeps 8 bits.
 TOLERANCE = {"xla": 1e-6, "shift": 1e-6, "fft": 5e-6, "dft": 1e-6, "toeplitz": 1e-6, "toeplitz_tpu": 1e-6, "auto": 5e-6}
@@ -60,7 +73,7 @@ def reference(x, kernel, g, dilation):
 
 def inputs(shape, kernel_size, dtype=jnp.float32):
     shapes = (shape, (*kernel_size, 1, shape[-1]), shape)
-    return tuple(normal((seed, *shape, *kernel_size), *s).astype(dtype) for seed, s in enumerate(shapes))
+    return tuple(np.asarray(normal((seed, *shape, *kernel_size), *s)).astype(dtype) for seed, s in enumerate(shapes))
 
 
 def forward_and_gradients(x, kernel, g, **options):
@@ -68,8 +81,7 @@ def forward_and_gradients(x, kernel, g, **options):
     return y, *pullback(g)
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(("shape", "size", "dilation"), SHAPES)
+@pytest.mark.parametrize(("shape", "size", "dilation", "impl"), CASES)
 def test_output_and_both_gradients_equal_float64(shape, size, dilation, impl):
     x, kernel, g = inputs(shape, size)
     run = jax.jit(lambda *a: forward_and_gradients(*a, dilation=dilation, impl=impl))
@@ -77,8 +89,7 @@ def test_output_and_both_gradients_equal_float64(shape, size, dilation, impl):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE[impl] * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("size", [(3, 3), (13, 13)])
+@pytest.mark.parametrize(("size", "impl"), BOTH_SIZES)
 def test_bfloat16_accumulates_in_float32(impl, size):
     x, kernel, g = inputs((2, 14, 14, 8), size, jnp.bfloat16)
     results = jax.jit(lambda *a: forward_and_gradients(*a, impl=impl))(x, kernel, g)
@@ -87,8 +98,7 @@ def test_bfloat16_accumulates_in_float32(impl, size):
         np.testing.assert_allclose(ours.astype(jnp.float32), expected, rtol=0, atol=2**-8 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("size", [(3, 3), (13, 13)])
+@pytest.mark.parametrize(("size", "impl"), BOTH_SIZES)
 def test_no_step_of_a_program_adds_up_in_bfloat16(impl, size):
     """Read off the programs: a CPU widens what it is told to add in bfloat16, so its numbers cannot tell."""
     x, kernel, g = inputs((2, 14, 14, 8), size, jnp.bfloat16)
@@ -107,9 +117,14 @@ def test_no_step_of_a_program_adds_up_in_bfloat16(impl, size):
 @pytest.mark.parametrize("impl", IMPLS)
 def test_works_under_vmap_and_remat(impl):
     x, kernel, _ = inputs((2, 6, 6, 4), (7, 7))
-    plain = jax.grad(lambda k: jnp.sum(jnp.sin(depthwise_conv2d(x, k, impl=impl))))(kernel)
     body = jax.checkpoint(lambda row, k: jnp.sum(jnp.sin(depthwise_conv2d(row[None], k, impl=impl))))
-    mapped = jax.grad(lambda k: jnp.sum(jax.vmap(body, in_axes=(0, None))(x, k)))(kernel)
+
+    @jax.jit
+    def gradients(kernel):
+        plain = jax.grad(lambda k: jnp.sum(jnp.sin(depthwise_conv2d(x, k, impl=impl))))(kernel)
+        return plain, jax.grad(lambda k: jnp.sum(jax.vmap(body, in_axes=(0, None))(x, k)))(kernel)
+
+    plain, mapped = gradients(kernel)
     np.testing.assert_allclose(mapped, plain, rtol=0, atol=5e-6 * np.abs(plain).max())
 
 
@@ -132,7 +147,7 @@ def test_a_sharded_step_moves_nothing_but_the_kernel_gradient(impl, size, dilati
     )
     with jax.set_mesh(mesh):
         compiled = run.lower(x, kernel, g).compile()
-        results = run(x, kernel, g)
+        results = compiled(x, kernel, g)
     assert collectives(compiled) == {"all-gather": 0, "all-reduce": 1, "all-to-all": 0, "collective-permute": 0}
     for ours, wanted in zip(results, expected, strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=0, atol=TOLERANCE[impl] * np.abs(wanted).max())
@@ -246,12 +261,18 @@ def test_the_largest_map_of_the_networks():
 def test_a_prepared_kernel_gives_the_same_numbers(platform, side, size, dilation):
     x, kernel, _ = inputs((2, side, side, 8), (size, size))
     options = dict(dtype=x.dtype, platform=platform, dilation=dilation)
-    prepared = jax.jit(lambda kernel: prepare_kernel(kernel, (side, side), **options))(kernel)
     chosen = depthwise.choose(platform, "prepared", kernel.shape, (side, side), dilation=dilation)
+    prepare = jax.jit(lambda kernel: prepare_kernel(kernel, (side, side), **options))
+    prepared = jax.eval_shape(prepare, kernel)
     assert list(prepared) == ([chosen] if hasattr(IMPLEMENTATIONS[chosen], "prepare") else [])
     if prepared:
-        ours = jax.jit(lambda x, p: prepared_conv2d(x, p, kernel.shape, dilation=dilation))(x, prepared)
-        expected = depthwise_conv2d(x, kernel, dilation=dilation, impl=chosen)
+
+        @jax.jit
+        def both(x, kernel):
+            ours = prepared_conv2d(x, prepare(kernel), kernel.shape, dilation=dilation)
+            return ours, depthwise_conv2d(x, kernel, dilation=dilation, impl=chosen)
+
+        ours, expected = both(x, kernel)
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
@@ -276,18 +297,18 @@ def test_on_a_gpu_fewer_and_larger_tiles_give_the_same_numbers():
 @pytest.mark.parametrize(("size", "other"), [((14, 14), (12, 12)), ((8, 4), (4, 8)), ((14, 7), (7, 14))])
 def test_a_kernel_prepared_for_another_size_is_refused(platform, size, other):
     x, kernel, _ = inputs((1, *size, 4), (13, 13))
-    prepared = prepare_kernel(kernel, other, dtype=x.dtype, platform=platform)
+    prepared = jax.eval_shape(lambda kernel: prepare_kernel(kernel, other, dtype=x.dtype, platform=platform), kernel)
     with pytest.raises(ValueError, match=rf"maps of another size than \({size[0]}, {size[1]}\)"):
-        prepared_conv2d(x, prepared, kernel.shape)
+        jax.eval_shape(lambda x, prepared: prepared_conv2d(x, prepared, kernel.shape), x, prepared)
 
 
 def test_a_spectrum_of_one_column_more_is_refused():
     """Rows of 48 and of 49 points have equally many frequencies, but others."""
     x, kernel, _ = inputs((1, 50, 43, 2), (13, 13))
-    prepared = prepare_kernel(kernel, (50, 42), dtype=x.dtype, platform="cpu")
+    prepared = jax.eval_shape(lambda kernel: prepare_kernel(kernel, (50, 42), dtype=x.dtype, platform="cpu"), kernel)
     assert list(prepared) == ["fft"]
     with pytest.raises(ValueError, match="maps of another size"):
-        prepared_conv2d(x, prepared, kernel.shape)
+        jax.eval_shape(lambda x, prepared: prepared_conv2d(x, prepared, kernel.shape), x, prepared)
 
 
 def test_auto_follows_the_platform_of_the_lowering():
@@ -312,7 +333,8 @@ def test_small_kernels_share_the_form_of_the_large_one_beside_them():
 
 @pytest.mark.parametrize(("n", "side", "laid_out"), [(32, 14, True), (32, 7, True), (8, 14, False), (32, 28, False)])
 def test_a_tpu_lays_a_map_out_once_for_several_convolutions(n, side, laid_out):
-    traced = jax.jit(lambda x: depthwise.laid_out_beside(x, 13)).trace(jnp.ones((n, side, side, 2)))
+    x = jax.ShapeDtypeStruct((n, side, side, 2), np.float32)
+    traced = jax.jit(lambda x: depthwise.laid_out_beside(x, 13)).trace(x)
     texts = {platform: traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda", "tpu")}
     found = {platform: "LayoutConstraint" in text for platform, text in texts.items()}
     assert found == {"cpu": False, "cuda": False, "tpu": laid_out}
@@ -345,7 +367,9 @@ def test_a_gpu_takes_forms_that_cudnn_is_slow_at():
     assert [choose("kernel_gradient", 3, 14, dilation=r) for r in (1, 3)] == ["xla", "toeplitz"]
     assert choose("convolve", 13, 64, batch=8) == "fft"
     assert choose("prepared", 13, 14, batch=1) == "toeplitz"
-    assert list(prepare_kernel(jnp.ones((13, 13, 1, 2)), (14, 14), dtype="float32", platform="cuda")) == ["toeplitz"]
+    kernel = np.ones((13, 13, 1, 2), np.float32)
+    prepared = jax.eval_shape(lambda kernel: prepare_kernel(kernel, (14, 14), dtype="float32", platform="cuda"), kernel)
+    assert list(prepared) == ["toeplitz"]
 
 
 def test_on_a_gpu_cudnn_is_not_asked_for_float32_results():
@@ -369,21 +393,21 @@ def test_on_a_gpu_one_kernel_shifts_all_examples():
 
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="x is empty"):
-        depthwise_conv2d(jnp.zeros((0, 4, 4, 2)), jnp.zeros((3, 3, 1, 2)))
+        depthwise_conv2d(np.zeros((0, 4, 4, 2)), np.zeros((3, 3, 1, 2)))
 
 
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("impl", [pytest.param("auto", marks=pytest.mark.slow), *FORMS])
 def test_float64_is_float64_throughout(impl):
     with jax.enable_x64(True):
         x, kernel, g = (a.astype(jnp.float64) for a in inputs((2, 14, 14, 3), (13, 13)))
-        for ours, expected in zip(
-            forward_and_gradients(x, kernel, g, impl=impl), reference(x, kernel, g, 1), strict=True
-        ):
+        run = jax.jit(lambda *a: forward_and_gradients(*a, impl=impl))
+        for ours, expected in zip(run(x, kernel, g), reference(x, kernel, g, 1), strict=True):
+            assert ours.dtype == jnp.float64
             np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-13 * np.abs(expected).max())
 
 
 def test_cropping_keeps_every_tap_that_can_meet_the_map():
-    kernel = jnp.ones((13, 13, 1, 1))
+    kernel = np.ones((13, 13, 1, 1))
     assert crop_kernel(kernel, (7, 7)).shape[:2] == (13, 13)
     assert crop_kernel(kernel, (6, 2)).shape[:2] == (11, 3)
     assert crop_kernel(kernel, (7, 4), dilation=2).shape[:2] == (7, 3)
@@ -403,12 +427,12 @@ def test_cropping_keeps_every_tap_that_can_meet_the_map():
 )
 def test_wrong_arguments_are_named(x, kernel, options, message):
     with pytest.raises(ValueError, match=message):
-        depthwise_conv2d(jnp.zeros(x), jnp.zeros(kernel), **options)
+        depthwise_conv2d(np.zeros(x, np.float32), np.zeros(kernel, np.float32), **options)
 
 
 def test_mixed_dtypes_are_refused():
     with pytest.raises(ValueError, match="one floating-point dtype"):
-        depthwise_conv2d(jnp.zeros((1, 4, 4, 2)), jnp.zeros((3, 3, 1, 2), jnp.bfloat16))
+        depthwise_conv2d(np.zeros((1, 4, 4, 2), np.float32), np.zeros((3, 3, 1, 2), jnp.bfloat16))
 
 
 def test_every_choice_of_auto_is_an_implementation():

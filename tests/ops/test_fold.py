@@ -16,12 +16,16 @@ def statistics(channels, seed=0):
     rng = np.random.default_rng(seed)
     names = ("scale", "shift", "mean", "var")
     values = rng.normal(size=(3, channels)), rng.uniform(0.2, 3, (1, channels))
-    return dict(zip(names, jnp.asarray(np.concatenate(values), jnp.float32), strict=True))
+    return dict(zip(names, np.concatenate(values).astype(np.float32), strict=True))
 
 
-@jax.jit
 def normalize(y, scale, shift, mean, var, eps=1e-5):
     return (y - mean) / jnp.sqrt(var + eps) * scale + shift
+
+
+def shapes_of(layer, x):
+    """Of the parameters of a layer, which are not computed."""
+    return jax.eval_shape(layer.init, jax.random.key(1), x)["params"]
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -30,13 +34,16 @@ def normalize(y, scale, shift, mean, var, eps=1e-5):
 def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias):
     conv = nn.Conv(8, (3,) * rank, feature_group_count=groups, use_bias=True)
     x = normal(0, 2, *(5,) * rank, 4)
-    params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
-    bias = jnp.linspace(-1, 1, 8) if use_bias else None
-    stats = statistics(8)
-    apply = jax.jit(conv.apply)
-    expected = normalize(apply({"params": {**params, "bias": jnp.zeros(8) if bias is None else bias}}, x), **stats)
-    kernel, folded_bias = fold_batch_norm(params["kernel"], bias, **stats)
-    folded = apply({"params": {"kernel": kernel, "bias": folded_bias}}, x)
+    kernel = normal(1, *shapes_of(conv, x)["kernel"].shape)
+    bias = np.linspace(-1, 1, 8, dtype=np.float32) if use_bias else None
+
+    @jax.jit
+    def both(kernel, bias, stats):
+        plain = {"kernel": kernel, "bias": jnp.zeros(8) if bias is None else bias}
+        folded = dict(zip(("kernel", "bias"), fold_batch_norm(kernel, bias, **stats), strict=True))
+        return normalize(conv.apply({"params": plain}, x), **stats), conv.apply({"params": folded}, x)
+
+    expected, folded = map(np.asarray, both(kernel, bias, statistics(8)))
     np.testing.assert_allclose(folded, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
@@ -44,30 +51,35 @@ def test_batch_norm_folds_into_a_convolution_of_any_rank(rank, groups, use_bias)
 def test_batch_norm_folds_into_a_transposed_convolution(transpose_kernel):
     conv = nn.ConvTranspose(6, (3, 3), strides=(2, 2), transpose_kernel=transpose_kernel)
     x = normal(0, 2, 5, 5, 4)
-    params = jax.jit(conv.init)(jax.random.key(1), x)["params"]
-    stats = statistics(6)
-    apply = jax.jit(conv.apply)
-    expected = normalize(apply({"params": params}, x), **stats)
+    params = {name: normal(i, *leaf.shape) for i, (name, leaf) in enumerate(shapes_of(conv, x).items())}
     out_axis = -2 if transpose_kernel else -1
-    kernel, bias = fold_batch_norm(params["kernel"], params["bias"], **stats, out_axis=out_axis)
-    folded = apply({"params": {"kernel": kernel, "bias": bias}}, x)
+
+    @jax.jit
+    def both(params, stats):
+        kernel, bias = fold_batch_norm(params["kernel"], params["bias"], **stats, out_axis=out_axis)
+        folded = {"kernel": kernel, "bias": bias}
+        return normalize(conv.apply({"params": params}, x), **stats), conv.apply({"params": folded}, x)
+
+    expected, folded = map(np.asarray, both(params, statistics(6)))
     np.testing.assert_allclose(folded, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 def test_batch_norm_folds_into_a_linear_layer():
-    x, kernel = normal(0, 7, 5), normal(1, 5, 6)
-    stats = statistics(6)
-    folded, bias = fold_batch_norm(kernel, None, **stats)
-    expected = normalize(x @ kernel, **stats)
-    np.testing.assert_allclose(x @ folded + bias, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+    @jax.jit
+    def both(x, kernel, stats):
+        folded, bias = fold_batch_norm(kernel, None, **stats)
+        return normalize(x @ kernel, **stats), x @ folded + bias
+
+    expected, folded = map(np.asarray, both(normal(0, 7, 5), normal(1, 5, 6), statistics(6)))
+    np.testing.assert_allclose(folded, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 def test_epsilon_matters():
     """With a tiny variance a wrong epsilon is visible; the other tests would not see it."""
-    stats = statistics(1) | {"var": jnp.full(1, 1e-5)}
-    kernel, _ = fold_batch_norm(jnp.ones((1, 1)), None, **stats, eps=3e-5)
+    stats, one = statistics(1) | {"var": np.full(1, 1e-5, np.float32)}, np.ones((1, 1), np.float32)
+    kernel, _ = fold_batch_norm(one, None, **stats, eps=3e-5)
     np.testing.assert_allclose(kernel, stats["scale"][None] / np.sqrt(4e-5), rtol=1e-6)
-    kernel, _ = fold_batch_norm(jnp.ones((1, 1)), None, **stats)  # by default PyTorch's 1e-5
+    kernel, _ = fold_batch_norm(one, None, **stats)  # by default PyTorch's 1e-5
     np.testing.assert_allclose(kernel, stats["scale"][None] / np.sqrt(2e-5), rtol=1e-6)
 
 
@@ -79,21 +91,25 @@ def test_a_dilated_branch_merges_into_a_large_kernel_of_any_rank(rank):
 
     def conv(kernel, size, dilation):
         layer = nn.Conv(4, (size,) * rank, kernel_dilation=dilation, feature_group_count=4, use_bias=False)
-        return jax.jit(layer.apply)({"params": {"kernel": kernel}}, x)
+        return layer.apply({"params": {"kernel": kernel}}, x)
 
-    expected = conv(large, 9, 1) + conv(branch, 3, 4)
-    merged = conv(merge_branch(large, branch, 4), 9, 1)
+    @jax.jit
+    def both(large, branch):
+        return conv(large, 9, 1) + conv(branch, 3, 4), conv(merge_branch(large, branch, 4), 9, 1)
+
+    expected, merged = map(np.asarray, both(large, branch))
     np.testing.assert_allclose(merged, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 def test_dilating_spreads_the_taps():
-    np.testing.assert_array_equal(dilate_kernel(jnp.arange(1.0, 4).reshape(3, 1, 1), 3).ravel(), [1, 0, 0, 2, 0, 0, 3])
+    found = jax.jit(dilate_kernel, static_argnums=1)(np.arange(1, 4, dtype=np.float32).reshape(3, 1, 1), 3)
+    np.testing.assert_array_equal(np.ravel(found), [1, 0, 0, 2, 0, 0, 3])
 
 
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"scale must have shape \(4,\)"):
-        fold_batch_norm(jnp.ones((3, 3, 1, 4)), None, **statistics(3))
+        fold_batch_norm(np.ones((3, 3, 1, 4)), None, **statistics(3))
     with pytest.raises(ValueError, match="cannot be centered"):
-        pad_kernel(jnp.ones((3, 3, 1, 4)), 6)
+        pad_kernel(np.ones((3, 3, 1, 4)), 6)
     with pytest.raises(ValueError, match="at least 1"):
-        dilate_kernel(jnp.ones((3, 3, 1, 4)), 0)
+        dilate_kernel(np.ones((3, 3, 1, 4)), 0)

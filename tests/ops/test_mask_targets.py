@@ -10,7 +10,7 @@ from unireplknet_jax.ops.mask_targets import mask_targets
 
 
 def packed(masks, cut):
-    """The bits and crops of masks (g, h, w) bool, whole or cut to what is set."""
+    """The bits and crops of masks (g, h, w) bool, whole or cut to what is set; the bits are filled up to one length."""
     bits, crops, first = [], [], 0
     for mask in masks:
         rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -20,7 +20,8 @@ def packed(masks, cut):
         bits.append(own)
         crops.append((first, top, left, bottom - top, right - left))
         first += len(own)
-    return np.concatenate(bits), np.array(crops, np.int32)
+    most = np.packbits(masks, axis=-1).size
+    return np.pad(np.concatenate(bits), (0, most - first)), np.array(crops, np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,11 @@ def test_targets_are_the_originals(case, cut):
 def test_half_of_a_bin_is_enough():
     bits = np.packbits(np.array([[1, 0]], bool), axis=1).ravel()
     crops, rois = np.array([[0, 0, 0, 1, 2]], np.int32), np.array([[0, 0, 2, 1], [0, 0, 2, 1.5]], np.float32)
-    found = mask_targets(bits, crops, rois, np.zeros(2, int), (2, 2), 1)
+    found = np.asarray(targets(bits, crops, rois, np.zeros(2, int), np.array([2, 2]), 1))
     assert found.ravel().tolist() == [True, False]  # a half and a quarter
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_large_masks_are_read_in_windows():
     """A quarter of a disc of 3 windows' radius, on several windows' borders, seen by regions of every kind."""
     size = np.array([210, 331])
@@ -80,11 +82,12 @@ def test_large_masks_are_read_in_windows():
         assert sure.mean() > 0.7
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_pictures_of_other_sizes_and_without_instances(case):
     masks, boxes, owner, expected = case
     bits, crops = packed(masks, True)
     several = jax.jit(jax.vmap(lambda *own: mask_targets(*own, owner, np.array(masks.shape[1:]))))
     found = several(np.stack([bits, 0 * bits]), np.stack([crops, 0 * crops]), np.stack([boxes, 0 * boxes]))
     np.testing.assert_array_equal(found, np.stack([expected, np.zeros_like(expected)]))
-    assert not np.any(mask_targets(bits[:0], crops[:0], boxes, owner, np.array(masks.shape[1:])))
+    assert not np.any(targets(bits[:0], crops[:0], boxes, owner, np.array(masks.shape[1:]), 28))
     assert mask_targets(bits, crops, boxes[:0], owner[:0], np.array(masks.shape[1:])).shape == (0, 28, 28)

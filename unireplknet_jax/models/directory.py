@@ -138,10 +138,7 @@ def read_directory(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None,
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(path / VARIABLES).item_metadata.tree
-            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), metadata)
-            restored = checkpointer.restore(path / VARIABLES, like)
-        # On one device for good, they could not meet a batch that is spread over several.
-        return jax.tree.map(np.asarray, restored), card
+            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
+            return checkpointer.restore(path / VARIABLES, like), card
     except Exception as error:  # Orbax raises many kinds for missing and damaged files
         raise ValueError(f"the checkpoint {path} is damaged: its variables cannot be read.") from error

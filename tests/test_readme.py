@@ -23,7 +23,7 @@ STAND_INS = {  # small ones of tests/goldens/dense for weights that the authors 
 # These need the network or a server, or are this very selection of tests: their syntax is all that is checked.
 # tests/serve sends such requests.
 NOT_RUN = ("pip install", "hf download", "bash launch/test.sh", "127.0.0.1:8000")
-MINUTES = ("bash launch/quickstart.sh", "unireplknet train", "unireplknet see")
+LONG = ("bash launch/quickstart.sh", "unireplknet train", "unireplknet see", "urk.reparameterize")
 # What a training command of a block is given in addition: an epoch leaves behind what a whole run does.
 SHORT = "--config.epochs=1 --config.optim.warmup_epochs=0"
 LEFT_BEHIND = {
@@ -34,9 +34,9 @@ LEFT_BEHIND = {
 
 
 def blocks(page):
-    """The blocks of a page that can run, as parameters; what takes minutes is slow, and so are other pages' blocks."""
+    """The blocks of a page that can run, as parameters; what takes long is slow, and so are other pages' blocks."""
     for block in split_page(page)[1]:
-        slow = page != README or any(command in block.text for command in MINUTES)
+        slow = page != README or any(command in block.text for command in LONG)
         if not any(command in block.text for command in NOT_RUN):
             yield pytest.param(block, id=f"{page.name}:{block.line}", marks=[pytest.mark.slow] if slow else [])
 

@@ -38,10 +38,8 @@ def test_predict_applies_the_merged_form(small, pictures, built, capsys):
     assert built[-1] is False
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tiny_t", "tiny_kernels")]
-
-
-@pytest.mark.parametrize("name", ["tiny_afp", *SLOW])
+@pytest.mark.slow  # `test_evaluate_applies_the_merged_form_and_says_so` compares the forms of a directory of ours
+@pytest.mark.parametrize("name", ["tiny_afp", "tiny_t", "tiny_kernels"])
 def test_both_forms_of_official_files_agree(name, goldens, pictures, capsys):
     found = {}
     for form in ("merged", "training"):

@@ -138,6 +138,7 @@ def test_a_saved_run_starts_again_on_the_same_slice(cloud):
     assert [len(cloud.started(worker)) for worker in (0, 1)] == [2, 2]
 
 
+@pytest.mark.slow  # `test_a_dropped_connection_is_no_lost_run` stays
 def test_a_machine_that_does_not_answer_is_not_taken_to_be_done(cloud):
     # Machine 1 cannot tell its number at the first two polls.
     blind = """
@@ -155,6 +156,7 @@ echo "$WORKER"
     assert (cloud.folder / "blind2").exists()
 
 
+@pytest.mark.slow  # `test_preemption_recreates_the_slice_and_resumes` stays
 def test_a_machine_that_was_restarted_resumes(cloud):
     cloud.plan(events={"3": "reboot"})
     cloud.train("if [[ $ATTEMPT == 1 ]]; then exec sleep 60; fi")

@@ -68,6 +68,7 @@ def test_the_originals_network_in_both_forms(checkpoint, reference):
     np.testing.assert_allclose(logits_of(merged, reference["input_tf"]), reference["logits_merged"], rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow  # `test_the_originals_network_in_both_forms` stays
 def test_another_number_of_frames(checkpoint, reference):
     np.testing.assert_allclose(
         logits_of(checkpoint, reference["input2_tf"]), reference["logits2_f64"], rtol=0, atol=2e-6

@@ -128,7 +128,7 @@ def test_data_with_boxes_alone_trains_without_masks(tmp_path, caplog):
     assert not any("mask" in name for name in task.abstract_variables()["params"])
 
 
-@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("masks", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_loss_is_the_sum_of_the_original_s_losses(masks):
     task = make_task(masks=masks)
     spec = task.specs(train=True)[1]

@@ -17,7 +17,7 @@ from unireplknet_jax.tasks.base import task_class
 from unireplknet_jax.tasks.checkpoint import open_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-EMBEDDED = ["classification", "audio", *(pytest.param(name, marks=pytest.mark.slow) for name in ("video", "points"))]
+EMBEDDED = ["classification", *(pytest.param(name, marks=pytest.mark.slow) for name in ("audio", "video", "points"))]
 
 
 def pooled(checkpoint, maps):

@@ -124,7 +124,10 @@ def test_a_last_map_of_one_position_is_no_trouble(tmp_path):
     assert opened.runtime({"image": np.zeros((3, 32, 32, 3), np.uint8)})["logits"].shape == (3, 6)
 
 
-@pytest.mark.parametrize("form", ["stablehlo", "onnx", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param("stablehlo", marks=pytest.mark.slow), "onnx", pytest.param("openvino", marks=pytest.mark.slow)],
+)
 def test_half_of_the_size_is_half_of_the_digits(form, tmp_path):
     model = {"depths": (1, 1, 0, 0), "dims": (32, 64, 32, 32), "kernel_sizes": ((13,), (7,), (), ()), "num_classes": 6}
     checkpoint = make_checkpoint("classification", model=model)

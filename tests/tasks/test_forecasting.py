@@ -173,6 +173,7 @@ def test_eleven_stations_a_leaf_are_the_published_tree():
     assert (found.scaling, found.history) == ("none", 10)
 
 
+@pytest.mark.slow  # `test_the_originals_checkpoint_forecasts_as_it_did` reads the file, tasks/test_fit.py fits others
 def test_training_starts_from_the_originals_file(path, caplog):
     task = Forecasting(**{**open_checkpoint(path, options=GOLDEN).task.options, "tree": (3,), "stations": 6})
     made = initial_variables(task, path)

@@ -93,6 +93,7 @@ def test_pictures_mix_with_those_that_share_their_batch_statistics_alone(kind):
         assert np.allclose(soft, targets, rtol=0, atol=1e-6) != changed
 
 
+@pytest.mark.slow  # `test_pictures_are_erased_then_mixed_by_groups_each_with_a_key_of_its_own` stays
 def test_a_preview_shows_what_is_trained_on(batch):
     task, key = make_task(4, **ALL), jax.random.key(3)
     pictures, _ = trained_on(task)(batch, key)

@@ -79,6 +79,7 @@ def test_a_merge_is_checked_on_all_inputs():
     assert merge(Checkpoint(task, variables, merged=False), tolerance=1e-5)[1] < 2e-6
 
 
+@pytest.mark.slow  # `test_the_originals_chain_from_points_to_logits_in_both_forms` stays
 def test_parts_of_the_encoder(checkpoint, reference):
     module, variables = checkpoint.module.encoder, checkpoint.variables
     inner = {name: tree["encoder"] for name, tree in variables.items()}

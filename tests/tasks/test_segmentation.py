@@ -399,6 +399,7 @@ def test_a_mask_value_outside_the_classes_names_file_and_value(task, data, tmp_p
         examples[1]
 
 
+@pytest.mark.slow  # `test_a_prediction_is_a_map_of_the_pictures_size` stays
 def test_records_are_json_but_for_the_map(task, data, variables):
     (record,) = urk.predict(Checkpoint(task, variables, merged=False), f"{data['dir']}/val/images/1.png")[0]
     plain = {name: value for name, value in record.items() if name != "class_map"}

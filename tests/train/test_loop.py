@@ -375,7 +375,7 @@ def test_a_run_starts_from_the_checkpoint_it_is_given(finished, tmp_path, monkey
     assert int(started[0]["step"]) == 0
 
 
-@pytest.mark.slow  # `test_a_run_told_to_stop_saves_and_leaves_the_evaluation_for_later` stays
+@pytest.mark.slow  # `test_a_merged_form_that_was_not_measured_yet_is_measured_later` stays
 @pytest.mark.parametrize("step", [5, 10])
 def test_an_evaluation_that_fails_loses_no_step_and_is_repeated(finished, tmp_path, monkeypatch, step):
     def evaluate(*args, **kwargs):
@@ -425,6 +425,7 @@ def test_a_run_told_to_stop_before_its_first_step_stops(tmp_path, monkeypatch, s
     assert saved_steps(tmp_path) == ([5] if step else [])
 
 
+@pytest.mark.slow  # `test_a_stopped_run_goes_on_bit_for_bit` stays, and being told to stop before the first step
 def test_a_run_told_to_stop_saves_and_leaves_the_evaluation_for_later(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop.Preemption, "reached", lambda self, step: step == 5)
@@ -622,14 +623,14 @@ def test_a_run_ends_when_its_patience_does_and_stays_ended(tmp_path, monkeypatch
     monkeypatch.setattr(
         evaluations, "evaluate", lambda *_, deploy=False, **__: {"top1": 0.0 if deploy else values.pop(0)}
     )
-    config = make_config(epochs=6)
+    config = make_config(eval_every_epochs=0.5)  # at steps 3, 6, 9 and 10
     config.ema.decay = 0.0
     config.stop.patience = 2
     assert train(config, tmp_path) == {"top1": 50.0}
-    assert open_checkpoint(tmp_path / "best").source == "digits, step 5 of 30, top1 50"
-    assert open_checkpoint(tmp_path / "model").source == "digits, 15 steps"
+    assert open_checkpoint(tmp_path / "best").source == "digits, step 3 of 10, top1 50"
+    assert open_checkpoint(tmp_path / "model").source == "digits, 9 steps"
     train(config, tmp_path)
-    assert open_checkpoint(tmp_path / "model").source == "digits, 15 steps"
+    assert open_checkpoint(tmp_path / "model").source == "digits, 9 steps"
 
 
 def test_the_patience_is_of_the_metric_that_the_recipe_names(tmp_path):

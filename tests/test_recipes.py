@@ -24,13 +24,11 @@ STARTED += ("finetune_video", "imagenet1k_384")
 SCRATCH = ("scratch", "small", "scenes", "hela", "trees")
 QUICK = (
     "ade20k:runlocal",
-    "cifar100:scratch",
     "coco:runlocal",
     "finetune:runlocal",
     "imagenet1k:a,runlocal",
     "modelnet40:solids",
     "small_images:digits",
-    "speech_commands:synthetic",
     "station_weather:runlocal",
 )
 

@@ -179,6 +179,7 @@ def test_a_training_step_has_the_loss_of_its_twin():
     assert float(ours) == pytest.approx(float(theirs), rel=2e-6)
 
 
+@pytest.mark.slow  # `test_equal_weights_give_equal_logits` stays
 def test_the_detector_in_pytorch_finds_what_the_original_finds(goldens):
     """As ours does, whose tolerances these are: both are compared with one file."""
     from unireplknet_jax.benchmark.torch_cascade import CascadeRCNN as Twin

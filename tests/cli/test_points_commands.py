@@ -80,6 +80,7 @@ def test_the_originals_file_says_how_shapes_are_prepared(seen, shapes, tmp_path,
     assert "points 4096, raw_points 8192, view_size 224, neighbours 32" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # `test_metrics_of_a_whole_set` of tasks/test_points.py stays
 def test_evaluation_prints_all_metrics(seen, capsys):
     assert main(["evaluate", seen, "--batch-size", "16", "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)["metrics"]

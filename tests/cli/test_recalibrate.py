@@ -43,6 +43,7 @@ def test_a_checkpoint_gets_the_statistics_of_training_batches(small, folder, tmp
     assert written.startswith(f"wrote {tmp_path / 'out'}: training form, ")
 
 
+@pytest.mark.slow  # `test_by_default_it_is_no_more_than_so_many_batches` stays
 @pytest.mark.usefixtures("quick_compilation")
 def test_by_default_it_is_one_epoch_of_batches_that_fit_for_pytorch_too(small, folder, tmp_path, capsys):
     words = ["recalibrate", small, str(tmp_path / "out.pth"), "--data", "folder", "--data-dir", folder]

@@ -170,6 +170,7 @@ def test_training_starts_from_an_image_checkpoint(tmp_path, caplog):
     assert not any(name.split("/")[2] in ("norm", "head") for name in ours if "backbone" in name)
 
 
+@pytest.mark.slow  # tasks/test_fit.py has what a start takes over
 def test_training_starts_from_a_checkpoint_of_sounds(checkpoint, goldens, caplog):
     path = goldens / "audio" / "audio_model.pth"
     same = leaves(initial_variables(checkpoint.task, path))

@@ -240,7 +240,10 @@ def test_a_failure_leaves_the_old_checkpoint_whole_and_nothing_else(saved, check
     ("name", "inputs", "options"),
     [
         ("pictures", {"image": (2, 16, 16, 1)}, {"crop_padding": 2, "std": (0.25,), "labels": ("a", "b")}),
-        ("clips", {"views": (2, 2, 4, 16, 16, 3)}, {"segments": 2, "mixup": 0.8, "labels": ("loud", "still")}),
+        pytest.param(
+            *("clips", {"views": (2, 2, 4, 16, 16, 3)}, {"segments": 2, "mixup": 0.8, "labels": ("loud", "still")}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_directories_of_older_versions_open(goldens, name, inputs, options):

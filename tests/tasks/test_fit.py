@@ -268,7 +268,10 @@ def test_the_shapes_of_heads_on_maps_are_found_without_the_trunk():
     assert by_flax["params"]["auxiliary_head"]["conv_seg"]["kernel"].shape == (1, 1, 6, 4)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_classes": None}, {"num_classes": None, "output_norms": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_classes": None}, pytest.param({"num_classes": None, "output_norms": True}, marks=pytest.mark.slow)],
+)
 def test_heads_on_maps_start_from_any_trunk_with_norms_of_one_and_zero(tmp_path, caplog, options):
     state = make_state(**options)
     ours = leaves(initial_variables(pixels(4), write(tmp_path / "a.pth", state)))

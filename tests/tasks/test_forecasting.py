@@ -149,7 +149,7 @@ def test_a_decoder_whose_sizes_cannot_be_told_is_refused(path, tmp_path, name, l
     "options",
     [
         {"step": 86_400},
-        {"decoder": {**DECODER, "width": 6, "causal_layers": 2}},
+        pytest.param({"decoder": {**DECODER, "width": 6, "causal_layers": 2}}, marks=pytest.mark.slow),
         {"decoder": {**DECODER, "width": 48, "heads": 3, "layers": 2}},  # 16 heads divide the width, but do not fit
     ],
 )
@@ -474,6 +474,7 @@ def test_the_error_of_a_hindcast_is_that_of_known_values():
     assert found["rmse of the hindcast"] == pytest.approx(math.sqrt(9 / 2), rel=1e-5)  # written with six digits
 
 
+@pytest.mark.slow  # `test_a_file_becomes_a_forecast_and_a_hindcast` draws one that has it
 def test_a_forecast_without_a_climatology_is_drawn(fitted, variables, tmp_path):
     """Such is a forecaster of the official code, to which its stations have been named."""
     task = dataclasses.replace(fitted, climatology=())

@@ -1,6 +1,9 @@
 """A small network with every kind of block, and weights under which mistakes show."""
 
+import functools
+
 import flax
+import jax
 import numpy as np
 
 from unireplknet_jax.models.unireplknet import UniRepLKNet
@@ -11,6 +14,12 @@ SMALL = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), kernel_sizes=((3,), (13,
 
 def small_model(**options):
     return UniRepLKNet(**(SMALL | options))
+
+
+@functools.cache
+def compiled(module):
+    """`module.apply` under jit, one for all tests that apply an equal module: (variables, *inputs) -> outputs."""
+    return jax.jit(module.apply)
 
 
 def lively(variables, seed=0):

@@ -1,14 +1,12 @@
 """Merged variables prepared for one input size."""
 
-import functools
-
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
-from networks import lively, small_model
+from networks import compiled, lively, small_model
 
 import unireplknet_jax as urk
 from unireplknet_jax.models.shapes import abstract_variables
@@ -24,11 +22,6 @@ def merged():
 @pytest.fixture(scope="module")
 def model():
     return small_model(deploy=True)
-
-
-@functools.cache
-def compiled(model):
-    return jax.jit(model.apply)
 
 
 @pytest.mark.parametrize("size", [(96, 160), *(pytest.param(size, marks=pytest.mark.slow) for size in (224, 33))])

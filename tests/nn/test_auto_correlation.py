@@ -1,14 +1,12 @@
 """Correlation layers and causal convolutions against the original's numbers (tests/goldens/series)."""
 
-import functools
-
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
-from networks import lively
+from networks import compiled, lively
 
 from unireplknet_jax.models import torch_names
 from unireplknet_jax.nn.auto_correlation import AutoCorrelation, CrossCorrelation, MultiCorrelation, mix_shifts
@@ -31,11 +29,6 @@ def with_weights(module, file, *inputs):
     }
     assert len(arrays) == sum(name.startswith("w/") for name in file.files)
     return flax.traverse_util.unflatten_dict(arrays)
-
-
-@functools.cache
-def compiled(module):
-    return jax.jit(module.apply)
 
 
 def run(module, variables, *inputs):

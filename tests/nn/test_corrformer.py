@@ -1,7 +1,6 @@
 """Corrformer against the original's numbers (tests/goldens/series) and for sizes that the original cannot take."""
 
 import collections
-import functools
 
 import flax
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from draws import normal
+from networks import compiled
 
 from unireplknet_jax.models import torch_archive, torch_names
 from unireplknet_jax.models.reparameterize import reparameterize
@@ -27,11 +27,6 @@ TRUNK = UniRepLKNet(
     impl="xla",  # the depthwise form that is traced soonest; the others are tested in tests/ops and tests/models
 )
 NETWORK = Corrformer(TRUNK, (2, 3), label=8, horizon=8, width=32, heads=4, hidden=64)
-
-
-@functools.cache
-def compiled(module):
-    return jax.jit(module.apply)
 
 
 @pytest.mark.parametrize("window", [1, 5, 25])
@@ -205,32 +200,14 @@ def test_what_cannot_be_is_one_sentence():
     ]:
         with pytest.raises(ValueError, match=words):
             NETWORK.clone(**options)
-    marks = np.zeros((1, 16, 4), np.float32)
-    narrow = NETWORK.clone(width=28, readout="tokens_nchw")
+
+    def trace(module, steps, series):
+        shapes = [(1, steps, series), (1, steps, 4), (1, 16, 4), (series, 3)]
+        jax.eval_shape(module.init, jax.random.key(0), *(np.zeros(shape, np.float32) for shape in shapes))
+
     with pytest.raises(ValueError, match="does not give tokens 28 wide; choose another readout"):
-        jax.eval_shape(
-            narrow.init,
-            jax.random.key(0),
-            np.zeros((1, 16, 12), np.float32),
-            marks,
-            marks,
-            np.zeros((12, 3), np.float32),
-        )
+        trace(NETWORK.clone(width=28, readout="tokens_nchw"), 16, 12)
     with pytest.raises(ValueError, match="13 series cannot be shared equally by the 6 leaves"):
-        jax.eval_shape(
-            NETWORK.init,
-            jax.random.key(0),
-            np.zeros((1, 16, 13), np.float32),
-            marks,
-            marks,
-            np.zeros((13, 3), np.float32),
-        )
+        trace(NETWORK, 16, 13)
     with pytest.raises(ValueError, match="label=8 must be from 0 to the 4 steps"):
-        jax.eval_shape(
-            NETWORK.init,
-            jax.random.key(0),
-            np.zeros((1, 4, 12), np.float32),
-            marks[:, :4],
-            marks,
-            np.zeros((12, 3), np.float32),
-        )
+        trace(NETWORK, 4, 12)

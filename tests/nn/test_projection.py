@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import lively, small_model
+from networks import compiled, lively, small_model
 
 from unireplknet_jax.nn.projection import (
     DISTINCT,
@@ -42,11 +42,6 @@ def seen(cloud):
 @pytest.fixture(scope="module")
 def variables(cloud, seen):
     return initial(RenderingEncoder(**SIZES), cloud, seen)
-
-
-@functools.cache
-def compiled(encoder):
-    return jax.jit(encoder.apply)
 
 
 def rendered(variables, coordinates, seen, **options):
